@@ -1,0 +1,336 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// node is what the contract asks of every implementation.
+type node interface {
+	ID() string
+	Ready() error
+	Join(ctx context.Context, room string, m Member, limit int) (View, error)
+	Leave(ctx context.Context, room, id string, epoch uint64, why Reason) (View, error)
+	Send(ctx context.Context, node string, m Message) error
+	Close(ctx context.Context) error
+}
+
+// attach starts one more node of the deployment under test; the test's end closes it.
+type attach func(t *testing.T, id string, ev Events) node
+
+func TestMemoryContract(t *testing.T) {
+	contract(t, func(*testing.T) attach {
+		shared := NewMemory()
+		return func(t *testing.T, id string, ev Events) node {
+			n := shared.Attach(id, ev)
+			t.Cleanup(func() { _ = n.Close(context.Background()) })
+			return n
+		}
+	})
+}
+
+// contract is the suite that every implementation passes; fresh makes a new deployment.
+func contract(t *testing.T, fresh func(*testing.T) attach) {
+	for name, test := range map[string]func(*testing.T, attach){
+		"JoinOrder":              testJoinOrder,
+		"RoomFull":               testRoomFull,
+		"CapUnderRace":           testCapUnderRace,
+		"EpochReplacesOnlyOlder": testEpoch,
+		"LeaveUnknown":           testLeaveUnknown,
+		"VersionsSurviveEmpty":   testVersionsSurviveEmpty,
+		"OthersHear":             testOthersHear,
+		"JoinPrecedesMessage":    testJoinPrecedesMessage,
+		"SendOrder":              testSendOrder,
+		"SendToLostNode":         testSendToLostNode,
+		"CloseRemovesMembers":    testCloseRemovesMembers,
+		"RoomsAreSeparate":       testRoomsAreSeparate,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
+	}
+}
+
+// ear records what a node hears.
+type ear struct {
+	mu       sync.Mutex
+	views    []View
+	messages []Message
+	log      []string
+}
+
+func (e *ear) events() Events {
+	return Events{
+		View: func(v View) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.views = append(e.views, v)
+			e.log = append(e.log, fmt.Sprintf("view %s %v", v.Room, ids(v)))
+		},
+		Message: func(m Message) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.messages = append(e.messages, m)
+			e.log = append(e.log, "message "+string(m.Frame))
+		},
+	}
+}
+
+// wait polls until the recorded log satisfies ok and returns it.
+func (e *ear) wait(t *testing.T, what string, ok func(views []View, messages []Message) bool) []string {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		e.mu.Lock()
+		done, log := ok(e.views, e.messages), slices.Clone(e.log)
+		e.mu.Unlock()
+		if done {
+			return log
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: heard only %q", what, log)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+func ids(v View) []string {
+	var out []string
+	for _, m := range v.Members {
+		out = append(out, m.ID)
+	}
+	return out
+}
+
+func join(t *testing.T, n node, room, id string, epoch uint64) View {
+	t.Helper()
+	v, err := n.Join(t.Context(), room, Member{ID: id, Epoch: epoch}, 10)
+	if err != nil {
+		t.Fatalf("%s joins %s: %v", id, room, err)
+	}
+	return v
+}
+
+func testJoinOrder(t *testing.T, at attach) {
+	n := at(t, "n1", new(ear).events())
+	if n.ID() != "n1" || n.Ready() != nil {
+		t.Fatalf("node is %q, ready: %v", n.ID(), n.Ready())
+	}
+	var last uint64
+	for i, id := range []string{"c", "a", "b"} {
+		v := join(t, n, "r", id, 1)
+		if got, want := ids(v), []string{"c", "a", "b"}[:i+1]; !slices.Equal(got, want) {
+			t.Fatalf("members %v, want %v", got, want)
+		}
+		if v.Version <= last || v.Room != "r" {
+			t.Fatalf("view %+v after version %d", v, last)
+		}
+		if m, ok := v.Find(id); !ok || m.Node != "n1" || m.Epoch != 1 {
+			t.Fatalf("member %+v, found %v", m, ok)
+		}
+		last = v.Version
+	}
+	v, err := n.Leave(t.Context(), "r", "a", 1, ReasonLeave)
+	if err != nil || !slices.Equal(ids(v), []string{"c", "b"}) || v.Version <= last {
+		t.Fatalf("after leave: %+v, %v", v, err)
+	}
+	if len(v.Left) != 1 || v.Left[0].ID != "a" || v.Left[0].Reason != ReasonLeave {
+		t.Fatalf("left %+v", v.Left)
+	}
+}
+
+func testRoomFull(t *testing.T, at attach) {
+	n := at(t, "n1", new(ear).events())
+	for i := range 10 {
+		join(t, n, "r", fmt.Sprint("u", i), 1)
+	}
+	if _, err := n.Join(t.Context(), "r", Member{ID: "late", Epoch: 1}, 10); !errors.Is(err, ErrRoomFull) {
+		t.Fatalf("11th join: %v", err)
+	}
+	if _, err := n.Leave(t.Context(), "r", "u3", 1, ReasonLeave); err != nil {
+		t.Fatal(err)
+	}
+	join(t, n, "r", "late", 1)
+}
+
+func testCapUnderRace(t *testing.T, at attach) {
+	var nodes []node
+	for i := range 4 {
+		nodes = append(nodes, at(t, fmt.Sprint("n", i), new(ear).events()))
+	}
+	var mu sync.Mutex
+	var in, full int
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			_, err := nodes[i%4].Join(t.Context(), "r", Member{ID: fmt.Sprint("u", i), Epoch: 1}, 10)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				in++
+			case errors.Is(err, ErrRoomFull):
+				full++
+			default:
+				t.Errorf("join: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if in != 10 || full != 190 {
+		t.Fatalf("%d got in and %d were refused, want 10 and 190", in, full)
+	}
+}
+
+func testEpoch(t *testing.T, at attach) {
+	n1, n2 := at(t, "n1", new(ear).events()), at(t, "n2", new(ear).events())
+	join(t, n1, "r", "u", 5)
+	for _, epoch := range []uint64{4, 5} {
+		if _, err := n2.Join(t.Context(), "r", Member{ID: "u", Epoch: epoch}, 10); !errors.Is(err, ErrStale) {
+			t.Fatalf("join with epoch %d: %v", epoch, err)
+		}
+	}
+	v := join(t, n2, "r", "u", 6)
+	if len(v.Members) != 1 || v.Members[0].Node != "n2" || len(v.Left) != 1 || v.Left[0].Epoch != 5 {
+		t.Fatalf("after replacement: %+v", v)
+	}
+	if _, err := n1.Leave(t.Context(), "r", "u", 5, ReasonDisconnect); !errors.Is(err, ErrNotMember) {
+		t.Fatalf("the replaced connection's leave: %v", err)
+	}
+}
+
+func testLeaveUnknown(t *testing.T, at attach) {
+	n := at(t, "n1", new(ear).events())
+	if _, err := n.Leave(t.Context(), "r", "nobody", 1, ReasonLeave); !errors.Is(err, ErrNotMember) {
+		t.Fatalf("leave: %v", err)
+	}
+}
+
+func testVersionsSurviveEmpty(t *testing.T, at attach) {
+	n := at(t, "n1", new(ear).events())
+	join(t, n, "r", "u", 1)
+	v, err := n.Leave(t.Context(), "r", "u", 1, ReasonLeave)
+	if err != nil || len(v.Members) != 0 {
+		t.Fatalf("leave: %+v, %v", v, err)
+	}
+	if again := join(t, n, "r", "u", 2); again.Version <= v.Version {
+		t.Fatalf("version %d after %d", again.Version, v.Version)
+	}
+}
+
+func testOthersHear(t *testing.T, at attach) {
+	var e1, e2, e3 ear
+	n1, n2 := at(t, "n1", e1.events()), at(t, "n2", e2.events())
+	at(t, "n3", e3.events())
+	join(t, n1, "r", "a", 1)
+	join(t, n2, "r", "b", 1)
+	e1.wait(t, "b's join", func(v []View, _ []Message) bool {
+		return len(v) == 1 && slices.Equal(ids(v[0]), []string{"a", "b"}) && v[0].Members[1].Node == "n2"
+	})
+	if _, err := n2.Leave(t.Context(), "r", "b", 1, ReasonTimeout); err != nil {
+		t.Fatal(err)
+	}
+	e1.wait(t, "b's leave", func(v []View, _ []Message) bool {
+		return len(v) == 2 && slices.Equal(ids(v[1]), []string{"a"}) &&
+			len(v[1].Left) == 1 && v[1].Left[0].ID == "b" && v[1].Left[0].Reason == ReasonTimeout &&
+			v[1].Version > v[0].Version
+	})
+	for name, e := range map[string]*ear{"n2": &e2, "n3": &e3} {
+		e.mu.Lock()
+		if len(e.log) != 0 {
+			t.Errorf("%s heard %q, which was its own or none of its business", name, e.log)
+		}
+		e.mu.Unlock()
+	}
+}
+
+func testJoinPrecedesMessage(t *testing.T, at attach) {
+	var e1 ear
+	n1, n2 := at(t, "n1", e1.events()), at(t, "n2", new(ear).events())
+	for i := range 50 {
+		room := fmt.Sprint("r", i)
+		join(t, n1, room, "a", 1)
+		join(t, n2, room, "b", 1)
+		if err := n2.Send(t.Context(), "n1", Message{Room: room, From: "b", To: "a", Frame: []byte(room)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log := e1.wait(t, "messages", func(_ []View, m []Message) bool { return len(m) == 50 })
+	for i := range 50 {
+		room := fmt.Sprint("r", i)
+		joined := slices.Index(log, fmt.Sprintf("view %s [a b]", room))
+		message := slices.Index(log, "message "+room)
+		if joined < 0 || joined > message {
+			t.Fatalf("room %s: joined at %d, message at %d", room, joined, message)
+		}
+	}
+}
+
+func testSendOrder(t *testing.T, at attach) {
+	var e2 ear
+	n1 := at(t, "n1", new(ear).events())
+	at(t, "n2", e2.events())
+	for i := range 500 {
+		m := Message{Room: "r", From: "a", To: "b", Frame: fmt.Append(nil, i)}
+		if err := n1.Send(t.Context(), "n2", m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e2.wait(t, "messages", func(_ []View, m []Message) bool { return len(m) == 500 })
+	for i, m := range e2.messages {
+		if string(m.Frame) != fmt.Sprint(i) || m.Room != "r" || m.From != "a" || m.To != "b" {
+			t.Fatalf("message %d is %+v", i, m)
+		}
+	}
+}
+
+func testSendToLostNode(t *testing.T, at attach) {
+	n1, n2 := at(t, "n1", new(ear).events()), at(t, "n2", new(ear).events())
+	if err := n2.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err := n1.Send(t.Context(), "n2", Message{Room: "r", From: "a", To: "b"})
+	if !errors.Is(err, ErrNoNode) {
+		t.Fatalf("send: %v", err)
+	}
+}
+
+func testCloseRemovesMembers(t *testing.T, at attach) {
+	var e1 ear
+	n1, n2 := at(t, "n1", e1.events()), at(t, "n2", new(ear).events())
+	join(t, n1, "r", "a", 1)
+	join(t, n2, "r", "b", 1)
+	join(t, n2, "r", "c", 1)
+	if err := n2.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e1.wait(t, "node_lost", func(v []View, _ []Message) bool {
+		lost := map[string]int{}
+		for _, view := range v {
+			for _, d := range view.Left {
+				if d.Reason == ReasonNodeLost {
+					lost[d.ID]++
+				}
+			}
+		}
+		return slices.Equal(ids(v[len(v)-1]), []string{"a"}) && lost["b"] == 1 && lost["c"] == 1
+	})
+}
+
+func testRoomsAreSeparate(t *testing.T, at attach) {
+	n := at(t, "n1", new(ear).events())
+	join(t, n, "r1", "a", 1)
+	if v := join(t, n, "r2", "a", 1); !slices.Equal(ids(v), []string{"a"}) {
+		t.Fatalf("r2 holds %v", ids(v))
+	}
+	if v := join(t, n, "r1", "b", 1); !slices.Equal(ids(v), []string{"a", "b"}) {
+		t.Fatalf("r1 holds %v", ids(v))
+	}
+}

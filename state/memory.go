@@ -1,0 +1,166 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// Memory is shared state inside one process: the state of a deployment that is one node. Several
+// nodes may attach to it, as tests do; they then share rooms as they would through Redis.
+// All methods may be called by any goroutine.
+type Memory struct {
+	mu sync.Mutex
+	// version is the last one given out, over all rooms, so that a room that is born again
+	// continues above its former life.
+	version uint64
+	rooms   map[string][]Member
+	nodes   map[string]*MemoryNode
+}
+
+// NewMemory returns an empty state.
+func NewMemory() *Memory {
+	return &Memory{rooms: map[string][]Member{}, nodes: map[string]*MemoryNode{}}
+}
+
+// Attach adds a node under an id that no other node has, and returns its access to the state.
+func (s *Memory) Attach(id string, ev Events) *MemoryNode {
+	n := &MemoryNode{id: id, events: ev, shared: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes[id] = n
+	return n
+}
+
+// MemoryNode is one node's access to a Memory. Its events are delivered by the goroutine of the
+// node that causes them, before that node's call returns.
+type MemoryNode struct {
+	id     string
+	events Events
+	shared *Memory
+}
+
+// ID returns the id of this node.
+func (n *MemoryNode) ID() string { return n.id }
+
+// Ready is nil always: memory cannot be away.
+func (n *MemoryNode) Ready() error { return nil }
+
+// Join adds a member of this node to a room of at most limit members and returns the room as it is
+// then. A member that is there with an older epoch is replaced, at the end of the join order. It
+// fails with ErrRoomFull, or with ErrStale when the same or a newer epoch is there.
+func (n *MemoryNode) Join(_ context.Context, room string, m Member, limit int) (View, error) {
+	m.Node = n.id
+	s := n.shared
+	s.mu.Lock()
+	members := s.rooms[room]
+	var left []Departure
+	if i := slices.IndexFunc(members, func(o Member) bool { return o.ID == m.ID }); i >= 0 {
+		if members[i].Epoch >= m.Epoch {
+			s.mu.Unlock()
+			return View{}, fmt.Errorf("joining: %w", ErrStale)
+		}
+		left = []Departure{{Member: members[i], Reason: ReasonDisconnect}}
+		members = slices.Delete(slices.Clone(members), i, i+1)
+	}
+	if len(members) >= limit {
+		s.mu.Unlock()
+		return View{}, fmt.Errorf("joining: %w", ErrRoomFull)
+	}
+	view, others := n.changeLocked(room, append(slices.Clip(members), m), left)
+	s.mu.Unlock()
+	announce(view, others)
+	return view, nil
+}
+
+// Leave removes the member with that id and epoch and returns the room as it is then. It fails with
+// ErrNotMember when that connection is not in the room.
+func (n *MemoryNode) Leave(_ context.Context, room, id string, epoch uint64, why Reason) (View, error) {
+	s := n.shared
+	s.mu.Lock()
+	members := s.rooms[room]
+	i := slices.IndexFunc(members, func(o Member) bool { return o.ID == id && o.Epoch == epoch })
+	if i < 0 {
+		s.mu.Unlock()
+		return View{}, fmt.Errorf("leaving: %w", ErrNotMember)
+	}
+	left := []Departure{{Member: members[i], Reason: why}}
+	view, others := n.changeLocked(room, slices.Delete(slices.Clone(members), i, i+1), left)
+	s.mu.Unlock()
+	announce(view, others)
+	return view, nil
+}
+
+// changeLocked stores the new members, which it owns from then on, and returns the view of them
+// and the other nodes that must be told.
+func (n *MemoryNode) changeLocked(room string, members []Member, left []Departure) (View, []*MemoryNode) {
+	s := n.shared
+	s.version++
+	s.rooms[room] = members
+	if len(members) == 0 {
+		delete(s.rooms, room)
+	}
+	var others []*MemoryNode
+	told := map[string]bool{n.id: true}
+	for _, m := range members {
+		if other := s.nodes[m.Node]; other != nil && !told[m.Node] {
+			told[m.Node] = true
+			others = append(others, other)
+		}
+	}
+	return View{Room: room, Version: s.version, Members: members, Left: left}, others
+}
+
+func announce(view View, nodes []*MemoryNode) {
+	for _, n := range nodes {
+		n.events.View(view)
+	}
+}
+
+// Send hands a message to another node. It fails with ErrNoNode when that node is gone.
+func (n *MemoryNode) Send(_ context.Context, node string, m Message) error {
+	s := n.shared
+	s.mu.Lock()
+	to := s.nodes[node]
+	s.mu.Unlock()
+	if to == nil {
+		return fmt.Errorf("sending to node %s: %w", node, ErrNoNode)
+	}
+	to.events.Message(m)
+	return nil
+}
+
+// Close detaches the node and removes the members it still has, which the other nodes are told
+// with ReasonNodeLost.
+func (n *MemoryNode) Close(context.Context) error {
+	s := n.shared
+	s.mu.Lock()
+	delete(s.nodes, n.id)
+	type change struct {
+		view   View
+		others []*MemoryNode
+	}
+	var changes []change
+	for room, members := range s.rooms {
+		var stay []Member
+		var left []Departure
+		for _, m := range members {
+			if m.Node == n.id {
+				left = append(left, Departure{Member: m, Reason: ReasonNodeLost})
+			} else {
+				stay = append(stay, m)
+			}
+		}
+		if len(left) == 0 {
+			continue
+		}
+		view, others := n.changeLocked(room, stay, left)
+		changes = append(changes, change{view, others})
+	}
+	s.mu.Unlock()
+	for _, c := range changes {
+		announce(c.view, c.others)
+	}
+	return nil
+}
