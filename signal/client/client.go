@@ -1,0 +1,162 @@
+// Package client speaks the wire contract of the signaling server from Go. Tests and load
+// generators use it, and programs that join rooms beside browsers may.
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// queueLen is how many received messages may wait for Next before the connection is read no
+// further.
+const queueLen = 256
+
+const writeTimeout = 10 * time.Second
+
+// Message is a message in either direction. Fields that a type does not use stay empty.
+type Message struct {
+	Type     string          `json:"type"`
+	ID       string          `json:"id,omitempty"`
+	UserID   string          `json:"user_id,omitempty"`
+	RoomID   string          `json:"room_id,omitempty"`
+	TargetID string          `json:"target_id,omitempty"`
+	Data     json.RawMessage `json:"data,omitempty"`
+	// Raw is the frame as it was received.
+	Raw []byte `json:"-"`
+}
+
+// Document decodes the data, whether it is plain JSON or JSON encoded as a string.
+func (m Message) Document(to any) error {
+	data := []byte(m.Data)
+	if len(data) > 0 && data[0] == '"' {
+		var inner string
+		if err := json.Unmarshal(data, &inner); err != nil {
+			return fmt.Errorf("decoding data of %s: %w", m.Type, err)
+		}
+		data = []byte(inner)
+	}
+	if err := json.Unmarshal(data, to); err != nil {
+		return fmt.Errorf("decoding data of %s: %w", m.Type, err)
+	}
+	return nil
+}
+
+// Client is one WebSocket to a signaling server. Its methods may be called by any goroutine.
+type Client struct {
+	ws       *websocket.Conn
+	received chan Message
+	stop     chan struct{}
+	reader   sync.WaitGroup
+	response *http.Response
+
+	// readErr is why reading ended; it is set before received is closed.
+	readErr error
+
+	writing sync.Mutex
+	closing sync.Once
+}
+
+// Dial connects to a server's /ws, whose URL may begin with http or ws. The header is sent along;
+// it may be nil.
+func Dial(ctx context.Context, url string, header http.Header) (*Client, error) {
+	url = strings.Replace(url, "http", "ws", 1)
+	ws, response, err := websocket.DefaultDialer.DialContext(ctx, url, header)
+	if err != nil {
+		if response != nil {
+			return nil, fmt.Errorf("dialing %s: %s: %w", url, response.Status, err)
+		}
+		return nil, fmt.Errorf("dialing %s: %w", url, err)
+	}
+	c := &Client{ws: ws, response: response, received: make(chan Message, queueLen), stop: make(chan struct{})}
+	c.reader.Go(c.read)
+	return c, nil
+}
+
+// Cookies returns the cookies that the server set.
+func (c *Client) Cookies() []*http.Cookie { return c.response.Cookies() }
+
+func (c *Client) read() {
+	defer close(c.received)
+	for {
+		_, frame, err := c.ws.ReadMessage()
+		if err != nil {
+			c.readErr = err
+			return
+		}
+		m := Message{Raw: frame}
+		if err := json.Unmarshal(frame, &m); err != nil {
+			c.readErr = fmt.Errorf("decoding a frame: %w", err)
+			return
+		}
+		select {
+		case c.received <- m:
+		case <-c.stop:
+			c.readErr = errors.New("client is closed")
+			return
+		}
+	}
+}
+
+// Next returns the next message. When the connection has ended its error is that of the
+// connection, a *websocket.CloseError if the server closed it.
+func (c *Client) Next(ctx context.Context) (Message, error) {
+	select {
+	case m, ok := <-c.received:
+		if !ok {
+			return Message{}, c.readErr
+		}
+		return m, nil
+	case <-ctx.Done():
+		return Message{}, ctx.Err()
+	}
+}
+
+// Send writes one message.
+func (c *Client) Send(m Message) error {
+	frame, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", m.Type, err)
+	}
+	return c.SendFrame(frame)
+}
+
+// SendFrame writes a text frame as it is.
+func (c *Client) SendFrame(frame []byte) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_ = c.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err := c.ws.WriteMessage(websocket.TextMessage, frame); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
+}
+
+// Join asks to enter a room; the answer comes through Next.
+func (c *Client) Join(room string) error {
+	doc, _ := json.Marshal(map[string]string{"room_id": room}) // Strings always encode.
+	data, _ := json.Marshal(string(doc))
+	return c.Send(Message{Type: "join_room", Data: data})
+}
+
+// WebSocket returns the connection beneath, for what the other methods do not offer.
+func (c *Client) WebSocket() *websocket.Conn { return c.ws }
+
+// Close says goodbye, cuts the connection and waits for the reader. It may be called again.
+func (c *Client) Close() error {
+	c.closing.Do(func() {
+		bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+		_ = c.ws.WriteControl(websocket.CloseMessage, bye, time.Now().Add(time.Second))
+		close(c.stop)
+		_ = c.ws.Close()
+		c.reader.Wait()
+	})
+	return nil
+}

@@ -1,0 +1,186 @@
+package signal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"io/fs"
+	"log/slog"
+	"mime"
+	"net/http"
+	"path"
+	"strconv"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// contentPolicy lets the page use itself and its WebSocket, nothing else.
+const contentPolicy = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; " +
+	"media-src 'self' blob: mediastream:; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
+
+func (s *Server) newHTTPServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+	}
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /ws", s.serveWS)
+	mux.HandleFunc("GET /health", s.serveHealth)
+	mux.HandleFunc("GET /ready", s.serveReady)
+	mux.HandleFunc("GET /ice", s.serveICE)
+	mux.HandleFunc("GET /", s.servePage)
+	return mux
+}
+
+// serveWS upgrades a request to a WebSocket and returns; the connection lives on in a goroutine of
+// its own, so that an idle one costs no HTTP buffers.
+func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
+	who := identify(r, s.proxies)
+	if err := checkOrigin(r, who.secure, s.cfg.AllowedOrigins, s.cfg.RequireOrigin); err != nil {
+		s.refuse(w, "origin", http.StatusForbidden, err.Error())
+		return
+	}
+	if s.draining.Load() {
+		s.refuse(w, "draining", http.StatusServiceUnavailable, "server is going away")
+		return
+	}
+	if !s.addrs.acquire(who.prefix()) {
+		w.Header().Set("Retry-After", "10")
+		s.refuse(w, "address_limit", http.StatusTooManyRequests, "too many connections from your address")
+		return
+	}
+	session, cookie := s.sessions.ensure(r, who.secure)
+	header := http.Header{}
+	if cookie != nil {
+		header.Set("Set-Cookie", cookie.String())
+	}
+	ws, err := s.upgrader.Upgrade(w, r, header)
+	if err != nil { // The upgrader has answered.
+		s.addrs.release(who.prefix())
+		s.metrics.refused.WithLabelValues("handshake").Inc()
+		s.cfg.Logger.Debug("upgrading to WebSocket", "client", who.addr, "error", err)
+		return
+	}
+	c := &conn{
+		srv:    s,
+		ws:     ws,
+		epoch:  uint64(time.Now().UnixNano()),
+		host:   r.Host,
+		rate:   rate.NewLimiter(rate.Limit(s.cfg.MessageRate), s.cfg.MessageBurst),
+		faults: rate.NewLimiter(faultRate, faultBurst),
+	}
+	if !s.register(c, session) {
+		s.addrs.release(who.prefix())
+		c.abort()
+		return
+	}
+	c.log = s.cfg.Logger.With("user", c.user)
+	c.log.Debug("connected", "client", who.addr)
+	s.metrics.accepted.Inc()
+	go s.serve(c, who.prefix())
+}
+
+func (s *Server) refuse(w http.ResponseWriter, reason string, status int, message string) {
+	s.metrics.refused.WithLabelValues(reason).Inc()
+	s.cfg.Logger.Debug("WebSocket refused", "reason", reason, "error", message)
+	http.Error(w, message, status)
+}
+
+// serveHealth answers as long as the process serves; it looks at nothing, because a restart would
+// mend nothing that lies outside.
+func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+// serveReady tells a load balancer whether to send new users.
+func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
+	notReady := map[string]string{}
+	if s.draining.Load() {
+		notReady["server"] = "draining"
+	}
+	if err := s.state.Ready(); err != nil {
+		notReady["state"] = err.Error()
+	}
+	if len(notReady) > 0 {
+		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": notReady})
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+}
+
+// serveICE issues ICE servers for the session of the request's cookie.
+func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
+	session, _ := s.sessions.find(r, identify(r, s.proxies).secure)
+	if session == "" {
+		writeJSON(w, http.StatusUnauthorized, map[string]string{"error": "no session: open / or /ws first and send its cookie"})
+		return
+	}
+	ice := s.cfg.ICE(r.Host, userPrefix(session))
+	writeJSON(w, http.StatusOK, struct {
+		ICEServers []ICEServer `json:"iceServers"`
+		TTL        int         `json:"ttl,omitempty"`
+	}{ice.servers(), ice.seconds()})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // A client that is gone needs no answer.
+}
+
+// file is one static file, with the tag by which browsers know that theirs is current.
+type file struct {
+	name    string
+	content []byte
+	etag    string
+}
+
+// readPage reads the static files, keyed by the path they are served at.
+func readPage(root fs.FS) (map[string]file, error) {
+	files := map[string]file{}
+	err := fs.WalkDir(root, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(root, name)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(content)
+		files["/"+name] = file{name, content, strconv.Quote(base64.RawURLEncoding.EncodeToString(sum[:12]))}
+		return nil
+	})
+	files["/"] = files["/index.html"]
+	return files, err
+}
+
+// servePage serves the static files; the page itself also brings the session cookie.
+func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
+	f, ok := s.files[r.URL.Path]
+	if !ok || f.name == "" {
+		http.NotFound(w, r)
+		return
+	}
+	h := w.Header()
+	if r.URL.Path == "/" {
+		if _, cookie := s.sessions.ensure(r, identify(r, s.proxies).secure); cookie != nil {
+			http.SetCookie(w, cookie)
+		}
+		h.Set("Content-Security-Policy", contentPolicy)
+	}
+	h.Set("Content-Type", mime.TypeByExtension(path.Ext(f.name)))
+	h.Set("Cache-Control", "no-cache")
+	h.Set("ETag", f.etag)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	http.ServeContent(w, r, f.name, time.Time{}, bytes.NewReader(f.content))
+}

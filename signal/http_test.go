@@ -1,0 +1,334 @@
+package signal
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cline-meet/signal/signal/client"
+)
+
+func (s *testServer) get(path string, header http.Header) (*http.Response, string) {
+	s.t.Helper()
+	return get(s.t, s.url+path, header)
+}
+
+func get(t *testing.T, url string, header http.Header) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res, string(body)
+}
+
+// value returns the sum of a metric over its labels, and whether it is more than nothing.
+func (s *testServer) value(name string) (float64, bool) {
+	families, err := s.cfg.Registry.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var sum float64
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return sum, sum > 0
+}
+
+func TestPage(t *testing.T) {
+	s := start(t)
+	res, body := s.get("/", nil)
+	if res.StatusCode != 200 || body != "<title>page</title>" || !strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
+		t.Errorf("page: %s %q", res.Status, body)
+	}
+	if len(res.Cookies()) != 1 || res.Header.Get("Content-Security-Policy") == "" {
+		t.Errorf("page headers: %v", res.Header)
+	}
+	res, _ = s.get("/signal.js", nil)
+	if !strings.HasPrefix(res.Header.Get("Content-Type"), "text/javascript") {
+		t.Errorf("signal.js: %v", res.Header)
+	}
+	if res, _ = s.get("/signal.js", http.Header{"If-None-Match": {res.Header.Get("ETag")}}); res.StatusCode != 304 {
+		t.Errorf("with the current tag: %s", res.Status)
+	}
+	if res, _ = s.get("/nothing", nil); res.StatusCode != 404 {
+		t.Errorf("unknown path: %s", res.Status)
+	}
+}
+
+func TestHealthReadyAndDrain(t *testing.T) {
+	s := start(t)
+	for _, path := range []string{"/health", "/ready"} {
+		if res, body := s.get(path, nil); res.StatusCode != 200 || !json.Valid([]byte(body)) {
+			t.Errorf("%s: %s %s", path, res.Status, body)
+		}
+	}
+	s.draining.Store(true)
+	if res, body := s.get("/ready", nil); res.StatusCode != 503 || !strings.Contains(body, "draining") {
+		t.Errorf("draining: %s %s", res.Status, body)
+	}
+	if res, _ := s.get("/health", nil); res.StatusCode != 200 {
+		t.Errorf("health while draining: %s", res.Status)
+	}
+	if _, err := client.Dial(t.Context(), s.url+"/ws", nil); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("dialing a draining server: %v", err)
+	}
+}
+
+func TestICEEndpoint(t *testing.T) {
+	s := start(t)
+	if res, _ := s.get("/ice", nil); res.StatusCode != 401 {
+		t.Errorf("without a cookie: %s", res.Status)
+	}
+	page, _ := s.get("/", nil)
+	cookie := page.Cookies()[0]
+	res, body := s.get("/ice", http.Header{"Cookie": {cookie.Name + "=" + cookie.Value}})
+	if res.StatusCode != 200 || res.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("with a cookie: %s", res.Status)
+	}
+	var got struct {
+		ICEServers []ICEServer
+		TTL        int
+	}
+	if err := json.Unmarshal([]byte(body), &got); err != nil || len(got.ICEServers) != 2 || got.TTL != 3600 {
+		t.Errorf("got %s (%v)", body, err)
+	}
+}
+
+func TestAdmin(t *testing.T) {
+	s := start(t, func(c *Config) { c.AdminToken = "letmein" })
+	s.enter("r")
+	base := "http://" + s.AdminAddr().String()
+	for _, header := range []http.Header{nil, {"Authorization": {"Bearer wrong"}}} {
+		if res, _ := get(t, base+"/metrics", header); res.StatusCode != 401 {
+			t.Errorf("with %v: %s", header, res.Status)
+		}
+	}
+	token := http.Header{"Authorization": {"Bearer letmein"}}
+	for _, line := range []string{
+		"signal_connections 1", "signal_rooms 1", "signal_members 1",
+		`signal_messages_total{outcome="ok",type="join_room"} 1`,
+	} {
+		eventually(t, line, func() bool {
+			_, body := get(t, base+"/metrics", token)
+			return strings.Contains(body, line+"\n")
+		})
+	}
+	if res, _ := get(t, base+"/debug/pprof/goroutine?debug=1", token); res.StatusCode != 200 {
+		t.Errorf("pprof: %s", res.Status)
+	}
+	if res, _ := s.get("/metrics", nil); res.StatusCode != 404 {
+		t.Errorf("metrics on the public address: %s", res.Status)
+	}
+}
+
+func TestOrigin(t *testing.T) {
+	for _, test := range []struct {
+		origin, host string
+		secure       bool
+		ok           bool
+	}{
+		{"", "a.example", false, true},
+		{"http://a.example", "a.example", false, true},
+		{"http://A.example:80", "a.example", false, true},
+		{"http://a.example", "a.example:80", false, true},
+		{"https://a.example", "a.example:443", true, true},
+		{"https://a.example", "a.example", false, false},
+		{"http://a.example", "a.example", true, false},
+		{"http://a.example:8080", "a.example", false, false},
+		{"http://b.example", "a.example", false, false},
+		{"http://a.example.b.example", "a.example", false, false},
+		{"null", "a.example", false, false},
+		{"file://", "a.example", false, false},
+		{"http://[::1]:8080", "[::1]:8080", false, true},
+		{"https://friend.example", "a.example", false, true},
+		{"http://friend.example", "a.example", false, false},
+	} {
+		r := httptest.NewRequest("GET", "/ws", nil)
+		r.Host = test.host
+		if test.origin != "" {
+			r.Header.Set("Origin", test.origin)
+		}
+		err := checkOrigin(r, test.secure, []string{"https://friend.example:443"}, false)
+		if (err == nil) != test.ok {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
+	r := httptest.NewRequest("GET", "/ws", nil)
+	if checkOrigin(r, false, nil, true) == nil {
+		t.Error("a missing origin passed although it is required")
+	}
+	r.Header.Set("Origin", "null")
+	if err := checkOrigin(r, false, []string{"*"}, false); err != nil {
+		t.Errorf("* does not allow all: %v", err)
+	}
+}
+
+func TestOriginOverTheWire(t *testing.T) {
+	s := start(t)
+	s.dial(http.Header{"Origin": {s.url}})
+	_, err := client.Dial(t.Context(), s.url+"/ws", http.Header{"Origin": {"http://evil.example"}})
+	if err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("foreign origin: %v", err)
+	}
+}
+
+func TestIdentify(t *testing.T) {
+	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	for _, test := range []struct {
+		remote, forwarded, proto string
+		tls                      bool
+		addr                     string
+		secure                   bool
+	}{
+		{"192.0.2.1:5", "", "", false, "192.0.2.1", false},
+		{"192.0.2.1:5", "203.0.113.9", "https", false, "192.0.2.1", false},
+		{"10.1.1.1:5", "203.0.113.9", "https", false, "203.0.113.9", true},
+		{"10.1.1.1:5", "1.1.1.1, 203.0.113.9, 10.2.2.2", "http", false, "203.0.113.9", false},
+		{"10.1.1.1:5", "nonsense", "", true, "10.1.1.1", true},
+		{"[::ffff:10.1.1.1]:5", "2001:db8::7", "wss", false, "2001:db8::7", true},
+	} {
+		r := httptest.NewRequest("GET", "/ws", nil)
+		r.RemoteAddr = test.remote
+		if test.tls {
+			r.TLS = new(tls.ConnectionState)
+		}
+		if test.forwarded != "" {
+			r.Header.Set("X-Forwarded-For", test.forwarded)
+		}
+		if test.proto != "" {
+			r.Header.Set("X-Forwarded-Proto", test.proto)
+		}
+		got := identify(r, proxies)
+		if got.addr.String() != test.addr || got.secure != test.secure {
+			t.Errorf("%+v: got %v", test, got)
+		}
+	}
+	a, b := client6("2001:db8::1"), client6("2001:db8::ffff:1")
+	if a.prefix() != b.prefix() || a.prefix() == client6("2001:db8:0:1::1").prefix() {
+		t.Error("IPv6 addresses are not counted by /64")
+	}
+}
+
+func client6(addr string) (c clientID) { return clientID{addr: netip.MustParseAddr(addr)} }
+
+func TestSecureCookieBehindProxy(t *testing.T) {
+	s := start(t, func(c *Config) { c.TrustedProxies = []string{"127.0.0.1"} })
+	res, _ := s.get("/", http.Header{"X-Forwarded-Proto": {"https"}})
+	c := res.Cookies()
+	if len(c) != 1 || c[0].Name != "__Host-signal_session" || !c[0].Secure {
+		t.Errorf("cookies %v", c)
+	}
+}
+
+func TestAddressLimit(t *testing.T) {
+	s := start(t, func(c *Config) { c.AddrConns = 2 })
+	first := s.dial(nil)
+	s.dial(nil)
+	_, err := client.Dial(t.Context(), s.url+"/ws", nil)
+	if err == nil || !strings.Contains(err.Error(), "429") {
+		t.Fatalf("third connection: %v", err)
+	}
+	_ = first.Close()
+	eventually(t, "a place is free again", func() bool { return s.connections() == 1 })
+	eventually(t, "a connection is accepted again", func() bool {
+		c, err := client.Dial(t.Context(), s.url+"/ws", nil)
+		if err != nil {
+			return false
+		}
+		_ = c.Close()
+		return true
+	})
+}
+
+func TestStartStop(t *testing.T) {
+	for range 3 {
+		s := start(t)
+		a, b := s.enter("r"), s.enter("r")
+		s.stop()
+		for _, p := range []*peer{a, b} {
+			if err := p.ended(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+				t.Errorf("ended with %v", err)
+			}
+		}
+	}
+}
+
+func TestShutdownCutsTheStubborn(t *testing.T) {
+	cfgd := start(t)
+	p := cfgd.enter("r")
+	release := make(chan struct{})
+	p.WebSocket().SetCloseHandler(func(int, string) error { <-release; return nil })
+	t.Cleanup(func() { close(release) })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := cfgd.Shutdown(ctx); err == nil {
+		t.Error("shutdown with an ended context reported success")
+	}
+	if n := cfgd.connections(); n != 0 {
+		t.Errorf("%d connections are left", n)
+	}
+}
+
+func TestConfigNamesEveryProblem(t *testing.T) {
+	c := DefaultConfig()
+	c.Port, c.Host, c.ReadTimeout, c.MaxRoomUsers = 70000, "nowhere", 0, 0
+	c.SessionSecrets, c.AllowedOrigins = []string{"short"}, []string{"example.org"}
+	c.TrustedProxies, c.AdminAddr = []string{"10.0.0.0/99"}, "0.0.0.0:9090"
+	err := c.Validate()
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, flag := range []string{"--server-port", "--server-host", "--read-timeout", "--max-room-users",
+		"--session-secret", "--allowed-origins", "--trusted-proxies", "--admin-token"} {
+		if !strings.Contains(err.Error(), flag) {
+			t.Errorf("%s is not named in:\n%v", flag, err)
+		}
+	}
+	d := DefaultConfig()
+	if err := d.Validate(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	s := start(t)
+	cfg := s.cfg
+	cfg.Registry = prometheus.NewRegistry()
+	cfg.Port = s.Addr().(*net.TCPAddr).Port
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "--server-port") {
+		t.Errorf("public port in use: %v", err)
+	}
+	cfg.Port, cfg.Registry = 0, prometheus.NewRegistry()
+	cfg.AdminAddr = s.AdminAddr().String()
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "--admin-addr") {
+		t.Errorf("admin port in use: %v", err)
+	}
+}

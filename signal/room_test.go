@@ -1,0 +1,129 @@
+package signal
+
+import (
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cline-meet/signal/state"
+)
+
+// deaf returns a connection that only records what is sent to it, as its queue.
+func deaf(user string, epoch uint64) *conn {
+	return &conn{
+		srv: &Server{cfg: DefaultConfig()}, user: user, epoch: epoch, writing: true,
+		log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+}
+
+func heard(c *conn) []string {
+	var out []string
+	for _, o := range c.queue {
+		out = append(out, string(o.data))
+	}
+	c.queue = nil
+	return out
+}
+
+func view(version uint64, members ...state.Member) state.View {
+	return state.View{Room: "r", Version: version, Members: members}
+}
+
+func TestApplyConverges(t *testing.T) {
+	a, b, x := state.Member{ID: "a", Epoch: 1}, state.Member{ID: "b", Epoch: 1}, state.Member{ID: "x", Node: "far", Epoch: 1}
+	ca, cb := deaf("a", 1), deaf("b", 1)
+	r := &room{id: "r", local: map[string]*conn{"a": ca, "b": cb}}
+
+	t.Log("one view that holds two joins tells both, in order, each joiner first of itself")
+	r.apply(view(5, a, b))
+	if got, want := heard(ca), []string{
+		string(userJoinedFrame("r", "a", []string{"a"})), string(userJoinedFrame("r", "b", []string{"a", "b"})),
+	}; !slices.Equal(got, want) {
+		t.Errorf("a heard %q, want %q", got, want)
+	}
+	if got, want := heard(cb), []string{string(userJoinedFrame("r", "b", []string{"a", "b"}))}; !slices.Equal(got, want) {
+		t.Errorf("b heard %q, want %q", got, want)
+	}
+
+	t.Log("views that are not newer change nothing")
+	r.apply(view(4, a))
+	r.apply(view(5, a))
+	if got := append(heard(ca), heard(cb)...); len(got) != 0 {
+		t.Errorf("a stale view caused %q", got)
+	}
+
+	t.Log("a member that came back with a new epoch left and joined")
+	r.apply(view(6, a, b, x))
+	heard(ca)
+	x2 := x
+	x2.Epoch = 2
+	v := view(7, a, b, x2)
+	v.Left = []state.Departure{{Member: x, Reason: state.ReasonNodeLost}}
+	r.apply(v)
+	if got, want := heard(ca), []string{
+		string(userLeftFrame("r", "x", "node_lost")), string(userJoinedFrame("r", "x", []string{"a", "b", "x"})),
+	}; !slices.Equal(got, want) {
+		t.Errorf("a heard %q, want %q", got, want)
+	}
+
+	t.Log("who left does not hear of it, and hears nothing any more")
+	heard(cb)
+	r.apply(view(8, a, x2))
+	if got := heard(cb); len(got) != 0 {
+		t.Errorf("b heard %q", got)
+	}
+}
+
+func TestWheelVisitsEverybodyOnceInATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		visits := map[*conn]int{}
+		forget := func() {
+			mu.Lock()
+			defer mu.Unlock()
+			clear(visits)
+		}
+		w := newWheel(25*time.Second, func(c *conn) {
+			mu.Lock()
+			defer mu.Unlock()
+			visits[c]++
+		})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			w.run(t.Context())
+		}()
+		var conns []*conn
+		for range 200 {
+			c := new(conn)
+			conns = append(conns, c)
+			w.add(c)
+			time.Sleep(100 * time.Millisecond)
+		}
+		forget()
+		time.Sleep(25 * time.Second)
+		synctest.Wait()
+		mu.Lock()
+		for i, c := range conns {
+			if visits[c] != 1 {
+				t.Errorf("connection %d was visited %d times in one turn", i, visits[c])
+			}
+		}
+		mu.Unlock()
+		for _, c := range conns {
+			w.remove(c)
+		}
+		forget()
+		time.Sleep(25 * time.Second)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if len(visits) != 0 {
+			t.Errorf("%d removed connections were visited", len(visits))
+		}
+	})
+}

@@ -1,0 +1,318 @@
+// Package signal is the WebSocket signaling server: it puts browsers into rooms and relays their
+// offers, answers and candidates. PROTOCOL in the README is what it speaks.
+package signal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"cline-meet/signal/state"
+)
+
+// State is what the server asks of the shared state; package state documents the guarantees.
+type State interface {
+	Join(ctx context.Context, room string, m state.Member, limit int) (state.View, error)
+	Leave(ctx context.Context, room, id string, epoch uint64, why state.Reason) (state.View, error)
+	Send(ctx context.Context, node string, m state.Message) error
+	Ready() error
+}
+
+// Attach connects a server to the shared state, which calls the events from then on.
+type Attach func(state.Events) State
+
+// maxPingInterval keeps the connection alive through proxies that cut quiet ones after 30 s.
+const maxPingInterval = 25 * time.Second
+
+// Server is one node's signaling. New binds its addresses, Run serves until Shutdown.
+type Server struct {
+	// Fixed after construction.
+	cfg      Config
+	state    State
+	sessions sessions
+	proxies  []netip.Prefix
+	addrs    *addrLimit
+	upgrader websocket.Upgrader
+	wheel    *wheel
+	metrics  *metrics
+	files    map[string]file
+	listener net.Listener
+	admin    net.Listener
+	http     []*http.Server
+	ctx      context.Context // ends when the server stops
+	cancel   context.CancelFunc
+
+	buffers  sync.Pool
+	draining atomic.Bool
+	members  atomic.Int64
+	reading  sync.WaitGroup // the read loops
+
+	// mu is taken before a room's.
+	mu    sync.Mutex
+	conns map[string]*conn // by user id
+	rooms map[string]*room
+}
+
+// New validates the config, binds the addresses and connects to the state. It serves nothing yet.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	files, err := readPage(cfg.Page)
+	if err != nil {
+		return nil, fmt.Errorf("reading the page: %w", err)
+	}
+	s := &Server{
+		cfg:      cfg,
+		sessions: newSessions(cfg.SessionSecrets),
+		addrs:    newAddrLimit(cfg.AddrConns),
+		files:    files,
+		conns:    map[string]*conn{},
+		rooms:    map[string]*room{},
+	}
+	s.proxies, _ = parsePrefixes(cfg.TrustedProxies) // Validate has seen them.
+	s.buffers.New = func() any { return new(bytes.Buffer) }
+	s.upgrader = websocket.Upgrader{
+		HandshakeTimeout: cfg.WriteTimeout,
+		ReadBufferSize:   1 << 10,
+		WriteBufferSize:  4 << 10,
+		WriteBufferPool:  new(sync.Pool),
+		CheckOrigin:      func(*http.Request) bool { return true }, // serveWS has checked it.
+	}
+	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
+	s.metrics = newMetrics(s, cfg.Registry)
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.state = cfg.Attach(state.Events{View: s.onView, Message: s.onMessage})
+	return s, nil
+}
+
+// listen binds the public and the admin address, both or none.
+func (s *Server) listen() error {
+	var err error
+	addr := net.JoinHostPort(s.cfg.Host, strconv.Itoa(s.cfg.Port))
+	if s.listener, err = net.Listen("tcp", addr); err != nil {
+		return fmt.Errorf("--server-host, --server-port: binding %s: %w", addr, err)
+	}
+	s.http = append(s.http, s.newHTTPServer(s.handler()))
+	if s.cfg.AdminAddr == "" {
+		return nil
+	}
+	if s.admin, err = net.Listen("tcp", s.cfg.AdminAddr); err != nil {
+		return errors.Join(fmt.Errorf("--admin-addr: binding %s: %w", s.cfg.AdminAddr, err), s.listener.Close())
+	}
+	s.http = append(s.http, s.newHTTPServer(s.adminHandler()))
+	return nil
+}
+
+// Addr returns the address that browsers connect to.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// AdminAddr returns the address of metrics and pprof, nil when it is off.
+func (s *Server) AdminAddr() net.Addr {
+	if s.admin == nil {
+		return nil
+	}
+	return s.admin.Addr()
+}
+
+// Run serves until Shutdown or Close; its error is nil then. It may be called once.
+func (s *Server) Run() error {
+	errs := make(chan error, len(s.http))
+	var wg sync.WaitGroup
+	wg.Go(func() { s.wheel.run(s.ctx) })
+	for i, l := range []net.Listener{s.listener, s.admin}[:len(s.http)] {
+		wg.Go(func() {
+			if err := s.http[i].Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				errs <- fmt.Errorf("serving %s: %w", l.Addr(), err)
+				s.cancel()
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	return <-errs
+}
+
+// Shutdown ends the server: it becomes not ready, accepts nobody, says 1001 to every client and
+// waits for their connections to end. When ctx ends first, it cuts what is left and returns the
+// context's error.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	for _, h := range s.http {
+		// What a stopping HTTP server has to say, the ones before it have said; hijacked
+		// connections are not its business.
+		defer func() { _ = h.Close() }()
+		_ = h.Shutdown(ctx)
+	}
+	for _, c := range s.snapshot() {
+		c.close(websocket.CloseGoingAway, "server is going away", state.ReasonDisconnect)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.reading.Wait()
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("waiting for clients: %w", ctx.Err())
+		for _, c := range s.snapshot() {
+			c.abort()
+		}
+		<-done
+	}
+	s.cancel()
+	return err
+}
+
+func (s *Server) snapshot() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*conn, 0, len(s.conns))
+	for _, c := range s.conns {
+		out = append(out, c)
+	}
+	return out
+}
+
+func (s *Server) connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+func (s *Server) roomCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.rooms)
+}
+
+// register gives a new connection its user id, which no other connection has, and starts waiting
+// for its read loop. It reports false when the server takes no more.
+func (s *Server) register(c *conn, session string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Load() {
+		return false
+	}
+	for c.user == "" || s.conns[c.user] != nil {
+		c.user = newUserID(session)
+	}
+	s.conns[c.user] = c
+	s.reading.Add(1)
+	return true
+}
+
+// serve runs a connection until it ends and takes it out of everything.
+func (s *Server) serve(c *conn, from netip.Prefix) {
+	defer s.reading.Done()
+	s.wheel.add(c)
+	c.sendICE()
+	why := c.readLoop()
+	s.wheel.remove(c)
+	c.depart(why)
+	c.finish(why)
+	s.mu.Lock()
+	delete(s.conns, c.user)
+	s.mu.Unlock()
+	s.addrs.release(from)
+	s.metrics.ended.WithLabelValues(string(why)).Inc()
+	c.log.Debug("connection ended", "reason", why)
+}
+
+// visit is what the wheel does to each connection.
+func (s *Server) visit(c *conn) {
+	c.ping()
+	if c.iceDue(time.Now().Add(s.wheel.turn)) {
+		c.sendICE()
+	}
+}
+
+// attach makes a connection known to a room before it joins.
+func (s *Server) attach(id string, c *conn) *room {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rooms[id]
+	if r == nil {
+		r = &room{id: id, local: map[string]*conn{}}
+		s.rooms[id] = r
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.local[c.user] = c
+	s.members.Add(1)
+	return r
+}
+
+// detach makes a room forget a connection, and the server forget the room with its last one.
+func (s *Server) detach(r *room, c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.local, c.user)
+	s.members.Add(-1)
+	if len(r.local) == 0 {
+		delete(s.rooms, r.id)
+	}
+}
+
+func (s *Server) room(id string) *room {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rooms[id]
+}
+
+// onView takes over what another node changed.
+func (s *Server) onView(v state.View) {
+	if r := s.room(v.Room); r != nil {
+		r.apply(v)
+	}
+}
+
+// onMessage delivers what another node relays, if both ends are members of the room. What it has
+// for other nodes than this the sender's node has sent there.
+func (s *Server) onMessage(m state.Message) {
+	if r := s.room(m.Room); r != nil {
+		r.deliver(m.From, m.To, m.Frame)
+	}
+}
+
+// ConsistencyCheck returns what is wrong between the connections and the rooms; tests call it when
+// nothing moves.
+func (s *Server) ConsistencyCheck() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var problems []error
+	for id, r := range s.rooms {
+		r.mu.Lock()
+		if len(r.local) == 0 {
+			problems = append(problems, fmt.Errorf("room %s is empty", id))
+		}
+		for user, c := range r.local {
+			if s.conns[user] != c {
+				problems = append(problems, fmt.Errorf("room %s holds %s, which is not connected", id, user))
+			}
+			if !slices.ContainsFunc(r.members, c.member().Is) {
+				problems = append(problems, fmt.Errorf("room %s has %s attached, who is no member", id, user))
+			}
+		}
+		r.mu.Unlock()
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,101 @@
+package signal
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/base64"
+	"net/http"
+	"strings"
+)
+
+const (
+	cookieName       = "signal_session"
+	secureCookieName = "__Host-" + cookieName
+)
+
+var userEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// sessions signs and verifies session cookies. A cookie is a random id and its HMAC-SHA256; the
+// server keeps nothing of it. It defends against made-up ids, not against a stolen cookie.
+type sessions struct {
+	// secrets are newest first: the first signs, all verify.
+	secrets [][]byte
+}
+
+func newSessions(secrets []string) sessions {
+	var s sessions
+	for _, secret := range secrets {
+		s.secrets = append(s.secrets, []byte(secret))
+	}
+	if len(s.secrets) == 0 {
+		s.secrets = [][]byte{[]byte(rand.Text())}
+	}
+	return s
+}
+
+// find returns the session id of a request's cookie, and whether the cookie is signed by the
+// newest secret. The id is empty when there is no cookie or it is not ours.
+func (s sessions) find(r *http.Request, secure bool) (id string, current bool) {
+	cookie, err := r.Cookie(nameOfCookie(secure))
+	if err != nil {
+		return "", false
+	}
+	id, mac, ok := strings.Cut(cookie.Value, ".")
+	if !ok || id == "" {
+		return "", false
+	}
+	for i, secret := range s.secrets {
+		if hmac.Equal([]byte(mac), []byte(sign(secret, id))) {
+			return id, i == 0
+		}
+	}
+	return "", false
+}
+
+// ensure returns the session id of a request and, when the client has no cookie of ours or an old
+// one, the cookie to set.
+func (s sessions) ensure(r *http.Request, secure bool) (string, *http.Cookie) {
+	id, current := s.find(r, secure)
+	if current {
+		return id, nil
+	}
+	if id == "" {
+		id = rand.Text()
+	}
+	return id, &http.Cookie{
+		Name:     nameOfCookie(secure),
+		Value:    id + "." + sign(s.secrets[0], id),
+		Path:     "/",
+		HttpOnly: true,
+		Secure:   secure,
+		SameSite: http.SameSiteLaxMode,
+	}
+}
+
+func nameOfCookie(secure bool) string {
+	if secure {
+		return secureCookieName
+	}
+	return cookieName
+}
+
+func sign(secret []byte, id string) string {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte("session\x00" + id))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// userPrefix returns the part of a user id that all connections of a session share.
+func userPrefix(session string) string {
+	sum := sha256.Sum256([]byte("user\x00" + session))
+	return "user-" + userEncoding.EncodeToString(sum[:5])
+}
+
+// newUserID returns a user id for one connection of a session.
+func newUserID(session string) string {
+	var b [3]byte
+	_, _ = rand.Read(b[:]) // Never fails, as its documentation says.
+	return userPrefix(session) + "-" + userEncoding.EncodeToString(b[:])[:4]
+}
