@@ -1,0 +1,155 @@
+package turnsrv
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxHostLength is the longest DNS name.
+const maxHostLength = 253
+
+// ICEServer is one entry of an RTCConfiguration's iceServers.
+type ICEServer struct {
+	URLs       []string `json:"urls"`
+	Username   string   `json:"username,omitempty"`
+	Credential string   `json:"credential,omitempty"`
+}
+
+// Issuer names ICE servers and mints credentials for them. It needs no Server:
+// the TURN server may be another one that knows the same secret. It is
+// immutable, so any number of goroutines may use it.
+type Issuer struct {
+	enabled  bool
+	secret   string // secret is empty when there is nothing to mint with.
+	public   string
+	fallback string
+	port     string
+	ttl      time.Duration
+	stunURL  string
+	turnURLs []string
+}
+
+// NewIssuer returns an issuer for cfg; port is the one the Server listens on,
+// which is not cfg.Port when that is 0.
+func NewIssuer(cfg Config, port int) *Issuer {
+	i := &Issuer{
+		enabled:  cfg.Enabled,
+		public:   cleanHost(cfg.PublicHost),
+		fallback: fallbackHost(cfg),
+		port:     strconv.Itoa(port),
+		ttl:      cfg.TTL,
+		stunURL:  cfg.STUNURL,
+		turnURLs: slices.Clone(cfg.TURNURLs),
+	}
+	if len(cfg.Secrets) > 0 {
+		i.secret = cfg.Secrets[0]
+	}
+	return i
+}
+
+// fallbackHost is what a client is told when it did not say how it got here.
+func fallbackHost(cfg Config) string {
+	for _, text := range []string{cfg.ExternalIP, cfg.RelayIP} {
+		if host := cleanHost(text); host != "" {
+			return host
+		}
+	}
+	return primaryIPv4().String()
+}
+
+// ICEServers returns the servers for a client that reached the node by host,
+// which may be any Host header, with credentials for user that live for ttl
+// from now. It is empty, not nil, when there is no server to name.
+func (i *Issuer) ICEServers(host, user string, now time.Time) (servers []ICEServer, ttl time.Duration) {
+	servers = []ICEServer{}
+	authority := i.authority(host)
+	if url := i.stun(authority); url != "" {
+		servers = append(servers, ICEServer{URLs: []string{url}})
+	}
+	if urls := i.turn(authority); len(urls) > 0 && i.secret != "" {
+		username, credential := Credentials(i.secret, user, now.Add(i.ttl))
+		servers = append(servers, ICEServer{URLs: urls, Username: username, Credential: credential})
+	}
+	return servers, i.ttl
+}
+
+func (i *Issuer) authority(host string) string {
+	for _, candidate := range []string{i.public, cleanHost(host), i.fallback} {
+		if candidate != "" {
+			return net.JoinHostPort(candidate, i.port)
+		}
+	}
+	return ""
+}
+
+func (i *Issuer) stun(authority string) string {
+	if i.stunURL != "" || !i.enabled {
+		return i.stunURL
+	}
+	return "stun:" + authority
+}
+
+func (i *Issuer) turn(authority string) []string {
+	if len(i.turnURLs) > 0 || !i.enabled {
+		return slices.Clone(i.turnURLs)
+	}
+	return []string{"turn:" + authority + "?transport=udp", "turn:" + authority + "?transport=tcp"}
+}
+
+// cleanHost takes the host out of a Host header or a setting, without port and
+// brackets. It returns the empty string for what is no host name or address,
+// since the result goes into URLs.
+func cleanHost(text string) string {
+	text = strings.TrimSpace(text)
+	if host, _, err := net.SplitHostPort(text); err == nil {
+		text = host
+	} else if inner, ok := strings.CutPrefix(text, "["); ok {
+		if text, ok = strings.CutSuffix(inner, "]"); !ok {
+			return ""
+		}
+	}
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return cleanAddress(addr)
+	}
+	return cleanName(text)
+}
+
+// cleanAddress drops the zone, which means nothing on another machine.
+func cleanAddress(addr netip.Addr) string {
+	addr = addr.Unmap().WithZone("")
+	if addr.IsUnspecified() || addr.IsMulticast() {
+		return ""
+	}
+	return addr.String()
+}
+
+func cleanName(name string) string {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if name == "" || len(name) > maxHostLength {
+		return ""
+	}
+	labels := strings.Split(name, ".")
+	for _, label := range labels {
+		if !isLabel(label) {
+			return ""
+		}
+	}
+	// A name that ends in a number is a mistyped IPv4 address.
+	if _, err := strconv.ParseUint(labels[len(labels)-1], 0, 64); err == nil {
+		return ""
+	}
+	return name
+}
+
+func isLabel(label string) bool {
+	if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+		return false
+	}
+	return !strings.ContainsFunc(label, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
+	})
+}

@@ -1,0 +1,110 @@
+package turnsrv
+
+import (
+	"io"
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/pion/logging"
+	"github.com/pion/turn/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testSecret = "open sesame"
+
+// testConfig is a node on free ports of this machine.
+func testConfig() Config {
+	cfg := DefaultConfig()
+	cfg.Port = 0
+	cfg.Secrets = []string{testSecret}
+	return cfg
+}
+
+func startServer(t *testing.T, cfg Config) *Server {
+	t.Helper()
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return s
+}
+
+func serverAddress(s *Server) string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port()))
+}
+
+// quietLogs keeps clients from writing to the test's output.
+func quietLogs() logging.LoggerFactory {
+	return &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
+}
+
+// newClient returns a TURN client over network, "udp" or "tcp".
+func newClient(t *testing.T, s *Server, network, username, credential string) *turn.Client {
+	t.Helper()
+	var conn net.PacketConn
+	if network == "tcp" {
+		stream, err := net.Dial("tcp4", serverAddress(s))
+		if err != nil {
+			t.Fatalf("dialing: %v", err)
+		}
+		conn = turn.NewSTUNConn(stream)
+	} else {
+		var err error
+		if conn, err = net.ListenPacket("udp4", "127.0.0.1:0"); err != nil {
+			t.Fatalf("listening: %v", err)
+		}
+	}
+	client, err := turn.NewClient(&turn.ClientConfig{
+		STUNServerAddr: serverAddress(s), TURNServerAddr: serverAddress(s),
+		Conn: conn, Username: username, Password: credential, Realm: "signal", LoggerFactory: quietLogs(),
+	})
+	if err != nil {
+		t.Fatalf("turn.NewClient: %v", err)
+	}
+	t.Cleanup(func() {
+		client.Close()
+		_ = conn.Close()
+	})
+	if err := client.Listen(); err != nil {
+		t.Fatalf("client.Listen: %v", err)
+	}
+	return client
+}
+
+// eventually polls until the condition holds or ten seconds have passed.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// valueOf returns what one metric, a counter or a gauge, says now.
+func valueOf(t *testing.T, c prometheus.Collector) float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil || len(families) != 1 || len(families[0].GetMetric()) != 1 {
+		t.Fatalf("gathering one metric: %v, %v", families, err)
+	}
+	metric := families[0].GetMetric()[0]
+	if metric.GetCounter() != nil {
+		return metric.GetCounter().GetValue()
+	}
+	return metric.GetGauge().GetValue()
+}

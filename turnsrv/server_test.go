@@ -1,0 +1,376 @@
+package turnsrv
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pion/stun/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+)
+
+// TestStartClose starts and closes three times in one process with the same
+// registry, each time with live allocations, idle and half-sent connections.
+func TestStartClose(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	before := goleak.IgnoreCurrent()
+	for range 3 {
+		t.Run("", func(t *testing.T) { startUseClose(t, registry) })
+		if err := goleak.Find(before); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func startUseClose(t *testing.T, registry *prometheus.Registry) {
+	cfg := testConfig()
+	cfg.Registerer = registry
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	username, credential := Credentials(testSecret, "bob", time.Now().Add(time.Minute))
+	for _, network := range []string{"udp", "tcp"} {
+		relay, err := newClient(t, s, network, username, credential).Allocate()
+		if err != nil {
+			t.Fatalf("Allocate over %s: %v", network, err)
+		}
+		// The client has goroutines of its own for a relay; the server is gone by then.
+		defer func() { _ = relay.Close() }()
+	}
+	idle, half := dial(t, s), dial(t, s)
+	if _, err := half.Write([]byte{0, 3, 0}); err != nil {
+		t.Fatalf("writing: %v", err)
+	}
+	if s.Allocations() != 2 {
+		t.Errorf("%d allocations, want 2", s.Allocations())
+	}
+	families, err := registry.Gather()
+	if err != nil || !slices.ContainsFunc(names(families), func(n string) bool { return n == "signal_turn_allocations" }) {
+		t.Errorf("metrics: %v, %v", names(families), err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+	for _, conn := range []net.Conn{idle, half} {
+		if _, err := conn.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+			t.Errorf("a connection survived Close: %v", err)
+		}
+	}
+	if s.Allocations() != 0 {
+		t.Errorf("%d allocations survived Close", s.Allocations())
+	}
+	if families, _ := registry.Gather(); len(families) != 0 {
+		t.Errorf("metrics survived Close: %v", names(families))
+	}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func names[F interface{ GetName() string }](families []F) []string {
+	var all []string
+	for _, f := range families {
+		all = append(all, f.GetName())
+	}
+	return all
+}
+
+// dial returns a bare TCP connection to the server that fails after a while.
+func dial(t *testing.T, s *Server) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp4", serverAddress(s))
+	if err != nil {
+		t.Fatalf("dialing: %v", err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatalf("setting a deadline: %v", err)
+	}
+	return conn
+}
+
+func TestPortInUse(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	for _, transport := range []string{"udp", "tcp"} {
+		cfg := testConfig()
+		cfg.Listen = []string{"127.0.0.1"}
+		if transport == "udp" {
+			taken, err := net.ListenPacket("udp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = taken.Close() }()
+			cfg.Port = taken.LocalAddr().(*net.UDPAddr).Port
+		} else {
+			taken, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = taken.Close() }()
+			cfg.Port = taken.Addr().(*net.TCPAddr).Port
+		}
+		_, err := New(cfg)
+		want := fmt.Sprintf("--turn-port: listening on %s 127.0.0.1:%d: bind: address already in use", transport, cfg.Port)
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailedStartLeavesThePortFree(t *testing.T) {
+	free, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig()
+	cfg.Port = free.LocalAddr().(*net.UDPAddr).Port
+	_ = free.Close()
+	cfg.Listen = []string{"127.0.0.1", "198.51.100.77"}
+	_, err = New(cfg)
+	want := fmt.Sprintf("--turn-listen: listening on udp 198.51.100.77:%d: bind: cannot assign requested address", cfg.Port)
+	if err == nil || err.Error() != want {
+		t.Fatalf("got %v, want %s", err, want)
+	}
+	cfg.Listen = cfg.Listen[:1]
+	if s := startServer(t, cfg); s.Port() != cfg.Port {
+		t.Errorf("port %d, want %d", s.Port(), cfg.Port)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		"--turn-relay-ip: binding a relay to 198.51.100.77": func(c *Config) { c.RelayIP = "198.51.100.77" },
+		"--turn-secret:": func(c *Config) { c.Secrets = nil },
+		"--turn-realm:":  func(c *Config) { c.Realm = "" },
+		"registering turn metrics:": func(c *Config) {
+			r := prometheus.NewRegistry()
+			r.MustRegister(newMetrics(func() int { return 0 }))
+			c.Registerer = r
+		},
+	} {
+		cfg := testConfig()
+		change(&cfg)
+		if _, err := New(cfg); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
+// TestMachineWithoutIPv6 does without the IPv6 half of the default, and only of
+// the default.
+func TestMachineWithoutIPv6(t *testing.T) {
+	noIPv6 := systemSockets()
+	noIPv6.packet = func(network, address string) (net.PacketConn, error) {
+		if network == "udp6" {
+			return nil, &net.OpError{Op: "listen", Net: network, Err: syscall.EAFNOSUPPORT}
+		}
+		return net.ListenPacket(network, address)
+	}
+	s, err := newServer(testConfig(), noIPv6)
+	if err != nil {
+		t.Fatalf("the default: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	cfg := testConfig()
+	cfg.Listen = []string{"127.0.0.1", "::1"}
+	if _, err := newServer(cfg, noIPv6); err == nil || !strings.HasPrefix(err.Error(), "--turn-listen: listening on udp [::1]:") {
+		t.Errorf("a configured address: %v", err)
+	}
+}
+
+// TestPickedPortIsFreeEverywhere lets the first two picks collide on TCP.
+func TestPickedPortIsFreeEverywhere(t *testing.T) {
+	collisions := 2
+	busy := systemSockets()
+	busy.stream = func(network, address string) (net.Listener, error) {
+		if collisions > 0 {
+			collisions--
+			return nil, &net.OpError{Op: "listen", Net: network, Err: syscall.EADDRINUSE}
+		}
+		return net.Listen(network, address)
+	}
+	cfg := testConfig()
+	s, err := newServer(cfg, busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if s.Port() == 0 || collisions != 0 {
+		t.Errorf("port %d, %d collisions left", s.Port(), collisions)
+	}
+	for _, p := range s.transports.packets {
+		if p.LocalAddr().(*net.UDPAddr).Port != s.Port() {
+			t.Errorf("udp is at %v", p.LocalAddr())
+		}
+	}
+	for _, l := range s.transports.streams {
+		if l.Addr().(*net.TCPAddr).Port != s.Port() {
+			t.Errorf("tcp is at %v", l.Addr())
+		}
+	}
+}
+
+// TestReplyLeavesFromTheAskedAddress asks from one address of the machine at
+// another one, as a browser does that is told localhost.
+func TestReplyLeavesFromTheAskedAddress(t *testing.T) {
+	s := startServer(t, testConfig())
+	cases := map[string]string{"127.0.0.2": "127.0.0.9"}
+	if primary := primaryIPv4(); primary != loopbackIPv4 {
+		cases[primary.String()] = "127.0.0.1"
+	}
+	if hasIPv6Loopback() {
+		cases["::1"] = "::1"
+	}
+	for from, at := range cases {
+		asked := netip.AddrPortFrom(netip.MustParseAddr(at), uint16(s.Port()))
+		conn, err := net.ListenPacket("udp", net.JoinHostPort(from, "0"))
+		if err != nil {
+			t.Fatalf("listening on %s: %v", from, err)
+		}
+		if got := bindingReply(t, conn, asked); got != asked {
+			t.Errorf("from %s asked %v, answered by %v", from, asked, got)
+		}
+		_ = conn.Close()
+	}
+}
+
+func hasIPv6Loopback() bool {
+	conn, err := net.ListenPacket("udp6", "[::1]:0")
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// bindingReply sends a Binding request and returns who answered.
+func bindingReply(t *testing.T, conn net.PacketConn, server netip.AddrPort) netip.AddrPort {
+	t.Helper()
+	request := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.WriteTo(request.Raw, net.UDPAddrFromAddrPort(server)); err != nil {
+		t.Fatalf("sending: %v", err)
+	}
+	buf := make([]byte, 1500)
+	n, from, err := conn.ReadFrom(buf)
+	if err != nil {
+		t.Fatalf("no reply from %v: %v", server, err)
+	}
+	reply := &stun.Message{Raw: buf[:n]}
+	var mapped stun.XORMappedAddress
+	if err := reply.Decode(); err != nil || mapped.GetFrom(reply) != nil {
+		t.Fatalf("the reply is no Binding success: %v", err)
+	}
+	local := conn.LocalAddr().(*net.UDPAddr)
+	if mapped.Port != local.Port || !mapped.IP.Equal(local.IP) {
+		t.Errorf("mapped address %v, want %v", mapped, local)
+	}
+	return netip.AddrPortFrom(from.(*net.UDPAddr).AddrPort().Addr().Unmap(), from.(*net.UDPAddr).AddrPort().Port())
+}
+
+// TestRelayPortsAreBoundedAndReused fills a range of two ports.
+func TestRelayPortsAreBoundedAndReused(t *testing.T) {
+	cfg := testConfig()
+	cfg.MinPort, cfg.MaxPort = freePair(t)
+	s := startServer(t, cfg)
+	username, credential := Credentials(testSecret, "bob", time.Now().Add(time.Minute))
+	allocate := func() (net.PacketConn, error) { return newClient(t, s, "udp", username, credential).Allocate() }
+	first, err := allocate()
+	if err != nil {
+		t.Fatalf("first: %v", err)
+	}
+	second, err := allocate()
+	if err != nil {
+		t.Fatalf("second: %v", err)
+	}
+	for _, relay := range []net.PacketConn{first, second} {
+		port := relay.LocalAddr().(*net.UDPAddr).Port
+		if port < cfg.MinPort || port > cfg.MaxPort {
+			t.Errorf("relay at port %d, outside %d-%d", port, cfg.MinPort, cfg.MaxPort)
+		}
+	}
+	if _, err := allocate(); err == nil || !strings.Contains(err.Error(), strconv.Itoa(508)) {
+		t.Errorf("third: %v, want 508", err)
+	}
+	_ = first.Close()
+	eventually(t, "the first relay is gone", func() bool { return s.Allocations() == 1 })
+	third, err := allocate()
+	if err != nil {
+		t.Errorf("after a release: %v", err)
+	} else {
+		_ = third.Close()
+	}
+	_ = second.Close()
+}
+
+// freePair finds two neighbouring ports that nobody has on the relay address.
+func freePair(t *testing.T) (int, int) {
+	t.Helper()
+	for port := 40000; port < 49000; port += 2 {
+		if bindable(port) && bindable(port+1) {
+			return port, port + 1
+		}
+	}
+	t.Fatal("no two free ports")
+	return 0, 0
+}
+
+func bindable(port int) bool {
+	conn, err := net.ListenPacket("udp4", net.JoinHostPort(primaryIPv4().String(), strconv.Itoa(port)))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+func TestExternalAddressIsTold(t *testing.T) {
+	cfg := testConfig()
+	cfg.ExternalIP = "198.51.100.7"
+	s := startServer(t, cfg)
+	username, credential := Credentials(testSecret, "bob", time.Now().Add(time.Minute))
+	relay, err := newClient(t, s, "udp", username, credential).Allocate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ip := relay.LocalAddr().(*net.UDPAddr).IP.String(); ip != cfg.ExternalIP || s.RelayIP().String() != ip {
+		t.Errorf("the client was told %s, others %s", ip, s.RelayIP())
+	}
+	_ = relay.Close()
+}
+
+func TestBestIPv4(t *testing.T) {
+	for want, text := range map[string][]string{
+		"127.0.0.1": {"127.0.0.1", "::1", "169.254.1.1", "fe80::1"},
+		"10.0.0.1":  {"127.0.0.1", "10.0.0.1", "192.168.1.1"},
+		"8.8.8.8":   {"10.0.0.1", "8.8.8.8", "9.9.9.9"},
+	} {
+		var addrs []netip.Addr
+		for _, a := range text {
+			addrs = append(addrs, netip.MustParseAddr(a))
+		}
+		if got := bestIPv4(addrs); got.String() != want {
+			t.Errorf("%v: got %s, want %s", text, got, want)
+		}
+	}
+}
