@@ -1,0 +1,469 @@
+/**
+ * The test page.
+ *
+ * Parameters of its address, for links and for tests:
+ *   room=NAME (or #NAME)                     the room; without it a name is proposed
+ *   autojoin=1                               join at once
+ *   name=TEXT                                the name shown to the others
+ *   media=camera|synthetic|none              what to send
+ *   transport=all|relay|relay-udp|relay-tcp  how to connect
+ *
+ * `window.signalPage` tells tests and the console what is going on. All of it is read-only:
+ *   userId  string                the id given by the server, empty when not connected
+ *   room    string                the room one is in, else empty
+ *   state   string                idle, connecting, joined, reconnecting, closed or full
+ *   users   string[]              everybody in the room in join order, oneself included
+ *   chat    {from, text, own}[]   the messages; `from` is a user id
+ *   log     string[]              the lines of the log
+ *   peers() Promise<object[]>     for each other person: id, connectionState, iceConnectionState, localType,
+ *                                 remoteType, protocol, relayProtocol, framesDecoded, framesSent, bytesReceived,
+ *                                 bytesSent, roundTripTime, dataChannel; see stats.js
+ *   sendChat(text), join(room): Promise, leave()
+ */
+
+import { Call, RoomFullError, SignalClient } from "./signal.js";
+import { LocalMedia } from "./media.js";
+import { Chat, Connections, Log, tabs } from "./panel.js";
+import { inspect, Rates, route, speak } from "./stats.js";
+import { Tiles } from "./tiles.js";
+
+const SELF = "self";
+const SAMPLE_MS = 1000;
+
+const $ = (id) => document.getElementById(id);
+const params = new URLSearchParams(location.search);
+
+const client = new SignalClient();
+const call = new Call(client);
+const media = new LocalMedia();
+const tiles = new Tiles($("tiles"), $("tile-template"));
+const chat = new Chat($("chat"), $("chat-empty"));
+const log = new Log($("log"));
+const connections = new Connections($("peers"), $("peer-template"), $("peers-empty"));
+const rates = new Rates();
+/** What the others told of themselves: id → {name, audio, video, screen}. */
+const people = new Map();
+
+let state = "idle";
+let unread = 0;
+let noticeAction = null;
+
+const STATUS = {
+  idle: "Not connected",
+  connecting: "Connecting…",
+  reconnecting: "Connection lost, reconnecting…",
+  closed: "The server ended the connection",
+  full: "The room is full",
+};
+
+function setState(next) {
+  state = next;
+  document.body.dataset.state = next;
+  const inCall = next === "joined" || next === "reconnecting";
+  $("lobby").hidden = inCall;
+  $("call").hidden = !inCall;
+  $("room-box").hidden = !inCall;
+  $("join").disabled = next === "connecting";
+  $("join").textContent = next === "connecting" ? "Joining…" : "Join";
+  showStatus();
+}
+
+function showStatus() {
+  const count = client.users.length;
+  const here = count === 1 ? "Only you are here" : `${count} people here`;
+  $("status-text").textContent = STATUS[state] ?? here;
+}
+
+/** Shows a notice until it is dismissed, with something to do about it if there is. */
+function notify(text, label, action) {
+  $("notice-text").textContent = text;
+  $("notice-action").textContent = label ?? "";
+  $("notice-action").hidden = !action;
+  $("notice").hidden = false;
+  noticeAction = action;
+}
+
+function dismiss() {
+  $("notice").hidden = true;
+  noticeAction = null;
+}
+
+function proposeRoom() {
+  const pick = (words) => words[Math.floor(Math.random() * words.length)];
+  const kind = ["amber", "bright", "calm", "coral", "gentle", "golden", "green", "merry", "quiet", "silver", "sunny", "swift"];
+  const thing = ["birch", "brook", "cedar", "cloud", "falcon", "harbor", "island", "lantern", "meadow", "otter", "river", "willow"];
+  return `${pick(kind)}-${pick(thing)}-${100 + Math.floor(Math.random() * 900)}`;
+}
+
+function roomLink(room) {
+  const url = new URL(location.href);
+  url.hash = "";
+  url.search = "";
+  url.searchParams.set("room", room);
+  return url.href;
+}
+
+/** Keeps the address such that a reload comes back to the same room with the same choices. */
+function rememberRoom(room) {
+  const url = new URL(location.href);
+  url.hash = "";
+  url.searchParams.set("room", room);
+  history.replaceState(null, "", url);
+}
+
+const guest = (id) => `Guest ${id.slice(-4)}`;
+const ownName = () => $("name").value.trim() || guest(client.userId);
+const nameOf = (id) => people.get(id)?.name || guest(id);
+
+async function join(room) {
+  dismiss();
+  rememberRoom(room);
+  $("room").value = room;
+  if (!client.room) setState("connecting");
+  try {
+    await client.connect();
+    if (!media.tracks.audio && !media.tracks.video) await startMedia();
+    await client.join(room);
+  } catch (error) {
+    refused(error, room);
+  }
+}
+
+async function startMedia() {
+  const problem = await media.start(new FormData($("lobby")).get("media"), ownName());
+  if (!problem) return;
+  log.add(problem, "warn");
+  notify(problem);
+}
+
+/** Tells why a room could not be entered. */
+function refused(error, room) {
+  log.add(`Could not join ${room}: ${error.message}`, "error");
+  if (client.room || state === "idle" || state === "closed") return;
+  const full = error instanceof RoomFullError;
+  const most = client.maxRoomUsers || "the most possible number of";
+  const text = full
+    ? `The room is full: ${most} people are in it. Wait until somebody leaves, or take another room.`
+    : `The room could not be entered: ${error.message}${error.code ? ` (error ${error.code})` : ""}`;
+  hangUp(full ? "full" : "idle");
+  notify(text, "Try again", () => join(room));
+}
+
+function leave() {
+  dismiss();
+  hangUp("idle");
+  $("join").focus();
+}
+
+function hangUp(next) {
+  client.close();
+  media.stop();
+  tiles.clear();
+  people.clear();
+  chat.clear();
+  setState(next);
+}
+
+function sendChat(text) {
+  const clean = text.trim();
+  if (!clean || !client.room) return;
+  call.send(JSON.stringify({ type: "chat", text: clean }));
+  chat.add(client.userId, "", clean, true);
+}
+
+/** Tells one person, or everybody, who one is and what one sends. */
+function introduce(id) {
+  const info = { type: "info", name: ownName(), audio: media.on("audio"), video: media.on("video"), screen: media.sharing };
+  call.send(JSON.stringify(info), id);
+}
+
+function heard(peer, data) {
+  let message;
+  try {
+    message = JSON.parse(data);
+  } catch {
+    message = { type: "chat", text: data };
+  }
+  if (message.type === "info") {
+    const { name = "", audio = false, video = false, screen = false } = message;
+    people.set(peer.id, { name: String(name).slice(0, 40), audio, video, screen });
+    showPeer(peer);
+  } else if (message.type === "chat") {
+    chat.add(peer.id, nameOf(peer.id), String(message.text).slice(0, 2000), false);
+    if ($("pane-chat").hidden || $("panel").hidden) setUnread(unread + 1);
+  }
+}
+
+function setUnread(count) {
+  unread = count;
+  $("unread").hidden = count === 0;
+  $("unread").textContent = count;
+  $("unread").setAttribute("aria-label", `${count} unread`);
+}
+
+const VEILS = {
+  new: "Connecting…",
+  connecting: "Connecting…",
+  disconnected: "The connection is weak…",
+  failed: "The connection is lost, trying again…",
+};
+
+function showPeer(peer, news = {}) {
+  const told = people.get(peer.id);
+  const connected = peer.pc.connectionState;
+  tiles.show(peer.id, {
+    name: nameOf(peer.id),
+    stream: peer.stream,
+    audio: told?.audio ?? true,
+    video: (told?.video ?? true) && peer.stream.getVideoTracks().length > 0,
+    screen: told?.screen,
+    state: connected,
+    veil: VEILS[connected] ?? "",
+    ...news,
+  });
+}
+
+function showSelf() {
+  if (!client.room) return;
+  tiles.show(SELF, {
+    own: true,
+    name: ownName(),
+    stream: call.stream,
+    audio: media.on("audio"),
+    video: media.on("video"),
+    mirrored: media.mirrored && !media.sharing,
+    screen: media.sharing,
+    state: "connected",
+  });
+}
+
+function control(id, pressed, icon, label) {
+  const button = $(id);
+  button.setAttribute("aria-pressed", pressed);
+  if (icon) button.querySelector("use").setAttribute("href", `#${icon}`);
+  button.querySelector("span").textContent = label;
+}
+
+function showControls() {
+  const [audio, video] = [media.on("audio"), media.on("video")];
+  control("mic", !audio, audio ? "i-mic" : "i-mic-off", audio ? "Mute" : "Unmute");
+  control("camera", !video, video ? "i-cam" : "i-cam-off", video ? "Stop video" : "Start video");
+  control("screen", media.sharing, null, media.sharing ? "Stop sharing" : "Share");
+}
+
+async function mediaChanged() {
+  showControls();
+  for (const kind of ["audio", "video"]) {
+    const [sent] = call.stream.getTracks().filter((track) => track.kind === kind);
+    if (media.tracks[kind] !== (sent ?? null)) await call.setTrack(kind, media.tracks[kind]);
+  }
+  showSelf();
+  introduce();
+}
+
+async function share() {
+  try {
+    await media.share();
+  } catch (error) {
+    if (error.name === "NotAllowedError") return; // The user changed their mind.
+    notify("This browser cannot share the screen here.");
+    log.add(`Sharing the screen: ${error.message}`, "error");
+  }
+}
+
+function showPanel(shown) {
+  $("panel").hidden = !shown;
+  $("panel-toggle").setAttribute("aria-expanded", shown);
+  if (shown && !$("pane-chat").hidden) setUnread(0);
+}
+
+/** Measures all connections once a second, one measurement at a time. */
+async function sample() {
+  const peers = await Promise.all([...call.peers.values()].map(measure));
+  connections.show(peers);
+  setTimeout(sample, SAMPLE_MS);
+}
+
+async function measure(peer) {
+  const stats = await inspect(peer);
+  const down = rates.of(`${peer.id} in`, stats.bytesReceived);
+  const up = rates.of(`${peer.id} out`, stats.bytesSent);
+  const way = route(stats);
+  if (call.peers.has(peer.id)) showPeer(peer, { route: way && `${way} · ${speak(down)}` });
+  return { ...stats, down, up, name: nameOf(peer.id) };
+}
+
+async function copy(text, button) {
+  const label = button.querySelector("span") ?? button;
+  const before = label.dataset.label ?? label.textContent;
+  label.dataset.label = before;
+  try {
+    await navigator.clipboard.writeText(text);
+    label.textContent = "Copied";
+  } catch {
+    notify(`The browser does not let this page copy. Copy it from here: ${text}`);
+  }
+  setTimeout(() => (label.textContent = before), 2000);
+}
+
+function listenToClient() {
+  const on = (name, handle) => client.addEventListener(name, ({ detail }) => handle(detail));
+  on("state", ({ state: connection }) => {
+    log.add(`Connection: ${connection}`);
+    if (connection === "reconnecting" && state === "joined") setState("reconnecting");
+  });
+  on("retry", ({ attempt, delay, reason }) => {
+    log.add(`No connection (${reason}); attempt ${attempt} in ${Math.round(delay)} ms`, "warn");
+    if (attempt < 3) return;
+    if (state === "connecting") notify("The server does not answer. The page keeps trying; check your network meanwhile.");
+    if (state === "reconnecting") notify("The server has not been reachable for a while. Calls that work go on; the page keeps trying.");
+  });
+  on("resumed", () => {
+    log.add("Session resumed");
+    dismiss();
+    if (client.room) setState("joined");
+  });
+  on("joined", ({ userId, room, users }) => {
+    log.add(`Joined ${room} as ${userId}, ${users.length} in the room`);
+    if (state === "reconnecting") dismiss();
+    $("room-name").textContent = room;
+    document.title = `${room} · signal`;
+    setState("joined");
+    showSelf();
+  });
+  on("userjoined", ({ userId }) => {
+    log.add(`${userId} joined`);
+    showStatus();
+  });
+  on("userleft", ({ userId, reason }) => {
+    log.add(`${userId} left${reason && ` (${reason})`}`);
+    showStatus();
+  });
+  on("ice", ({ iceServers, ttl }) => {
+    const urls = iceServers.flatMap((server) => server.urls).join(", ");
+    log.add(`ICE servers: ${urls || "none"}${ttl ? `, for ${ttl} s` : ""}`);
+  });
+  on("roomfull", ({ room }) => {
+    if (state === "reconnecting") refused(new RoomFullError(room), room);
+  });
+  on("error", ({ code, message }) => {
+    log.add(`Error ${code}: ${message}`, "error");
+    notify(`The server says: ${message} (error ${code})`);
+  });
+  on("closed", ({ code, reason }) => {
+    if (code === 1000) return;
+    log.add(`Closed for good: ${code} ${reason}`, "error");
+    const { value: room } = $("room");
+    hangUp("closed");
+    notify(`The server ended the connection${reason && `: ${reason}`} (code ${code}).`, "Join again", () => join(room));
+  });
+}
+
+function listenToCall() {
+  const on = (name, handle) => call.addEventListener(name, ({ detail }) => handle(detail));
+  on("peer", ({ peer }) => showPeer(peer));
+  on("track", ({ peer }) => showPeer(peer));
+  on("open", ({ peer }) => introduce(peer.id));
+  on("data", ({ peer, data }) => heard(peer, data));
+  on("peerleft", ({ peer }) => {
+    tiles.remove(peer.id);
+    people.delete(peer.id);
+    rates.forget(`${peer.id} in`, `${peer.id} out`);
+  });
+  on("peerstate", ({ peer, state: connection }) => {
+    log.add(`${peer.id}: ${connection}`);
+    showPeer(peer);
+    if (connection === "failed" && call.transport === "all") {
+      notify(`No way was found to ${nameOf(peer.id)}. A firewall may be in between.`, "Try TURN over TCP", () => setTransport("relay-tcp"));
+    }
+  });
+  on("error", ({ peer, error }) => log.add(`${peer.id}: ${error.message}`, "error"));
+}
+
+/** Connects in another way; connections that exist take it up when the room is joined again. */
+async function setTransport(transport) {
+  $("transport").value = transport;
+  call.transport = $("transport").value || "all";
+  $("transport").value = call.transport;
+  log.add(`Transport: ${call.transport}`);
+  const { room } = client;
+  if (!room) return;
+  await client.leave();
+  await join(room);
+}
+
+function listenToUser() {
+  $("lobby").addEventListener("submit", (event) => {
+    event.preventDefault();
+    join($("room").value.trim());
+  });
+  $("new-room").addEventListener("click", () => {
+    $("room").value = proposeRoom();
+    rememberRoom($("room").value);
+  });
+  $("leave").addEventListener("click", leave);
+  $("mic").addEventListener("click", () => media.toggle("audio"));
+  $("camera").addEventListener("click", () => media.toggle("video"));
+  $("screen").addEventListener("click", share);
+  $("panel-toggle").addEventListener("click", () => showPanel($("panel").hidden));
+  $("panel-close").addEventListener("click", () => {
+    showPanel(false);
+    $("panel-toggle").focus();
+  });
+  $("transport").addEventListener("change", ({ target }) => setTransport(target.value));
+  $("copy-link").addEventListener("click", () => copy(roomLink(client.room), $("copy-link")));
+  $("log-copy").addEventListener("click", () => copy(log.lines.join("\n"), $("log-copy")));
+  $("log-clear").addEventListener("click", () => log.clear());
+  $("chat-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    sendChat($("chat-text").value);
+    $("chat-text").value = "";
+  });
+  $("notice-close").addEventListener("click", dismiss);
+  $("notice-action").addEventListener("click", () => {
+    const action = noticeAction;
+    dismiss();
+    action?.();
+  });
+  tabs($("panel").querySelector("[role=tablist]"), (pane) => pane === "pane-chat" && setUnread(0));
+}
+
+function start() {
+  const room = params.get("room") || decodeURIComponent(location.hash.slice(1)) || proposeRoom();
+  $("room").value = room;
+  $("name").value = params.get("name") ?? "";
+  const chosen = document.querySelector(`[name=media][value="${CSS.escape(params.get("media") ?? "")}"]`);
+  if (chosen) chosen.checked = true;
+  if (params.get("transport")) setTransport(params.get("transport"));
+  $("screen").hidden = !navigator.mediaDevices?.getDisplayMedia;
+  showPanel(matchMedia("(min-width: 56rem)").matches);
+  rememberRoom(room);
+  showControls();
+  sample();
+  if (params.get("autojoin") === "1") join(room);
+}
+
+window.signalPage = Object.freeze({
+  get userId() { return client.userId; },
+  get room() { return client.room; },
+  get state() { return state; },
+  get users() { return [...client.users]; },
+  get chat() { return [...chat.messages]; },
+  get log() { return [...log.lines]; },
+  peers: () => Promise.all([...call.peers.values()].map(inspect)),
+  sendChat,
+  join,
+  leave,
+});
+
+media.addEventListener("change", mediaChanged);
+tiles.addEventListener("blocked", () => {
+  notify("The browser keeps the sound off until you allow it.", "Turn the sound on", () => tiles.unmute());
+});
+// A page that goes away says so, lest the others wait for it to come back.
+addEventListener("pagehide", () => client.close());
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+listenToClient();
+listenToCall();
+listenToUser();
+start();

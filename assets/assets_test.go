@@ -1,0 +1,141 @@
+package assets
+
+import (
+	"io/fs"
+	"os/exec"
+	"path"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	content, err := fs.ReadFile(FS(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+func modules(t *testing.T) []string {
+	t.Helper()
+	names, err := fs.Glob(FS(), "*.js")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no modules: %v", err)
+	}
+	return names
+}
+
+func submatches(re *regexp.Regexp, text string) []string {
+	var found []string
+	for _, m := range re.FindAllStringSubmatch(text, -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+var (
+	reference = regexp.MustCompile(`\s(?:href|src)="([^"#][^"]*)"`)
+	fragment  = regexp.MustCompile(`\shref="#([^"]+)"`)
+	idAttr    = regexp.MustCompile(`\sid="([^"]+)"`)
+	pointer   = regexp.MustCompile(`\s(?:for|aria-controls|aria-labelledby|aria-describedby)="([^"]+)"`)
+	script    = regexp.MustCompile(`<script([^>]*)>([^<]*)`)
+	handler   = regexp.MustCompile(`<[a-z][^>]*\s(on[a-z]+|style)=`)
+	imported  = regexp.MustCompile(`(?m)^import[^"]*"([^"]+)";`)
+	lookedUp  = regexp.MustCompile(`\$\("([^"]+)"\)`)
+)
+
+// The address of the page's start is not a file.
+func isFile(ref string) bool { return ref != "./" }
+
+func TestPageRefersOnlyToFilesThatExist(t *testing.T) {
+	page := read(t, "index.html")
+	refs := submatches(reference, page)
+	if len(refs) < 3 {
+		t.Fatalf("found only %q: the expression no longer fits the page", refs)
+	}
+	for _, ref := range refs {
+		if isFile(ref) {
+			read(t, ref)
+		}
+	}
+}
+
+func TestModulesImportOnlyFilesThatExist(t *testing.T) {
+	for _, name := range modules(t) {
+		for _, ref := range submatches(imported, read(t, name)) {
+			if !strings.HasPrefix(ref, "./") {
+				t.Errorf("%s imports %q, which is not beside it", name, ref)
+				continue
+			}
+			read(t, path.Clean(ref))
+		}
+	}
+	if refs := submatches(imported, read(t, "signal.js")); len(refs) > 0 {
+		t.Errorf("signal.js must stand alone, but imports %q", refs)
+	}
+}
+
+func TestNothingInline(t *testing.T) {
+	page := read(t, "index.html")
+	for _, m := range script.FindAllStringSubmatch(page, -1) {
+		if !strings.Contains(m[1], " src=") || strings.TrimSpace(m[2]) != "" {
+			t.Errorf("inline script: %s", m[0])
+		}
+	}
+	if found := submatches(handler, page); len(found) > 0 {
+		t.Errorf("the content security policy forbids the attributes %q", found)
+	}
+	if strings.Contains(page, "<style") {
+		t.Error("inline style")
+	}
+}
+
+func TestNoExternalRequests(t *testing.T) {
+	external := regexp.MustCompile(`(?:src|href)="(?:https?:)?//|@import|url\(`)
+	for _, name := range []string{"index.html", "style.css"} {
+		if found := external.FindString(read(t, name)); found != "" {
+			t.Errorf("%s loads something from elsewhere: %s", name, found)
+		}
+	}
+}
+
+func TestIDs(t *testing.T) {
+	page := read(t, "index.html")
+	ids := map[string]bool{}
+	for _, id := range submatches(idAttr, page) {
+		if ids[id] {
+			t.Errorf("id %q twice", id)
+		}
+		ids[id] = true
+	}
+	for _, id := range append(submatches(pointer, page), submatches(fragment, page)...) {
+		if !ids[id] {
+			t.Errorf("the page points to %q, which it does not have", id)
+		}
+	}
+	for _, id := range submatches(lookedUp, read(t, "app.js")) {
+		if !ids[id] {
+			t.Errorf("app.js looks for %q, which the page does not have", id)
+		}
+	}
+}
+
+func TestModulesParse(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("node is not installed; the browser test runs the modules")
+	}
+	for _, name := range modules(t) {
+		cmd := exec.Command(node, "--input-type=module", "--check", "-")
+		cmd.Stdin = strings.NewReader(read(t, name))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}

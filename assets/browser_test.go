@@ -1,0 +1,244 @@
+package assets_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// patience bounds every wait for something a browser does; it decides only how a failure ends.
+const patience = 60 * time.Second
+
+// startProgram builds and runs the whole program on free ports of the loopback interface and
+// returns the URL of its page. The test's end stops it.
+func startProgram(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "signal")
+	if out, err := exec.Command("go", "build", "-o", binary, "cline-meet/signal").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	cmd := exec.Command(binary, "serve", "--server-host", "127.0.0.1", "--server-port", "0", "--admin-addr", "127.0.0.1:0",
+		"--turn-listen", "127.0.0.1", "--turn-port", "0", "--log-format", "json")
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the program ended with %v", err)
+		}
+	})
+	lines := bufio.NewScanner(log)
+	for lines.Scan() {
+		var line struct{ Msg, HTTP string }
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "serving" {
+			return "http://" + line.HTTP + "/"
+		}
+	}
+	t.Fatal("the program ended before it served")
+	return ""
+}
+
+// startBrowser runs one Chromium with a fake camera and microphone.
+func startBrowser(t *testing.T) context.Context {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("chromium is not installed: run make dev-setup")
+		}
+		t.Skip("chromium is not installed: run make dev-setup")
+	}
+	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
+		chromedp.ExecPath(path),
+		chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("no-sandbox", os.Geteuid() == 0),
+		chromedp.Flag("disable-gpu", true),
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("use-fake-ui-for-media-stream", true),
+		chromedp.Flag("use-fake-device-for-media-stream", true),
+	)
+	allocator, cancelAllocator := chromedp.NewExecAllocator(context.Background(), options...)
+	browser, cancel := chromedp.NewContext(allocator)
+	t.Cleanup(func() { cancel(); cancelAllocator() })
+	if _, err := chromedp.Run(browser, chromedp.Navigate("about:blank")); err != nil {
+		t.Fatalf("starting chromium: %v", err)
+	}
+	return browser
+}
+
+// page is one tab with the test page.
+type page struct {
+	t   *testing.T
+	tab context.Context
+}
+
+// open opens a tab; with own, in a browser context of its own, as another person would.
+func open(t *testing.T, browser context.Context, url string, own bool) page {
+	t.Helper()
+	var options []chromedp.ContextOption
+	if own {
+		options = append(options, chromedp.WithNewBrowserContext())
+	}
+	tab, cancel := chromedp.NewContext(browser, options...)
+	t.Cleanup(cancel)
+	p := page{t, tab}
+	if _, err := chromedp.Run(tab, chromedp.Navigate(url)); err != nil {
+		t.Fatalf("opening %s: %v", url, err)
+	}
+	return p
+}
+
+// evaluate returns the value of an expression, which may be a promise.
+func evaluate[T any](p page, expression string) (T, error) {
+	ctx, cancel := context.WithTimeout(p.tab, patience)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+}
+
+// until polls an expression until ok accepts its value, and returns that.
+func until[T any](p page, what, expression string, ok func(T) bool) T {
+	p.t.Helper()
+	deadline := time.After(patience)
+	for {
+		value, err := evaluate[T](p, expression)
+		if err == nil && ok(value) {
+			return value
+		}
+		select {
+		case <-deadline:
+			log, _ := evaluate[[]string](p, "window.signalPage.log")
+			p.t.Fatalf("never happened: %s; last %+v (%v)\nlog of the page:\n%s", what, value, err, strings.Join(log, "\n"))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// connection is one element of window.signalPage.peers().
+type connection struct {
+	ID              string `json:"id"`
+	ConnectionState string `json:"connectionState"`
+	LocalType       string `json:"localType"`
+	RemoteType      string `json:"remoteType"`
+	Protocol        string `json:"protocol"`
+	RelayProtocol   string `json:"relayProtocol"`
+	FramesDecoded   int    `json:"framesDecoded"`
+	DataChannel     string `json:"dataChannel"`
+}
+
+const peers = "window.signalPage.peers()"
+
+// connected waits until the page decodes video of that many others, and goes on doing so.
+func (p page) connected(others int) []connection {
+	p.t.Helper()
+	decoded := map[string]int{}
+	first := until(p, "video decodes", peers, func(c []connection) bool {
+		return len(c) == others && !slices.ContainsFunc(c, func(c connection) bool {
+			return c.ConnectionState != "connected" || c.FramesDecoded == 0 || c.DataChannel != "open"
+		})
+	})
+	for _, c := range first {
+		decoded[c.ID] = c.FramesDecoded
+	}
+	return until(p, "decoded frames grow", peers, func(c []connection) bool {
+		return len(c) == others && !slices.ContainsFunc(c, func(c connection) bool { return c.FramesDecoded < decoded[c.ID]+5 })
+	})
+}
+
+type chatLine struct {
+	Text string `json:"text"`
+	Own  bool   `json:"own"`
+}
+
+// talk sends a chat line from one page and waits for it on the other.
+func talk(from, to page, text string) {
+	from.t.Helper()
+	if _, err := evaluate[any](from, fmt.Sprintf("window.signalPage.sendChat(%q), 0", text)); err != nil {
+		from.t.Fatalf("sending a chat line: %v", err)
+	}
+	until(to, "chat line arrives", "window.signalPage.chat", func(lines []chatLine) bool {
+		return slices.Contains(lines, chatLine{text, false})
+	})
+}
+
+func (p page) user() string {
+	p.t.Helper()
+	return until(p, "joined", `window.signalPage.state === "joined" ? window.signalPage.userId : ""`,
+		func(id string) bool { return id != "" })
+}
+
+func TestTwoWindowsSeeAndHearEachOther(t *testing.T) {
+	url, browser := startProgram(t), startBrowser(t)
+	for _, transport := range []string{"all", "relay-udp", "relay-tcp"} {
+		t.Run(transport, func(t *testing.T) {
+			link := url + "?autojoin=1&room=" + transport + "&transport=" + transport
+			a, b := open(t, browser, link, true), open(t, browser, link, true)
+			for _, p := range []page{a, b} {
+				for _, c := range p.connected(1) {
+					t.Logf("selected pair: %s to %s over %s, relay protocol %q", c.LocalType, c.RemoteType, c.Protocol, c.RelayProtocol)
+					if want, relayed := strings.CutPrefix(transport, "relay-"); relayed &&
+						(c.LocalType != "relay" || c.RemoteType != "relay" || c.RelayProtocol != want) {
+						t.Errorf("not relayed over %s: %+v", want, c)
+					}
+				}
+			}
+			talk(a, b, "hello from a")
+			talk(b, a, "hello from b")
+
+			t.Log("a reloads and is somebody new to b")
+			before := a.user()
+			if _, err := chromedp.Run(a.tab, chromedp.Reload()); err != nil {
+				t.Fatal(err)
+			}
+			after := a.user()
+			if after == before {
+				t.Errorf("%s has the same id after a reload", after)
+			}
+			until(b, "b sees only the new one", "window.signalPage.users", func(users []string) bool {
+				return slices.Equal(users, []string{b.user(), after})
+			})
+			a.connected(1)
+			b.connected(1)
+			talk(b, a, "welcome back")
+		})
+	}
+}
+
+func TestThreeTabsOfOneBrowser(t *testing.T) {
+	link := startProgram(t) + "?autojoin=1&room=tabs&media=synthetic"
+	browser := startBrowser(t)
+	var pages []page
+	users := map[string]bool{}
+	sessions := map[string]bool{}
+	for range 3 {
+		p := open(t, browser, link, false)
+		pages = append(pages, p)
+		user := p.user()
+		users[user] = true
+		sessions[user[:strings.LastIndex(user, "-")]] = true
+	}
+	if len(users) != 3 || len(sessions) != 1 {
+		t.Errorf("three tabs are the participants %v of the sessions %v", users, sessions)
+	}
+	for _, p := range pages {
+		p.connected(2)
+	}
+	talk(pages[0], pages[1], "to all")
+	talk(pages[2], pages[0], "from the third")
+}
