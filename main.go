@@ -1,0 +1,512 @@
+// Command signal is everything a WebRTC product needs between its browsers: a WebSocket signaling
+// server and, beside it in the same process, a STUN/TURN server.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	ossignal "os/signal"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v3"
+
+	"cline-meet/signal/assets"
+	"cline-meet/signal/signal"
+	"cline-meet/signal/state"
+	"cline-meet/signal/turnsrv"
+)
+
+func main() {
+	ctx, stop := ossignal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(ctx, stop) // A second signal ends the process at once.
+	os.Exit(run(ctx, os.Args, os.Stdout, os.Stderr))
+}
+
+// run is the whole program; it returns its exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if err := newApp(args, stdout, stderr).RunContext(ctx, args); err != nil {
+		_, _ = fmt.Fprintf(stderr, "signal: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func newApp(args []string, stdout, stderr io.Writer) *cli.App {
+	return &cli.App{
+		Name:                 "signal",
+		Usage:                "WebRTC signaling and STUN/TURN in one process",
+		Version:              buildVersion(),
+		HideVersion:          true,
+		EnableBashCompletion: true,
+		Writer:               stdout,
+		ErrWriter:            stderr,
+		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
+		Commands:             []*cli.Command{serveCommand(args, stdout, stderr), credentialsCommand(stdout), versionCommand(stdout)},
+	}
+}
+
+func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
+	s := newSettings()
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "Run one node",
+		Description: "Every setting is a flag, an environment variable and a key of the config file (the flag's\n" +
+			"name without the dashes), in that order of precedence.",
+		Flags:        s.flags(),
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return s.usageProblems(args, err) },
+		Action: func(c *cli.Context) error {
+			if err := s.complete(c); err != nil {
+				return err
+			}
+			return serve(c.Context, s, stdout, stderr)
+		},
+	}
+}
+
+// settings is all that `signal serve` can be told.
+type settings struct {
+	configFile   string
+	logLevel     string
+	logFormat    string
+	drainTimeout int
+	signal       signal.Config
+	turn         turnsrv.Config
+}
+
+func newSettings() *settings {
+	return &settings{
+		logLevel:     "info",
+		logFormat:    "text",
+		drainTimeout: 30,
+		signal:       signal.DefaultConfig(),
+		turn:         turnsrv.DefaultConfig(),
+	}
+}
+
+func (s *settings) flags() []cli.Flag {
+	const category = "Operation"
+	own := []cli.Flag{
+		&cli.StringFlag{Category: category, Name: "config", EnvVars: []string{"SIGNAL_CONFIG"},
+			Usage: "YAML `FILE` with settings", Destination: &s.configFile},
+		&cli.StringFlag{Category: category, Name: "log-level", EnvVars: []string{"LOG_LEVEL"},
+			Usage: "`LEVEL`: debug, info, warn or error", Value: s.logLevel, Destination: &s.logLevel},
+		&cli.StringFlag{Category: category, Name: "log-format", EnvVars: []string{"LOG_FORMAT"},
+			Usage: "`FORMAT`: text (for people) or json (logs and nothing else)", Value: s.logFormat, Destination: &s.logFormat},
+		&cli.IntFlag{Category: category, Name: "drain-timeout", EnvVars: []string{"DRAIN_TIMEOUT"},
+			Usage: "`SECONDS` that a stop may take", Value: s.drainTimeout, Destination: &s.drainTimeout},
+	}
+	return slices.Concat(s.signal.Flags(), s.turn.Flags(), own)
+}
+
+// complete adds the config file to what the flags and the environment set, and returns every
+// problem of all three in one error.
+func (s *settings) complete(c *cli.Context) error {
+	var stray error
+	if c.NArg() > 0 {
+		stray = fmt.Errorf("%q: unexpected argument", c.Args().First())
+	}
+	return wrong(stray, s.readFile(c.IsSet, c.Set), s.validate())
+}
+
+// wrong joins what is wrong with the settings into one message, or none.
+func wrong(problems ...error) error {
+	if err := errors.Join(problems...); err != nil {
+		return fmt.Errorf("wrong settings (signal serve --help lists them all):\n  %s",
+			strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	}
+	return nil
+}
+
+// readFile sets from the config file what is not set by flag or environment.
+func (s *settings) readFile(isSet func(string) bool, set func(name, value string) error) error {
+	if s.configFile == "" {
+		return nil
+	}
+	text, err := os.ReadFile(s.configFile)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		return fmt.Errorf("--config: reading %s: %w", s.configFile, err)
+	}
+	known := map[string]bool{}
+	for _, f := range s.flags() {
+		known[f.Names()[0]] = f.Names()[0] != "config"
+	}
+	var problems []error
+	for name, value := range values {
+		switch {
+		case !known[name]:
+			problems = append(problems, fmt.Errorf("%s in %s: no such setting", name, s.configFile))
+		case isSet(name):
+		default:
+			if err := set(name, scalar(value)); err != nil {
+				problems = append(problems, fmt.Errorf("%s in %s: %w", name, s.configFile, err))
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// scalar writes a value of the file as the flag takes it: lists comma separated.
+func scalar(value any) string {
+	list, ok := value.([]any)
+	if !ok {
+		return fmt.Sprint(value)
+	}
+	var parts []string
+	for _, v := range list {
+		parts = append(parts, fmt.Sprint(v))
+	}
+	return strings.Join(parts, ",")
+}
+
+func (s *settings) validate() error {
+	var problems []error
+	var level slog.Level
+	if level.UnmarshalText([]byte(s.logLevel)) != nil {
+		problems = append(problems, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", s.logLevel))
+	}
+	if s.logFormat != "text" && s.logFormat != "json" {
+		problems = append(problems, fmt.Errorf("--log-format: %q is neither text nor json", s.logFormat))
+	}
+	if s.drainTimeout < 1 {
+		problems = append(problems, errors.New("--drain-timeout: must be at least 1 second"))
+	}
+	return errors.Join(append(problems, s.signal.Validate(), s.turn.Validate())...)
+}
+
+// usageProblems finds all that is wrong after the CLI has stopped at the first value that it could
+// not read: it reads every flag, variable and file key once more and goes on after each failure.
+func (s *settings) usageProblems(args []string, first error) error {
+	set := flag.NewFlagSet("serve", flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	var problems []error
+	for _, f := range s.flags() {
+		if err := f.Apply(set); err != nil {
+			problems = append(problems, fmt.Errorf("--%s: %w", f.Names()[0], err))
+			set.String(f.Names()[0], "", "") // The command line may name it as well.
+		}
+	}
+	rest := args[slices.Index(args, "serve")+1:]
+	for len(rest) > 0 {
+		if err := set.Parse(rest); err != nil {
+			problems = append(problems, err)
+			rest = set.Args()
+			continue
+		}
+		rest = set.Args()
+		if len(rest) > 0 {
+			rest = rest[1:] // A stray argument, most likely the value of an unknown flag.
+		}
+	}
+	given := map[string]bool{}
+	set.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	isSet := func(name string) bool { return given[name] || os.Getenv(envName(name)) != "" }
+	if err := s.readFile(isSet, set.Set); err != nil {
+		problems = append(problems, err)
+	}
+	if len(problems) == 0 {
+		problems = append(problems, first)
+	}
+	return wrong(append(problems, s.validate())...)
+}
+
+// envName is the environment variable of a flag.
+func envName(name string) string {
+	if name == "config" {
+		return "SIGNAL_CONFIG"
+	}
+	return strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+func (s *settings) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(s.logLevel)) // validate has seen it.
+	options := &slog.HandlerOptions{Level: level}
+	if s.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// serve runs one node until ctx ends.
+func serve(ctx context.Context, s *settings, stdout, stderr io.Writer) error {
+	log := s.logger(stderr)
+	n, err := newNode(s, log)
+	if err != nil {
+		return err
+	}
+	if s.logFormat == "text" {
+		n.introduce(stdout)
+	}
+	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.signal.AdminAddr()),
+		"turn", n.turnPort(), "relay", n.relayIP(), "version", buildVersion())
+	return n.run(ctx)
+}
+
+func text(a net.Addr) string {
+	if a == nil {
+		return "off"
+	}
+	return a.String()
+}
+
+// node is one running node: the parts and what they were built from.
+type node struct {
+	settings  *settings
+	log       *slog.Logger
+	generated []string // the secrets that nobody configured
+	signal    *signal.Server
+	turn      *turnsrv.Server // nil when TURN is off
+	issuer    *turnsrv.Issuer
+	state     *state.MemoryNode
+}
+
+// newNode builds every part and binds every address. When one fails, what was built is closed.
+func newNode(s *settings, log *slog.Logger) (*node, error) {
+	n := &node{settings: s, log: log}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewBuildInfoCollector())
+	n.generate("session-secret", &s.signal.SessionSecrets)
+	if err := n.buildTURN(s.turn, registry); err != nil {
+		return nil, err
+	}
+	cfg := s.signal
+	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
+	cfg.ICE = n.ice
+	cfg.Attach = func(ev state.Events) signal.State {
+		n.state = state.NewMemory().Attach(rand.Text(), ev)
+		return n.state
+	}
+	var err error
+	if n.signal, err = signal.New(cfg); err != nil {
+		return nil, errors.Join(err, n.closeTURN())
+	}
+	return n, nil
+}
+
+func (n *node) buildTURN(cfg turnsrv.Config, registry prometheus.Registerer) error {
+	cfg.Logger, cfg.Registerer = n.log, registry
+	if cfg.Enabled {
+		n.generate("turn-secret", &cfg.Secrets)
+		var err error
+		if n.turn, err = turnsrv.New(cfg); err != nil {
+			return fmt.Errorf("starting TURN: %w", err)
+		}
+		cfg.Port = n.turn.Port()
+	}
+	n.issuer = turnsrv.NewIssuer(cfg, cfg.Port)
+	return nil
+}
+
+// generate makes a secret where none is configured.
+func (n *node) generate(name string, secrets *[]string) {
+	if len(*secrets) == 0 {
+		*secrets = []string{rand.Text()}
+		n.generated = append(n.generated, "--"+name)
+	}
+}
+
+// ice is how signaling learns of ICE servers.
+func (n *node) ice(host, user string) signal.ICEConfig {
+	servers, ttl := n.issuer.ICEServers(host, user, time.Now())
+	out := signal.ICEConfig{TTL: ttl}
+	for _, s := range servers {
+		out.Servers = append(out.Servers, signal.ICEServer(s))
+	}
+	return out
+}
+
+// run serves until ctx ends or a part fails, then stops every part within the drain timeout.
+func (n *node) run(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- n.signal.Run() }()
+	var failure error
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping")
+	case failure = <-ended:
+		ended <- nil
+	}
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(n.settings.drainTimeout)*time.Second)
+	defer cancel()
+	if err := n.signal.Shutdown(limit); err != nil {
+		n.log.Warn("stopping signaling", "error", err)
+	}
+	return errors.Join(failure, <-ended, n.closeTURN(), n.state.Close(limit))
+}
+
+func (n *node) closeTURN() error {
+	if n.turn == nil {
+		return nil
+	}
+	return n.turn.Close()
+}
+
+func (n *node) turnPort() int {
+	if n.turn == nil {
+		return 0
+	}
+	return n.turn.Port()
+}
+
+func (n *node) relayIP() string {
+	if n.turn == nil {
+		return "off"
+	}
+	return n.turn.RelayIP().String()
+}
+
+// introduce tells a person what runs and where, and what about it is open or unsafe.
+func (n *node) introduce(w io.Writer) {
+	line := func(what, format string, args ...any) {
+		_, _ = fmt.Fprintf(w, "  %-8s %s\n", what, fmt.Sprintf(format, args...))
+	}
+	_, _ = fmt.Fprintf(w, "signal %s: WebRTC signaling and TURN\n\n", buildVersion())
+	hosts := n.pageHosts()
+	port := strconv.Itoa(n.signal.Addr().(*net.TCPAddr).Port)
+	for _, host := range hosts {
+		line("page", "http://%s/", net.JoinHostPort(host, port))
+	}
+	servers, _ := n.issuer.ICEServers(hosts[0], "you", time.Now())
+	for _, s := range servers {
+		line("ICE", "%s", strings.Join(s.URLs, "  "))
+	}
+	if n.turn != nil {
+		line("relay", "%s, UDP ports %d-%d", n.relayIP(), n.settings.turn.MinPort, n.settings.turn.MaxPort)
+	}
+	line("state", "in memory: this node is alone")
+	if addr := n.signal.AdminAddr(); addr != nil {
+		line("metrics", "http://%s/metrics", addr)
+	}
+	for _, warning := range n.warnings() {
+		line("note", "%s", warning)
+	}
+	_, _ = fmt.Fprintln(w)
+}
+
+// pageHosts returns the hosts under which this machine's browsers, and others, reach the page.
+func (n *node) pageHosts() []string {
+	ip := n.signal.Addr().(*net.TCPAddr).IP
+	switch {
+	case ip.IsLoopback():
+		return []string{"localhost"}
+	case !ip.IsUnspecified():
+		return []string{ip.String()}
+	case n.turn == nil || n.turn.RelayIP().IsLoopback():
+		return []string{"localhost"}
+	}
+	return []string{"localhost", n.relayIP()}
+}
+
+func (n *node) warnings() []string {
+	out := []string{"no TLS: browsers open cameras on http://localhost only; put a TLS proxy in front for everything else"}
+	for _, name := range n.generated {
+		out = append(out, name+" is generated: what was signed with it is void after a restart")
+	}
+	if n.turn == nil {
+		return out
+	}
+	if addr, err := netip.ParseAddr(n.relayIP()); err == nil && (addr.IsPrivate() || addr.IsLoopback()) {
+		out = append(out, fmt.Sprintf("relay address %s is private: clients elsewhere cannot reach it, and private peers are denied; "+
+			"set --turn-relay-ip or --turn-external-ip", addr))
+	}
+	return out
+}
+
+// credentialsCommand mints credentials that the TURN server of the same secret accepts.
+func credentialsCommand(stdout io.Writer) *cli.Command {
+	cfg := turnsrv.DefaultConfig()
+	var user string
+	var ttl time.Duration
+	var asJSON bool
+	return &cli.Command{
+		Name:  "credentials",
+		Usage: "Mint and print TURN credentials",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "user", Usage: "`NAME` that the credentials are for", Required: true, Destination: &user},
+			&cli.DurationFlag{Name: "ttl", Usage: "how long they live, such as 90s or 24h", Value: time.Hour, Destination: &ttl},
+			&cli.BoolFlag{Name: "json", Usage: "print an RTCConfiguration instead", Destination: &asJSON},
+			pick(cfg.Flags(), "turn-secret"), pick(cfg.Flags(), "turn-public-host"),
+			pick(cfg.Flags(), "turn-port"), pick(cfg.Flags(), "turn-url"), pick(cfg.Flags(), "stun-url"),
+		},
+		Action: func(*cli.Context) error {
+			if len(cfg.Secrets) == 0 {
+				return errors.New("--turn-secret or TURN_SECRET: give the secret of the TURN server")
+			}
+			if ttl <= 0 {
+				return fmt.Errorf("--ttl: %v is over before it begins", ttl)
+			}
+			cfg.TTL = ttl
+			return printCredentials(stdout, cfg, user, asJSON)
+		},
+	}
+}
+
+func pick(flags []cli.Flag, name string) cli.Flag {
+	return flags[slices.IndexFunc(flags, func(f cli.Flag) bool { return f.Names()[0] == name })]
+}
+
+func printCredentials(w io.Writer, cfg turnsrv.Config, user string, asJSON bool) error {
+	now := time.Now()
+	if asJSON {
+		servers, _ := turnsrv.NewIssuer(cfg, cfg.Port).ICEServers(cfg.PublicHost, user, now)
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(map[string]any{"iceServers": servers})
+	}
+	username, credential := turnsrv.Credentials(cfg.Secrets[0], user, now.Add(cfg.TTL))
+	_, err := fmt.Fprintf(w, "username   %s\ncredential %s\n", username, credential)
+	return err
+}
+
+func versionCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:  "version",
+		Usage: "Print the version",
+		Action: func(*cli.Context) error {
+			_, err := fmt.Fprintf(stdout, "signal %s\n", buildVersion())
+			return err
+		},
+	}
+}
+
+// buildVersion is the module's version, or the commit when it was built from a checkout.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	of := map[string]string{}
+	for _, s := range info.Settings {
+		of[s.Key] = s.Value
+	}
+	version := info.Main.Version
+	if rev := of["vcs.revision"]; version == "(devel)" && len(rev) >= 12 {
+		version = rev[:12]
+		if of["vcs.modified"] == "true" {
+			version += "+dirty"
+		}
+	}
+	return fmt.Sprintf("%s (%s %s/%s)", version, info.GoVersion, of["GOOS"], of["GOARCH"])
+}

@@ -1,0 +1,460 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/urfave/cli/v2"
+	"go.uber.org/goleak"
+
+	"cline-meet/signal/signal/client"
+	"cline-meet/signal/turnsrv"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait of a test; it decides only how a failure ends.
+const patience = 30 * time.Second
+
+// quiet are the arguments of a node that disturbs no other: free ports, loopback, logs only.
+var quiet = []string{"signal", "serve", "--server-host", "127.0.0.1", "--server-port", "0", "--admin-addr", "127.0.0.1:0",
+	"--turn-listen", "127.0.0.1", "--turn-port", "0", "--turn-relay-ip", "127.0.0.1", "--log-format", "json"}
+
+// serving is the log line in which a node says where it is.
+type serving struct {
+	Msg, HTTP, Admin string
+	Turn             int
+}
+
+// whereabouts reads a node's log until the line that says that it serves, then throws away the rest.
+func whereabouts(t *testing.T, log io.Reader) serving {
+	t.Helper()
+	found := make(chan serving, 1)
+	go func() {
+		defer close(found)
+		lines := bufio.NewScanner(log)
+		for lines.Scan() {
+			var s serving
+			if json.Unmarshal(lines.Bytes(), &s) == nil && s.Msg == "serving" {
+				found <- s
+			}
+		}
+	}()
+	select {
+	case s, ok := <-found:
+		if !ok {
+			t.Fatal("the node ended before it served")
+		}
+		return s
+	case <-time.After(patience):
+		t.Fatal("the node does not serve")
+	}
+	return serving{}
+}
+
+func TestServeThreeTimesInOneProcess(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	for range 3 {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		log, w := io.Pipe()
+		status := make(chan int, 1)
+		go func() {
+			status <- run(ctx, quiet, io.Discard, w)
+			_ = w.Close()
+		}()
+		at := whereabouts(t, log)
+		c := dial(t, at)
+		stop()
+		if err := end(t, c); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+			t.Errorf("the client's connection ended with %v", err)
+		}
+		if s := <-status; s != 0 {
+			t.Errorf("exit status %d", s)
+		}
+		_ = c.Close()
+	}
+	goleak.VerifyNone(t, before)
+}
+
+// dial connects a client and reads its stun_config, which must name this node's TURN server.
+func dial(t *testing.T, at serving) *client.Client {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := client.Dial(ctx, "http://"+at.HTTP+"/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Next(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", at.Turn); m.Type != "stun_config" || !bytes.Contains(m.Raw, []byte(want)) {
+		t.Fatalf("first message %s lacks %s", m.Raw, want)
+	}
+	return c
+}
+
+// end waits for the connection's end.
+func end(t *testing.T, c *client.Client) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		if _, err := c.Next(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// build makes the executable as the Makefile does.
+func build(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "signal")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+func TestExecutable(t *testing.T) {
+	binary := build(t)
+	t.Run("IsStatic", func(t *testing.T) {
+		f, err := elf.Open(binary)
+		if err != nil {
+			t.Skipf("not an ELF file on this system: %v", err)
+		}
+		defer func() { _ = f.Close() }()
+		if libs, err := f.ImportedLibraries(); err != nil || len(libs) != 0 || f.Section(".interp") != nil {
+			t.Errorf("links %v (%v)", libs, err)
+		}
+	})
+	t.Run("SIGTERM", func(t *testing.T) {
+		cmd := exec.Command(binary, quiet[1:]...)
+		log, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Process.Kill() }()
+		at := whereabouts(t, log)
+		t.Logf("listening after %v", time.Since(began))
+		c := dial(t, at)
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := end(t, c); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+			t.Errorf("the client's connection ended with %v", err)
+		}
+		_ = c.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	})
+	t.Run("PortInUse", func(t *testing.T) {
+		taken, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = taken.Close() }()
+		port := strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)
+		for _, name := range []string{"server-port", "turn-port"} {
+			out, err := exec.Command(binary, append(slices.Clone(quiet[1:]), "--"+name, port)...).CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "--"+name) ||
+				!strings.Contains(string(out), "address already in use") {
+				t.Errorf("--%s %s: %v\n%s", name, port, err, out)
+			}
+		}
+	})
+	t.Run("Version", func(t *testing.T) {
+		out, err := exec.Command(binary, "version").Output()
+		if err != nil || !regexp.MustCompile(`^signal \S+ \(go\S+ \w+/\w+\)\n$`).Match(out) {
+			t.Errorf("%q, %v", out, err)
+		}
+	})
+}
+
+func TestEveryWrongSettingIsNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "signal.yaml")
+	if err := os.WriteFile(file, []byte("max-room-users: -1\nno-such-key: 1\nturn-realm: \"\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TURN_MIN_PORT", "many")
+	t.Setenv("READ_TIMEOUT", "soon")
+	for _, test := range []struct {
+		args  []string
+		named []string
+	}{
+		{nil, []string{"turn-min-port", "read-timeout", "max-room-users", "no-such-key"}},
+		{[]string{"--server-port", "abc", "--max-frame-bytes", "1", "--nonsense", "7", "--turn-max-port=99999", "--log-level", "loud"},
+			[]string{"server-port", "max-frame-bytes", "nonsense", "turn-max-port", "log-level", "turn-min-port", "read-timeout", "max-room-users", "no-such-key"}},
+	} {
+		var stderr bytes.Buffer
+		status := run(t.Context(), append([]string{"signal", "serve", "--config", file}, test.args...), io.Discard, &stderr)
+		if status != 1 {
+			t.Errorf("%v: exit status %d", test.args, status)
+		}
+		for _, name := range test.named {
+			if !strings.Contains(stderr.String(), name) {
+				t.Errorf("%v: %s is not named in:\n%s", test.args, name, &stderr)
+			}
+		}
+	}
+}
+
+func TestWrongValuesAreNamed(t *testing.T) {
+	for _, args := range [][]string{
+		{"--server-port", "70000", "--turn-min-port", "70000", "--drain-timeout", "0", "--log-format", "xml"},
+		{"stray"},
+		{"--config", "/does/not/exist"},
+	} {
+		var stderr bytes.Buffer
+		if status := run(t.Context(), append([]string{"signal", "serve"}, args...), io.Discard, &stderr); status != 1 {
+			t.Errorf("%v: exit status %d", args, status)
+		}
+		for _, a := range args {
+			if (strings.HasPrefix(a, "--") || a == "stray") && !strings.Contains(stderr.String(), a) {
+				t.Errorf("%s is not named in:\n%s", a, &stderr)
+			}
+		}
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "signal.yaml")
+	text := "server-port: 1\nread-timeout: 1\nmax-room-users: 1\nturn-listen: [127.0.0.1, \"::1\"]\nturn-enabled: false\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SERVER_PORT", "2")
+	t.Setenv("READ_TIMEOUT", "2")
+	s := newSettings()
+	app := &cli.App{Flags: s.flags(), Writer: io.Discard, Action: s.complete}
+	if err := app.Run([]string{"signal", "--config", file, "--server-port", "3"}); err != nil {
+		t.Fatal(err)
+	}
+	if s.signal.Port != 3 || s.signal.ReadTimeout != 2*time.Second || s.signal.MaxRoomUsers != 1 ||
+		s.signal.WriteTimeout != time.Minute || s.turn.Enabled || !slices.Equal(s.turn.Listen, []string{"127.0.0.1", "::1"}) {
+		t.Errorf("settings %+v %+v", s.signal, s.turn)
+	}
+}
+
+func TestIntroduction(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	read, w := io.Pipe()
+	status := make(chan int, 1)
+	go func() {
+		status <- run(ctx, append(slices.Clone(quiet), "--log-format", "text"), w, io.Discard)
+		_ = w.Close()
+	}()
+	var text strings.Builder
+	lines := bufio.NewScanner(read)
+	for lines.Scan() && lines.Text() != "" || text.Len() < 100 {
+		text.WriteString(lines.Text() + "\n")
+	}
+	stop()
+	_, _ = io.Copy(io.Discard, read)
+	if s := <-status; s != 0 {
+		t.Errorf("exit status %d", s)
+	}
+	for _, part := range []string{"http://localhost:", "turn:localhost:", "transport=tcp", "127.0.0.1, UDP ports 49152-65535",
+		"in memory", "no TLS", "--turn-secret is generated", "--session-secret is generated", "is private", "/metrics"} {
+		if !strings.Contains(text.String(), part) {
+			t.Errorf("%q is missing in:\n%s", part, &text)
+		}
+	}
+}
+
+func TestTURNOff(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log, w := io.Pipe()
+	status := make(chan int, 1)
+	args := append(slices.Clone(quiet), "--turn-enabled=false", "--turn-url", "turn:turn.example.org:3478", "--turn-secret", "north")
+	go func() {
+		status <- run(ctx, args, io.Discard, w)
+		_ = w.Close()
+	}()
+	at := whereabouts(t, log)
+	c, err := client.Dial(t.Context(), "http://"+at.HTTP+"/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Next(t.Context())
+	if err != nil || at.Turn != 0 || !bytes.Contains(m.Raw, []byte(`"turn:turn.example.org:3478"`)) ||
+		!bytes.Contains(m.Raw, []byte(`"credential"`)) {
+		t.Errorf("first message %s (%v), TURN port %d", m.Raw, err, at.Turn)
+	}
+	_ = c.Close()
+	stop()
+	if s := <-status; s != 0 {
+		t.Errorf("exit status %d", s)
+	}
+}
+
+func TestMetricsOfBothParts(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log, w := io.Pipe()
+	status := make(chan int, 1)
+	go func() {
+		status <- run(ctx, quiet, io.Discard, w)
+		_ = w.Close()
+	}()
+	at := whereabouts(t, log)
+	c := dial(t, at)
+	res, err := http.Get("http://" + at.Admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"signal_connections 1", "signal_rooms 0", "signal_turn_allocations", "go_goroutines", "process_open_fds"} {
+		if !bytes.Contains(body, []byte("\n"+name)) {
+			t.Errorf("%s is not exported", name)
+		}
+	}
+	_ = c.Close()
+	stop()
+	if s := <-status; s != 0 {
+		t.Errorf("exit status %d", s)
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	var out bytes.Buffer
+	args := []string{"signal", "credentials", "--user", "bob", "--ttl", "90s", "--turn-secret", "north", "--turn-public-host", "turn.example.org"}
+	if status := run(t.Context(), args, &out, io.Discard); status != 0 {
+		t.Fatalf("exit status %d", status)
+	}
+	parts := regexp.MustCompile(`^username   (\d+):bob\ncredential (\S+)\n$`).FindStringSubmatch(out.String())
+	if parts == nil {
+		t.Fatalf("printed %q", &out)
+	}
+	unix, _ := strconv.ParseInt(parts[1], 10, 64)
+	if left := time.Until(time.Unix(unix, 0)); left <= 0 || left > 91*time.Second {
+		t.Errorf("credentials live %v", left)
+	}
+	if _, want := turnsrv.Credentials("north", "bob", time.Unix(unix, 0)); parts[2] != want {
+		t.Errorf("credential %q, want %q", parts[2], want)
+	}
+	out.Reset()
+	if status := run(t.Context(), append(args, "--json"), &out, io.Discard); status != 0 ||
+		!strings.Contains(out.String(), `"turn:turn.example.org:3478?transport=udp"`) || !json.Valid(out.Bytes()) {
+		t.Errorf("exit status %d, printed %s", status, &out)
+	}
+	var stderr bytes.Buffer
+	if status := run(t.Context(), []string{"signal", "credentials", "--user", "bob"}, io.Discard, &stderr); status != 1 ||
+		!strings.Contains(stderr.String(), "TURN_SECRET") {
+		t.Errorf("without a secret: exit status %d, %s", status, &stderr)
+	}
+}
+
+// TestREADMENamesEverySetting holds the settings table of the README against the flags and --help.
+func TestREADMENamesEverySetting(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type setting struct{ flag, env string }
+	var told, real []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `--([a-z-]+)` \\| `([A-Z_]+)` \\|").FindAllStringSubmatch(string(readme), -1) {
+		told = append(told, fmt.Sprint(setting{row[1], row[2]}))
+	}
+	var help bytes.Buffer
+	if status := run(t.Context(), []string{"signal", "serve", "--help"}, &help, io.Discard); status != 0 {
+		t.Fatalf("--help: exit status %d", status)
+	}
+	for _, f := range newSettings().flags() {
+		name, env := f.Names()[0], f.(cli.DocGenerationFlag).GetEnvVars()
+		if len(env) != 1 || env[0] != envName(name) {
+			t.Errorf("--%s has the variables %v, want %s", name, env, envName(name))
+			continue
+		}
+		real = append(real, fmt.Sprint(setting{name, env[0]}))
+		if !regexp.MustCompile(`(?m)--` + name + `\b.*\[\$` + env[0] + `\]`).Match(help.Bytes()) {
+			t.Errorf("--help lacks --%s with $%s", name, env[0])
+		}
+		if f.(cli.CategorizableFlag).GetCategory() == "" {
+			t.Errorf("--%s has no category", name)
+		}
+	}
+	slices.Sort(told)
+	slices.Sort(real)
+	if !slices.Equal(told, real) {
+		t.Errorf("the settings differ:\nREADME %v\nflags  %v", told, real)
+	}
+}
+
+// TestImportsPointOneWay keeps the house as CONTRIBUTING.md draws it.
+func TestImportsPointOneWay(t *testing.T) {
+	const module = "cline-meet/signal/"
+	allowed := map[string][]string{
+		".":             {"assets", "signal", "state", "turnsrv", "signal/client"},
+		"signal":        {"state", "signal/client"},
+		"signal/client": nil,
+		"turnsrv":       nil,
+		"state":         nil,
+		"assets":        nil,
+	}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		may, known := allowed[filepath.ToSlash(filepath.Dir(path))]
+		if !known {
+			t.Errorf("%s: its directory is not in the list of packages", path)
+		}
+		for _, spec := range file.Imports {
+			name, _ := strconv.Unquote(spec.Path.Value)
+			if ours, ok := strings.CutPrefix(name, module); ok && !slices.Contains(may, ours) {
+				t.Errorf("%s imports %s", path, name)
+			}
+			if strings.HasPrefix(name, "github.com/pion/dtls/v2") {
+				t.Errorf("%s imports %s, which reuses nonces", path, name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
