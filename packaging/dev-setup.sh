@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what the tests use beside Go: a C compiler for the race detector, Chromium, coturn's
+# clients and Redis. Debian packages only, and only as root; elsewhere it says what is missing and
+# what that skips. With CI=true a missing part is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# command, Debian package, what needs it
+parts="
+gcc gcc the race detector
+chromium chromium the browser tests
+turnutils_uclient coturn the TURN interoperability tests
+redis-server redis-server the shared state tests
+ip iproute2 the tests in network namespaces
+"
+
+missing() {
+  while read -r command package use; do
+    [ -z "$command" ] && continue
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || printf '%s %s %s\n' "$command" "$package" "$use"
+  done <<<"$parts"
+}
+
+packages=$(missing | cut -d' ' -f2 | sort -u)
+if [ -n "$packages" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "installing $(echo $packages)"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq >/dev/null
+  # Debian starts what it installs; these servers are only for tests, which start their own.
+  RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $packages >/dev/null
+fi
+
+missing | while read -r command package use; do
+  echo "missing: $command (Debian package $package), so $use are skipped" >&2
+done
+if [ -n "$(missing)" ] && [ "${CI:-}" = true ]; then
+  exit 1
+fi
+go mod download
