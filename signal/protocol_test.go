@@ -317,6 +317,25 @@ func TestUserLeftReasons(t *testing.T) {
 	watch.expect("ack")
 }
 
+func TestNineOthersSeeATabClose(t *testing.T) {
+	s := start(t)
+	var all []*peer
+	for range 10 {
+		all = append(all, s.enter("r"))
+	}
+	closing, others := all[9], all[:9]
+	began := time.Now()
+	_ = closing.WebSocket().Close() // As the kernel does for a tab that is gone.
+	for _, p := range others {
+		m := p.next()
+		for m.Type == "user_joined" {
+			m = p.next()
+		}
+		same(t, m.Raw, fmt.Sprintf(`{"type":"user_left","user_id":%q,"room_id":"r","data":"{\"reason\":\"disconnect\"}"}`, closing.user))
+	}
+	t.Logf("all nine knew after %v", time.Since(began))
+}
+
 func TestICEIsRenewed(t *testing.T) {
 	s := start(t, func(c *Config) {
 		c.ReadTimeout = 500 * time.Millisecond
