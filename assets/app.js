@@ -22,7 +22,9 @@
  */
 
 import { Call, RoomFullError, SignalClient } from "./signal.js";
+import { proposeRoom, rememberRoom, roomLink } from "./address.js";
 import { LocalMedia } from "./media.js";
+import { copy, dismiss, notify } from "./notice.js";
 import { Chat, Connections, Log, tabs } from "./panel.js";
 import { inspect, Rates, route, speak } from "./stats.js";
 import { Tiles } from "./tiles.js";
@@ -46,7 +48,6 @@ const people = new Map();
 
 let state = "idle";
 let unread = 0;
-let noticeAction = null;
 
 const STATUS = {
   idle: "Not connected",
@@ -74,43 +75,6 @@ function showStatus() {
   $("status-text").textContent = STATUS[state] ?? here;
 }
 
-/** Shows a notice until it is dismissed, with something to do about it if there is. */
-function notify(text, label, action) {
-  $("notice-text").textContent = text;
-  $("notice-action").textContent = label ?? "";
-  $("notice-action").hidden = !action;
-  $("notice").hidden = false;
-  noticeAction = action;
-}
-
-function dismiss() {
-  $("notice").hidden = true;
-  noticeAction = null;
-}
-
-function proposeRoom() {
-  const pick = (words) => words[Math.floor(Math.random() * words.length)];
-  const kind = ["amber", "bright", "calm", "coral", "gentle", "golden", "green", "merry", "quiet", "silver", "sunny", "swift"];
-  const thing = ["birch", "brook", "cedar", "cloud", "falcon", "harbor", "island", "lantern", "meadow", "otter", "river", "willow"];
-  return `${pick(kind)}-${pick(thing)}-${100 + Math.floor(Math.random() * 900)}`;
-}
-
-function roomLink(room) {
-  const url = new URL(location.href);
-  url.hash = "";
-  url.search = "";
-  url.searchParams.set("room", room);
-  return url.href;
-}
-
-/** Keeps the address such that a reload comes back to the same room with the same choices. */
-function rememberRoom(room) {
-  const url = new URL(location.href);
-  url.hash = "";
-  url.searchParams.set("room", room);
-  history.replaceState(null, "", url);
-}
-
 const guest = (id) => `Guest ${id.slice(-4)}`;
 const ownName = () => $("name").value.trim() || guest(client.userId);
 const nameOf = (id) => people.get(id)?.name || guest(id);
@@ -130,7 +94,14 @@ async function join(room) {
 }
 
 async function startMedia() {
-  const problem = await media.start(new FormData($("lobby")).get("media"), ownName());
+  tell(await media.start(new FormData($("lobby")).get("media"), ownName()));
+}
+
+async function toggle(kind) {
+  tell(await media.toggle(kind));
+}
+
+function tell(problem) {
   if (!problem) return;
   log.add(problem, "warn");
   notify(problem);
@@ -293,19 +264,6 @@ async function measure(peer) {
   return { ...stats, down, up, name: nameOf(peer.id) };
 }
 
-async function copy(text, button) {
-  const label = button.querySelector("span") ?? button;
-  const before = label.dataset.label ?? label.textContent;
-  label.dataset.label = before;
-  try {
-    await navigator.clipboard.writeText(text);
-    label.textContent = "Copied";
-  } catch {
-    notify(`The browser does not let this page copy. Copy it from here: ${text}`);
-  }
-  setTimeout(() => (label.textContent = before), 2000);
-}
-
 function listenToClient() {
   const on = (name, handle) => client.addEventListener(name, ({ detail }) => handle(detail));
   on("state", ({ state: connection }) => {
@@ -402,8 +360,8 @@ function listenToUser() {
     rememberRoom($("room").value);
   });
   $("leave").addEventListener("click", leave);
-  $("mic").addEventListener("click", () => media.toggle("audio"));
-  $("camera").addEventListener("click", () => media.toggle("video"));
+  $("mic").addEventListener("click", () => toggle("audio"));
+  $("camera").addEventListener("click", () => toggle("video"));
   $("screen").addEventListener("click", share);
   $("panel-toggle").addEventListener("click", () => showPanel($("panel").hidden));
   $("panel-close").addEventListener("click", () => {
@@ -418,12 +376,6 @@ function listenToUser() {
     event.preventDefault();
     sendChat($("chat-text").value);
     $("chat-text").value = "";
-  });
-  $("notice-close").addEventListener("click", dismiss);
-  $("notice-action").addEventListener("click", () => {
-    const action = noticeAction;
-    dismiss();
-    action?.();
   });
   tabs($("panel").querySelector("[role=tablist]"), (pane) => pane === "pane-chat" && setUnread(0));
 }

@@ -119,9 +119,11 @@ func TestIDs(t *testing.T) {
 			t.Errorf("the page points to %q, which it does not have", id)
 		}
 	}
-	for _, id := range submatches(lookedUp, read(t, "app.js")) {
-		if !ids[id] {
-			t.Errorf("app.js looks for %q, which the page does not have", id)
+	for _, name := range modules(t) {
+		for _, id := range submatches(lookedUp, read(t, name)) {
+			if !ids[id] {
+				t.Errorf("%s looks for %q, which the page does not have", name, id)
+			}
 		}
 	}
 }

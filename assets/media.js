@@ -53,9 +53,9 @@ export class LocalMedia extends EventTarget {
       this.#fill();
       return "";
     }
-    const problem = await this.#open();
+    const problem = await this.#open([CAMERA, { audio: CAMERA.audio }, { video: CAMERA.video }]);
     this.#fill();
-    return problem && `${problem} Until then the others get a test picture and a soft tone.`;
+    return problem;
   }
 
   /** Stops everything and gives the devices back. */
@@ -68,12 +68,21 @@ export class LocalMedia extends EventTarget {
     this.#changed();
   }
 
-  /** Turns sound or picture on or off. */
-  toggle(kind) {
+  /**
+   * Turns sound or picture on or off, and opens the device when nothing was sent so far.
+   *
+   * @returns {Promise<string>} What went wrong, in plain words; empty when nothing did.
+   */
+  async toggle(kind) {
     const track = this.tracks[kind];
-    if (track) track.enabled = !track.enabled;
-    else this.#fill(kind);
-    this.#changed();
+    if (track) {
+      track.enabled = !track.enabled;
+      this.#changed();
+      return "";
+    }
+    const problem = await this.#open([{ [kind]: CAMERA[kind] }]);
+    this.#fill([kind]);
+    return problem;
   }
 
   /** Tells whether there is sound or a picture that is not turned off. */
@@ -106,27 +115,27 @@ export class LocalMedia extends EventTarget {
     this.#changed();
   }
 
-  /** Opens camera and microphone, or the one of them that works. */
-  async #open() {
+  /** Opens the first of several sets of devices that works. */
+  async #open(attempts) {
     let problem = "";
-    for (const wanted of [CAMERA, { audio: CAMERA.audio }, { video: CAMERA.video }]) {
+    for (const wanted of attempts) {
       try {
         const stream = await navigator.mediaDevices.getUserMedia(wanted);
         for (const track of stream.getTracks()) this.tracks[track.kind] = track;
-        this.mirrored = Boolean(this.tracks.video);
+        if (wanted.video) this.mirrored = true;
         break;
       } catch (error) {
         problem ||= explain(error);
         if (!navigator.mediaDevices || error.name === "NotAllowedError") break;
       }
     }
-    return problem;
+    return problem && `${problem} Until then the others get a test picture and a soft tone.`;
   }
 
   /** Puts synthetic media where there is none. */
-  #fill(kind) {
+  #fill(kinds = ["audio", "video"]) {
     this.#synthetic ??= new Synthetic(this.#label);
-    for (const missing of kind ? [kind] : ["audio", "video"]) {
+    for (const missing of kinds) {
       this.tracks[missing] ??= this.#synthetic[missing]();
     }
     this.#changed();

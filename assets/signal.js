@@ -24,7 +24,7 @@ const REQUEST_TIMEOUT_MS = 10_000;
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 15_000;
 /** A connection that lived this long was a good one: the next loss starts the backoff anew. */
-const STABLE_MS = 10_000;
+const STABLE_MS = 5_000;
 /** After this much silence a connection must prove itself when the network or the tab comes back. */
 const STALE_MS = 20_000;
 const PROBE_TIMEOUT_MS = 4_000;
@@ -33,6 +33,8 @@ const GOODBYE_MS = 1_000;
 /** How long the later joiner leaves the first offer to the other side. */
 const FIRST_OFFER_MS = 1_500;
 const MAX_EARLY_CANDIDATES = 256;
+/** Below this many bits per second pictures are sent at half their size. */
+const SMALL_BITRATE = 700_000;
 
 /** A refusal by the server, or a request that got no answer (code 0). */
 export class SignalError extends Error {
@@ -623,13 +625,17 @@ export class Peer {
     else if (track) this.#senders.set(kind, this.pc.addTrack(track, stream));
   }
 
-  /** Limits what is sent of video, in bits per second. */
+  /** Limits what is sent of video, in bits per second; a small picture is all that fits into little. */
   async limitVideo(maxBitrate) {
     const sender = this.#senders.get("video");
     const parameters = sender?.getParameters();
-    if (!parameters?.encodings?.length || parameters.encodings[0].maxBitrate === maxBitrate) return;
-    parameters.encodings[0].maxBitrate = maxBitrate;
-    await sender.setParameters(parameters).catch(() => {});
+    const [encoding] = parameters?.encodings ?? [];
+    const small = maxBitrate < SMALL_BITRATE && sender.track?.contentHint !== "detail";
+    const scaleResolutionDownBy = small ? 2 : 1;
+    const same = encoding?.maxBitrate === maxBitrate && encoding.scaleResolutionDownBy === scaleResolutionDownBy;
+    if (!encoding || same) return;
+    Object.assign(encoding, { maxBitrate, scaleResolutionDownBy });
+    await sender.setParameters(parameters).catch(() => {}); // It is only a wish.
   }
 
   /** Uses other ICE servers from the next ICE restart on. */
