@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,7 +36,11 @@ type Config struct {
 	AddrConns      int
 	AdminAddr      string
 	AdminToken     string
+	TLSCert        string
+	TLSKey         string
 
+	// TLS is nil to serve plain HTTP.
+	TLS *tls.Config
 	// Logger receives all logs.
 	Logger *slog.Logger
 	// Registry holds the metrics of the whole process and is served by the admin address.
@@ -78,6 +83,10 @@ func (c *Config) Flags() []cli.Flag {
 		&cli.GenericFlag{Category: server, Name: "write-timeout", EnvVars: []string{"WRITE_TIMEOUT"},
 			Usage: "`SECONDS` after which a blocked WebSocket write is given up", Value: (*seconds)(&c.WriteTimeout)},
 
+		&cli.StringFlag{Category: security, Name: "tls-cert", EnvVars: []string{"TLS_CERT"},
+			Usage: "PEM `FILE` with the certificate chain of HTTPS and TURNS, reloaded when it changes", Destination: &c.TLSCert},
+		&cli.StringFlag{Category: security, Name: "tls-key", EnvVars: []string{"TLS_KEY"},
+			Usage: "PEM `FILE` with the key of --tls-cert", Destination: &c.TLSKey},
 		&cli.GenericFlag{Category: security, Name: "session-secret", EnvVars: []string{"SESSION_SECRET"},
 			Usage: "`SECRETS` that sign cookies, comma separated, newest first (default: generated at start)", Value: (*list)(&c.SessionSecrets)},
 		&cli.GenericFlag{Category: security, Name: "allowed-origins", EnvVars: []string{"ALLOWED_ORIGINS"},
@@ -126,6 +135,7 @@ func (c *Config) Validate() error {
 	check(c.MessageBurst >= 1, "--message-burst: must be at least 1")
 	check(c.MaxQueue >= 2*c.MaxFrame, "--max-queue-bytes: %d must hold at least two messages of --max-frame-bytes", c.MaxQueue)
 	check(c.AddrConns >= 1, "--address-connections: must be at least 1")
+	check((c.TLSCert == "") == (c.TLSKey == ""), "--tls-cert, --tls-key: give both or neither")
 	for _, secret := range c.SessionSecrets {
 		check(len(secret) >= 16, "--session-secret: a secret of %d characters is too short, use at least 16", len(secret))
 	}

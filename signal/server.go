@@ -5,6 +5,7 @@ package signal
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -107,6 +108,11 @@ func (s *Server) listen() error {
 	if s.listener, err = net.Listen("tcp", addr); err != nil {
 		return fmt.Errorf("--server-host, --server-port: binding %s: %w", addr, err)
 	}
+	if s.cfg.TLS != nil {
+		cfg := s.cfg.TLS.Clone()
+		cfg.NextProtos = []string{"http/1.1"} // A WebSocket takes over its connection, which HTTP/2 does not allow.
+		s.listener = tls.NewListener(s.listener, cfg)
+	}
 	s.http = append(s.http, s.newHTTPServer(s.handler()))
 	if s.cfg.AdminAddr == "" {
 		return nil
@@ -136,7 +142,7 @@ func (s *Server) Run() error {
 	wg.Go(func() { s.wheel.run(s.ctx) })
 	for i, l := range []net.Listener{s.listener, s.admin}[:len(s.http)] {
 		wg.Go(func() {
-			if err := s.http[i].Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.http[i].Serve(l); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {
 				errs <- fmt.Errorf("serving %s: %w", l.Addr(), err)
 				s.cancel()
 			}
@@ -152,6 +158,11 @@ func (s *Server) Run() error {
 // context's error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
+	for _, l := range []net.Listener{s.listener, s.admin} {
+		if l != nil {
+			_ = l.Close() // The HTTP servers close only what they serve already.
+		}
+	}
 	for _, h := range s.http {
 		// What a stopping HTTP server has to say, the ones before it have said; hijacked
 		// connections are not its business.
