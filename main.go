@@ -279,6 +279,7 @@ type node struct {
 	turn      *turnsrv.Server // nil when TURN is off
 	issuer    *turnsrv.Issuer
 	state     *state.MemoryNode
+	cert      *signal.Certificate // nil without TLS
 }
 
 // newNode builds every part and binds every address. When one fails, what was built is closed.
@@ -288,10 +289,10 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
 	n.generate("session-secret", &s.signal.SessionSecrets)
-	if err := n.buildTURN(s.turn, registry); err != nil {
+	cfg := s.signal
+	if err := n.loadCertificate(&cfg, &s.turn); err != nil {
 		return nil, err
 	}
-	cfg := s.signal
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
 	cfg.ICE = n.ice
 	cfg.Attach = func(ev state.Events) signal.State {
@@ -300,23 +301,51 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	}
 	var err error
 	if n.signal, err = signal.New(cfg); err != nil {
-		return nil, errors.Join(err, n.closeTURN())
+		return nil, err
+	}
+	if err := n.buildTURN(s.turn, registry); err != nil {
+		return nil, errors.Join(err, n.signal.Shutdown(context.Background()))
 	}
 	return n, nil
 }
 
+// loadCertificate gives both parts the certificate, if there is one.
+func (n *node) loadCertificate(web *signal.Config, turn *turnsrv.Config) error {
+	if web.TLSCert == "" {
+		return nil
+	}
+	var err error
+	if n.cert, err = signal.LoadCertificate(web.TLSCert, web.TLSKey, n.log); err != nil {
+		return err
+	}
+	web.TLS, turn.TLS = n.cert.TLSConfig(), n.cert.TLSConfig()
+	return nil
+}
+
 func (n *node) buildTURN(cfg turnsrv.Config, registry prometheus.Registerer) error {
 	cfg.Logger, cfg.Registerer = n.log, registry
+	cfg.ForbiddenPeers = n.ownServices()
 	if cfg.Enabled {
 		n.generate("turn-secret", &cfg.Secrets)
 		var err error
 		if n.turn, err = turnsrv.New(cfg); err != nil {
 			return fmt.Errorf("starting TURN: %w", err)
 		}
-		cfg.Port = n.turn.Port()
+		cfg.Port, cfg.TLSPort = n.turn.Port(), n.turn.TLSPort()
 	}
 	n.issuer = turnsrv.NewIssuer(cfg, cfg.Port)
 	return nil
+}
+
+// ownServices are the addresses that a relay must never reach.
+func (n *node) ownServices() []netip.AddrPort {
+	var own []netip.AddrPort
+	for _, addr := range []net.Addr{n.signal.Addr(), n.signal.AdminAddr()} {
+		if tcp, ok := addr.(*net.TCPAddr); ok {
+			own = append(own, tcp.AddrPort())
+		}
+	}
+	return own
 }
 
 // generate makes a secret where none is configured.
@@ -341,6 +370,7 @@ func (n *node) ice(host, user string) signal.ICEConfig {
 func (n *node) run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- n.signal.Run() }()
+	defer n.watchCertificate(ctx)()
 	var failure error
 	select {
 	case <-ctx.Done():
@@ -354,6 +384,27 @@ func (n *node) run(ctx context.Context) error {
 		n.log.Warn("stopping signaling", "error", err)
 	}
 	return errors.Join(failure, <-ended, n.closeTURN(), n.state.Close(limit))
+}
+
+// watchCertificate keeps the certificate current until the returned function is
+// called.
+func (n *node) watchCertificate(ctx context.Context) (stop func()) {
+	if n.cert == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	hangup := make(chan os.Signal, 1)
+	ossignal.Notify(hangup, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.cert.Watch(ctx, hangup)
+	}()
+	return func() {
+		cancel()
+		ossignal.Stop(hangup)
+		<-done
+	}
 }
 
 func (n *node) closeTURN() error {
@@ -383,10 +434,13 @@ func (n *node) introduce(w io.Writer) {
 		_, _ = fmt.Fprintf(w, "  %-8s %s\n", what, fmt.Sprintf(format, args...))
 	}
 	_, _ = fmt.Fprintf(w, "signal %s: WebRTC signaling and TURN\n\n", buildVersion())
-	hosts := n.pageHosts()
+	scheme, hosts := "http", n.pageHosts()
+	if n.cert != nil {
+		scheme = "https"
+	}
 	port := strconv.Itoa(n.signal.Addr().(*net.TCPAddr).Port)
 	for _, host := range hosts {
-		line("page", "http://%s/", net.JoinHostPort(host, port))
+		line("page", "%s://%s/", scheme, net.JoinHostPort(host, port))
 	}
 	servers, _ := n.issuer.ICEServers(hosts[0], "you", time.Now())
 	for _, s := range servers {
@@ -420,7 +474,10 @@ func (n *node) pageHosts() []string {
 }
 
 func (n *node) warnings() []string {
-	out := []string{"no TLS: browsers open cameras on http://localhost only; put a TLS proxy in front for everything else"}
+	var out []string
+	if n.cert == nil {
+		out = append(out, "no TLS: browsers open cameras on http://localhost only; set --tls-cert and --tls-key, or put a TLS proxy in front")
+	}
 	for _, name := range n.generated {
 		out = append(out, name+" is generated: what was signed with it is void after a restart")
 	}

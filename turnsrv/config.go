@@ -1,10 +1,12 @@
 package turnsrv
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -32,16 +34,51 @@ type Config struct {
 	Port       int      // Port serves UDP and TCP; 0 picks a free one.
 	TLSPort    int
 	PublicHost string // PublicHost is the host in advertised URLs, whatever host the client used.
-	RelayIP    string // RelayIP is the IPv4 address relays are bound to; empty means the primary address.
-	ExternalIP string // ExternalIP is the IPv4 address relays are seen at; empty means RelayIP.
-	MinPort    int    // MinPort is the lowest relay port.
-	MaxPort    int    // MaxPort is the highest relay port, inclusive.
-	TTL        time.Duration
-	STUNURL    string   // STUNURL is advertised instead of the derived STUN URL.
-	TURNURLs   []string // TURNURLs are advertised instead of the derived TURN URLs.
 
+	// RelayIP holds the addresses relays are bound to, at most one of each
+	// family. Empty means the primary addresses; without an IPv4 address in it
+	// that one is the primary, without an IPv6 address there are no IPv6 relays.
+	RelayIP []string
+	// ExternalIP holds the addresses relays are seen at: one of each family,
+	// external/relay pairs, or "auto" alone. Empty means RelayIP.
+	ExternalIP   []string
+	ExternalSTUN string // ExternalSTUN is host:port of the STUN server that "auto" asks.
+
+	MinPort        int // MinPort is the lowest relay port.
+	MaxPort        int // MaxPort is the highest relay port, inclusive.
+	TTL            time.Duration
+	AllowPeers     []string // AllowPeers holds CIDRs and addresses that may be peers beside the internet's.
+	DenyPeers      []string // DenyPeers holds CIDRs and addresses that must not be peers.
+	Bandwidth      int      // Bandwidth is in bytes per second for each direction of an allocation; 0 means no limit.
+	TotalBandwidth int      // TotalBandwidth is in bytes per second for all that is relayed; 0 means no limit.
+	STUNURL        string   // STUNURL is advertised instead of the derived STUN URL.
+	TURNURLs       []string // TURNURLs are advertised instead of the derived TURN URLs.
+
+	Users          []string // Users are static users, "name:password".
+	StrictExpiry   bool     // StrictExpiry ends an allocation with its credential.
+	StrictChannels bool     // StrictChannels refuses channel numbers that only RFC 5766 has.
+	MaxLifetime    time.Duration
+	UserQuota      int     // UserQuota bounds the allocations of a user, 0 not at all.
+	TotalQuota     int     // TotalQuota bounds all allocations; 0 means by the descriptors of the process.
+	AllocateRate   float64 // AllocateRate bounds the Allocate requests a second, 0 not at all.
+	UnauthRate     float64 // UnauthRate bounds the answers a second that one source gets without proof.
+	MaxPermissions int     // MaxPermissions bounds the permissions of an allocation.
+	MaxChannels    int     // MaxChannels bounds the channels of an allocation.
+	UDPSockets     int     // UDPSockets is the number of sockets of each UDP listen address; 0 means one a core.
+	AddrConns      int     // AddrConns bounds the stream connections of one client address.
+	IdleTimeout    time.Duration
+	Software       string // Software is sent in SOFTWARE attributes, if it is not empty.
+
+	TLS        *tls.Config           // TLS may be nil, which means neither TLS nor DTLS.
 	Logger     *slog.Logger          // Logger may be nil, which discards.
 	Registerer prometheus.Registerer // Registerer may be nil, which registers nothing.
+
+	now func() time.Time // now is the clock, of which tests have their own.
+
+	// ForbiddenPeers are what relays must never reach, whatever AllowPeers says:
+	// the node's own services. An unspecified address stands for every address
+	// that this machine has when the server starts.
+	ForbiddenPeers []netip.AddrPort
 }
 
 // DefaultConfig returns the settings of a node that was told nothing.
@@ -55,6 +92,16 @@ func DefaultConfig() Config {
 		MinPort: 49152,
 		MaxPort: 65535,
 		TTL:     time.Hour,
+
+		MaxLifetime:    engineMaxLifetime,
+		UserQuota:      32,
+		AllocateRate:   500,
+		UnauthRate:     50,
+		MaxPermissions: 256,
+		MaxChannels:    256,
+		AddrConns:      500,
+		now:            time.Now,
+		IdleTimeout:    engineMaxLifetime + time.Minute, // A client may be silent until it refreshes its allocation.
 	}
 }
 
@@ -89,20 +136,100 @@ func (c *Config) Flags() []cli.Flag {
 			Usage: "port of STUN and TURN over UDP and TCP, 0 picks a free one (port)",
 			Value: c.Port, Destination: &c.Port,
 		},
+		&cli.IntFlag{
+			Name: "turn-tls-port", EnvVars: []string{"TURN_TLS_PORT"}, Category: flagCategory,
+			Usage: "port of TURN over TLS and DTLS, which need --tls-cert (port)",
+			Value: c.TLSPort, Destination: &c.TLSPort,
+		},
+		&cli.IntFlag{
+			Name: "turn-udp-sockets", EnvVars: []string{"TURN_UDP_SOCKETS"}, Category: flagCategory,
+			Usage: "sockets that share each UDP listen address, 0 for one a core (number)",
+			Value: c.UDPSockets, Destination: &c.UDPSockets,
+		},
+		&cli.GenericFlag{
+			Name: "turn-users", EnvVars: []string{"TURN_USERS"}, Category: flagCategory,
+			Usage: "static users beside those with minted credentials (comma separated list of name:password)",
+			Value: (*list)(&c.Users),
+		},
+		&cli.BoolFlag{
+			Name: "turn-strict-expiry", EnvVars: []string{"TURN_STRICT_EXPIRY"}, Category: flagCategory,
+			Usage: "end an allocation when the credential that it was made or refreshed with expires (boolean)",
+			Value: c.StrictExpiry, Destination: &c.StrictExpiry,
+		},
+		&cli.BoolFlag{
+			Name: "turn-strict-channels", EnvVars: []string{"TURN_STRICT_CHANNELS"}, Category: flagCategory,
+			Usage: "refuse the channel numbers from 0x5000 on, which clients of RFC 5766 use and RFC 8656 reserves (boolean)",
+			Value: c.StrictChannels, Destination: &c.StrictChannels,
+		},
+		&cli.GenericFlag{
+			Name: "turn-max-lifetime", EnvVars: []string{"TURN_MAX_LIFETIME"}, Category: flagCategory,
+			Usage: "longest lifetime that an allocation gets without a refresh, from 600 to 3599 (seconds)",
+			Value: (*seconds)(&c.MaxLifetime),
+		},
+		&cli.IntFlag{
+			Name: "turn-user-quota", EnvVars: []string{"TURN_USER_QUOTA"}, Category: flagCategory,
+			Usage: "allocations that one user may have, 0 for any number (number)",
+			Value: c.UserQuota, Destination: &c.UserQuota,
+		},
+		&cli.IntFlag{
+			Name: "turn-total-quota", EnvVars: []string{"TURN_TOTAL_QUOTA"}, Category: flagCategory,
+			Usage: "allocations of all users, 0 for what the descriptors of the process allow (number)",
+			Value: c.TotalQuota, Destination: &c.TotalQuota,
+		},
+		&cli.Float64Flag{
+			Name: "turn-allocate-rate", EnvVars: []string{"TURN_ALLOCATE_RATE"}, Category: flagCategory,
+			Usage: "new allocations a second, with twice that at once, 0 for any number (number)",
+			Value: c.AllocateRate, Destination: &c.AllocateRate,
+		},
+		&cli.Float64Flag{
+			Name: "turn-unauth-rate", EnvVars: []string{"TURN_UNAUTH_RATE"}, Category: flagCategory,
+			Usage: "answers a second to one source address (IPv6: /64) that has not proved itself, with twice that at once (number)",
+			Value: c.UnauthRate, Destination: &c.UnauthRate,
+		},
+		&cli.IntFlag{
+			Name: "turn-max-permissions", EnvVars: []string{"TURN_MAX_PERMISSIONS"}, Category: flagCategory,
+			Usage: "permissions that one allocation may have (number)",
+			Value: c.MaxPermissions, Destination: &c.MaxPermissions,
+		},
+		&cli.IntFlag{
+			Name: "turn-max-channels", EnvVars: []string{"TURN_MAX_CHANNELS"}, Category: flagCategory,
+			Usage: "channels that one allocation may have (number)",
+			Value: c.MaxChannels, Destination: &c.MaxChannels,
+		},
+		&cli.IntFlag{
+			Name: "turn-address-connections", EnvVars: []string{"TURN_ADDRESS_CONNECTIONS"}, Category: flagCategory,
+			Usage: "TCP, TLS and DTLS connections that one client address (IPv6: /64) may have (number)",
+			Value: c.AddrConns, Destination: &c.AddrConns,
+		},
+		&cli.GenericFlag{
+			Name: "turn-idle-timeout", EnvVars: []string{"TURN_IDLE_TIMEOUT"}, Category: flagCategory,
+			Usage: "time after which a TCP, TLS or DTLS connection without a message is closed (seconds)",
+			Value: (*seconds)(&c.IdleTimeout),
+		},
+		&cli.StringFlag{
+			Name: "turn-software", EnvVars: []string{"TURN_SOFTWARE"}, Category: flagCategory,
+			Usage: "name that responses carry in SOFTWARE, empty for none (text)",
+			Value: c.Software, Destination: &c.Software,
+		},
 		&cli.StringFlag{
 			Name: "turn-public-host", EnvVars: []string{"TURN_PUBLIC_HOST"}, Category: flagCategory,
 			Usage: "host in the advertised URLs (host name or IP address)",
 			Value: c.PublicHost, Destination: &c.PublicHost, DefaultText: "the host the client used",
 		},
-		&cli.StringFlag{
+		&cli.GenericFlag{
 			Name: "turn-relay-ip", EnvVars: []string{"TURN_RELAY_IP"}, Category: flagCategory,
-			Usage: "address that relays are bound to (IPv4 address)",
-			Value: c.RelayIP, Destination: &c.RelayIP, DefaultText: "primary address",
+			Usage: "addresses that relays are bound to (IPv4 address, IPv6 address or both, comma separated)",
+			Value: (*list)(&c.RelayIP), DefaultText: "primary addresses",
+		},
+		&cli.GenericFlag{
+			Name: "turn-external-ip", EnvVars: []string{"TURN_EXTERNAL_IP"}, Category: flagCategory,
+			Usage: "addresses that relays are seen at behind a 1:1 NAT (comma separated list of IP addresses or external/relay pairs, or auto)",
+			Value: (*list)(&c.ExternalIP), DefaultText: "relay addresses",
 		},
 		&cli.StringFlag{
-			Name: "turn-external-ip", EnvVars: []string{"TURN_EXTERNAL_IP"}, Category: flagCategory,
-			Usage: "address that relays are seen at behind a 1:1 NAT (IPv4 address)",
-			Value: c.ExternalIP, Destination: &c.ExternalIP, DefaultText: "relay address",
+			Name: "turn-external-stun", EnvVars: []string{"TURN_EXTERNAL_STUN"}, Category: flagCategory,
+			Usage: "STUN server that tells the external address when that is auto (host:port)",
+			Value: c.ExternalSTUN, Destination: &c.ExternalSTUN,
 		},
 		&cli.IntFlag{
 			Name: "turn-min-port", EnvVars: []string{"TURN_MIN_PORT"}, Category: flagCategory,
@@ -118,6 +245,26 @@ func (c *Config) Flags() []cli.Flag {
 			Name: "turn-ttl", EnvVars: []string{"TURN_TTL"}, Category: flagCategory,
 			Usage: "time a minted credential lives (seconds)",
 			Value: (*seconds)(&c.TTL),
+		},
+		&cli.GenericFlag{
+			Name: "turn-allow-peer", EnvVars: []string{"TURN_ALLOW_PEER"}, Category: flagCategory,
+			Usage: "peers that are allowed beside those of the internet, the most specific wins (comma separated list of CIDRs)",
+			Value: (*list)(&c.AllowPeers),
+		},
+		&cli.GenericFlag{
+			Name: "turn-deny-peer", EnvVars: []string{"TURN_DENY_PEER"}, Category: flagCategory,
+			Usage: "peers that are denied, the most specific wins (comma separated list of CIDRs)",
+			Value: (*list)(&c.DenyPeers),
+		},
+		&cli.IntFlag{
+			Name: "turn-bandwidth", EnvVars: []string{"TURN_BANDWIDTH"}, Category: flagCategory,
+			Usage: "relayed traffic of an allocation in each direction, 0 is no limit (bytes per second)",
+			Value: c.Bandwidth, Destination: &c.Bandwidth,
+		},
+		&cli.IntFlag{
+			Name: "turn-total-bandwidth", EnvVars: []string{"TURN_TOTAL_BANDWIDTH"}, Category: flagCategory,
+			Usage: "relayed traffic of the node, both directions together, 0 is no limit (bytes per second)",
+			Value: c.TotalBandwidth, Destination: &c.TotalBandwidth,
 		},
 		&cli.StringFlag{
 			Name: "stun-url", EnvVars: []string{"STUN_URL"}, Category: flagCategory,
@@ -139,15 +286,20 @@ func (c *Config) Validate() error {
 	p.add("turn-realm", checkRealm(c.Realm))
 	c.validateListen(&p)
 	p.add("turn-port", checkPort(c.Port, 0))
+	p.add("turn-tls-port", checkPort(c.TLSPort, 0))
+	c.validateLimits(&p)
 	if c.PublicHost != "" && cleanHost(c.PublicHost) == "" {
 		p.addf("turn-public-host", "%q is not a host name or an IP address", c.PublicHost)
 	}
-	p.add("turn-relay-ip", checkRelayAddress(c.RelayIP))
-	p.add("turn-external-ip", checkRelayAddress(c.ExternalIP))
+	c.validateRelayAddresses(&p)
 	c.validateRelayPorts(&p)
 	if c.TTL < time.Second {
 		p.addf("turn-ttl", "%v is shorter than a second", c.TTL)
 	}
+	parsePeers(&p, "turn-allow-peer", c.AllowPeers)
+	parsePeers(&p, "turn-deny-peer", c.DenyPeers)
+	p.add("turn-bandwidth", checkBandwidth(c.Bandwidth))
+	p.add("turn-total-bandwidth", checkBandwidth(c.TotalBandwidth))
 	if c.STUNURL != "" {
 		p.add("stun-url", checkURL(c.STUNURL, stun.SchemeTypeSTUN, stun.SchemeTypeSTUNS))
 	}
@@ -155,6 +307,43 @@ func (c *Config) Validate() error {
 		p.add("turn-url", checkURL(url, stun.SchemeTypeTURN, stun.SchemeTypeTURNS))
 	}
 	return errors.Join(p...)
+}
+
+func (c *Config) validateLimits(p *problems) {
+	if c.Port == c.TLSPort && c.Port != 0 {
+		p.addf("turn-tls-port", "%d is --turn-port, too", c.TLSPort)
+	}
+	if c.MaxLifetime < defaultLifetime || c.MaxLifetime > engineMaxLifetime {
+		p.addf("turn-max-lifetime", "%v is not between %v and %v", c.MaxLifetime, defaultLifetime, engineMaxLifetime)
+	}
+	for _, entry := range c.Users {
+		if name, secret, ok := strings.Cut(entry, ":"); !ok || name == "" || secret == "" {
+			p.addf("turn-users", "an entry is not name:password")
+		}
+	}
+	for flag, value := range map[string]int{
+		"turn-user-quota": c.UserQuota, "turn-total-quota": c.TotalQuota, "turn-udp-sockets": c.UDPSockets,
+	} {
+		if value < 0 {
+			p.addf(flag, "%d is negative", value)
+		}
+	}
+	for flag, value := range map[string]int{
+		"turn-max-permissions": c.MaxPermissions, "turn-max-channels": c.MaxChannels, "turn-address-connections": c.AddrConns,
+	} {
+		if value < 1 {
+			p.addf(flag, "%d allows nothing, use at least 1", value)
+		}
+	}
+	if c.AllocateRate < 0 {
+		p.addf("turn-allocate-rate", "%v is negative", c.AllocateRate)
+	}
+	if c.UnauthRate <= 0 {
+		p.addf("turn-unauth-rate", "%v lets no client in", c.UnauthRate)
+	}
+	if c.IdleTimeout < time.Second {
+		p.addf("turn-idle-timeout", "%v is shorter than a second", c.IdleTimeout)
+	}
 }
 
 func (c *Config) validateListen(p *problems) {
@@ -177,6 +366,29 @@ func (c *Config) validateListen(p *problems) {
 	}
 }
 
+func (c *Config) validateRelayAddresses(p *problems) {
+	families := map[bool]bool{}
+	for _, text := range c.RelayIP {
+		addr, err := parseRelayAddress(text)
+		switch {
+		case err != nil:
+			p.add("turn-relay-ip", err)
+		case families[addr.Is4()]:
+			p.addf("turn-relay-ip", "%s is a second address of its family", text)
+		default:
+			families[addr.Is4()] = true
+		}
+	}
+	external, err := parseExternal(c.ExternalIP)
+	p.add("turn-external-ip", err)
+	switch {
+	case c.ExternalSTUN != "":
+		p.add("turn-external-stun", checkHostPort(c.ExternalSTUN))
+	case external.auto:
+		p.addf("turn-external-stun", "--turn-external-ip %s needs a STUN server to ask", externalAuto)
+	}
+}
+
 func (c *Config) validateRelayPorts(p *problems) {
 	errMin, errMax := checkPort(c.MinPort, 1), checkPort(c.MaxPort, 1)
 	p.add("turn-min-port", errMin)
@@ -184,6 +396,22 @@ func (c *Config) validateRelayPorts(p *problems) {
 	if errMin == nil && errMax == nil && c.MinPort > c.MaxPort {
 		p.addf("turn-min-port", "%d is above --turn-max-port %d", c.MinPort, c.MaxPort)
 	}
+}
+
+// transports is what the transports need to know of c, which is valid.
+func (c *Config) transports(counters *transportMetrics) transportConfig {
+	t := transportConfig{
+		port: c.Port, tlsPort: c.TLSPort, tls: c.TLS, udpSockets: c.UDPSockets,
+		ipv6Optional: slices.Equal(c.Listen, defaultListen()),
+		idleTimeout:  c.IdleTimeout, maxConnsPerAddress: c.AddrConns,
+		log: c.logger(), metrics: counters,
+	}
+	for _, text := range c.Listen {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			t.listen = append(t.listen, addr)
+		}
+	}
+	return t
 }
 
 func (c *Config) logger() *slog.Logger {
@@ -225,17 +453,32 @@ func checkRealm(realm string) error {
 	return nil
 }
 
-// checkRelayAddress accepts the empty string, which stands for a derived address.
-func checkRelayAddress(text string) error {
-	if text == "" {
-		return nil
-	}
+// parseRelayAddress reads an address that relays may be bound to or seen at.
+func parseRelayAddress(text string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(text)
-	if err != nil || !addr.Unmap().Is4() {
-		return fmt.Errorf("%q is not an IPv4 address", text)
+	if err != nil || addr.Zone() != "" {
+		return netip.Addr{}, fmt.Errorf("%q is not an IP address", text)
 	}
-	if addr = addr.Unmap(); addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-		return fmt.Errorf("%s is not an address that peers can send to", text)
+	if addr = addr.Unmap(); addr.IsUnspecified() || addr.IsMulticast() || addr == broadcastIPv4 {
+		return netip.Addr{}, fmt.Errorf("%s is not an address that peers can send to", text)
+	}
+	return addr, nil
+}
+
+func checkHostPort(text string) error {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil || cleanHost(host) == "" {
+		return fmt.Errorf("%q is not host:port", text)
+	}
+	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
+		return fmt.Errorf("%q is not host:port", text)
+	}
+	return nil
+}
+
+func checkBandwidth(bytesPerSecond int) error {
+	if bytesPerSecond < 0 {
+		return fmt.Errorf("%d bytes per second is less than nothing", bytesPerSecond)
 	}
 	return nil
 }

@@ -22,11 +22,16 @@ func TestValidateNamesEveryWrongFlag(t *testing.T) {
 	cfg.Listen = []string{"nowhere", "10.0.0.1", "::ffff:10.0.0.1", "224.0.0.1"}
 	cfg.Port = 65536
 	cfg.PublicHost = "not a host"
-	cfg.RelayIP = "0.0.0.0"
-	cfg.ExternalIP = "auto"
+	cfg.RelayIP = []string{"0.0.0.0", "10.0.0.1", "10.0.0.2", "fe80::1%eth0"}
+	cfg.ExternalIP = []string{"auto", "10.0.0.1"}
+	cfg.ExternalSTUN = "stun.example.org"
 	cfg.MinPort = 70000
 	cfg.MaxPort = 0
 	cfg.TTL = time.Millisecond
+	cfg.AllowPeers = []string{"10.0.0.0/33", "10.0.0.0/8", "10.0.0.1/8", "somewhere"}
+	cfg.DenyPeers = []string{"::ffff:10.0.0.1/104", "fe80::1%eth0"}
+	cfg.Bandwidth = -1
+	cfg.TotalBandwidth = -2
 	cfg.STUNURL = "http://example.org"
 	cfg.TURNURLs = []string{"stun:example.org", "turn:example.org:3478?transport=tcp"}
 	err := cfg.Validate()
@@ -41,10 +46,20 @@ func TestValidateNamesEveryWrongFlag(t *testing.T) {
 		"--turn-port: 65536 is not a port (0-65535)",
 		`--turn-public-host: "not a host" is not a host name or an IP address`,
 		"--turn-relay-ip: 0.0.0.0 is not an address that peers can send to",
-		`--turn-external-ip: "auto" is not an IPv4 address`,
+		"--turn-relay-ip: 10.0.0.2 is a second address of its family",
+		`--turn-relay-ip: "fe80::1%eth0" is not an IP address`,
+		"--turn-external-ip: auto stands alone",
+		`--turn-external-stun: "stun.example.org" is not host:port`,
 		"--turn-min-port: 70000 is not a port (1-65535)",
 		"--turn-max-port: 0 is not a port (1-65535)",
 		"--turn-ttl: 1ms is shorter than a second",
+		`--turn-allow-peer: "10.0.0.0/33" is neither a CIDR nor an IP address`,
+		"--turn-allow-peer: 10.0.0.1/8 has bits beyond its length; the CIDR is 10.0.0.0/8",
+		`--turn-allow-peer: "somewhere" is neither a CIDR nor an IP address`,
+		"--turn-deny-peer: ::ffff:10.0.0.1/104 has bits beyond its length; the CIDR is 10.0.0.0/8",
+		`--turn-deny-peer: "fe80::1%eth0" is neither a CIDR nor an IP address`,
+		"--turn-bandwidth: -1 bytes per second is less than nothing",
+		"--turn-total-bandwidth: -2 bytes per second is less than nothing",
 		`--stun-url: "http://example.org" is not a stun: or stuns: URL`,
 		`--turn-url: "stun:example.org" is not a turn: or turns: URL`,
 	}
@@ -59,6 +74,42 @@ func TestValidateOrderOfPorts(t *testing.T) {
 	err := cfg.Validate()
 	if err == nil || err.Error() != "--turn-min-port: 60000 is above --turn-max-port 50000" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestValidateExternalAddresses(t *testing.T) {
+	const server = "stun.example.org:3478"
+	for _, tt := range []struct {
+		external []string
+		stun     string
+		want     string // A part of the error; empty when the configuration is right.
+	}{
+		{nil, "", ""},
+		{[]string{"198.51.100.7"}, "", ""},
+		{[]string{"198.51.100.7", "2001:db8::7"}, "", ""},
+		{[]string{"198.51.100.7/10.0.0.1", "198.51.100.8/10.0.0.2", "2001:db8::7/fd00::1", "198.51.100.9"}, "", ""},
+		{[]string{"auto"}, server, ""},
+		{[]string{"auto"}, "[2001:db8::1]:3478", ""},
+		{[]string{"auto"}, "", "--turn-external-stun: --turn-external-ip auto needs a STUN server to ask"},
+		{[]string{"auto"}, "stun.example.org:0", "is not host:port"},
+		{[]string{"auto"}, "stun.example.org:70000", "is not host:port"},
+		{[]string{"auto"}, "stun:stun.example.org:3478", "is not host:port"},
+		{[]string{"auto", "auto"}, server, "auto stands alone"},
+		{[]string{"198.51.100.7", "198.51.100.8"}, "", "a second address of its family"},
+		{[]string{"198.51.100.7/10.0.0.1", "198.51.100.8/::ffff:10.0.0.1"}, "", "a second pair for relay address 10.0.0.1"},
+		{[]string{"2001:db8::7/10.0.0.1"}, "", "pairs an IPv4 with an IPv6 address"},
+		{[]string{"198.51.100.7/0.0.0.0"}, "", "is not an address that peers can send to"},
+		{[]string{"198.51.100.7/24"}, "", `"24" is not an IP address`},
+		{[]string{"/10.0.0.1"}, "", `"" is not an IP address`},
+		{[]string{"255.255.255.255"}, "", "is not an address that peers can send to"},
+		{[]string{"::"}, "", "is not an address that peers can send to"},
+	} {
+		cfg := DefaultConfig()
+		cfg.ExternalIP, cfg.ExternalSTUN = tt.external, tt.stun
+		err := cfg.Validate()
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%v by %q: got %v, want %q", tt.external, tt.stun, err, tt.want)
+		}
 	}
 }
 
@@ -79,9 +130,11 @@ func TestFlagsFillTheConfig(t *testing.T) {
 	t.Setenv("TURN_TTL", "1.5")
 	t.Setenv("TURN_MAX_PORT", "50000")
 	t.Setenv("TURN_ENABLED", "false")
-	cfg := runFlags(t, "--turn-secret", "new,old", "--turn-url", "turn:a.example,turn:b.example", "--turn-relay-ip", "10.1.1.1")
+	t.Setenv("TURN_BANDWIDTH", "125000")
+	t.Setenv("TURN_DENY_PEER", "8.0.0.0/8, 9.9.9.9")
+	cfg := runFlags(t, "--turn-secret", "new,old", "--turn-url", "turn:a.example,turn:b.example", "--turn-relay-ip", "10.1.1.1,fd00::1")
 	switch {
-	case cfg.Enabled, cfg.TTL != 1500*time.Millisecond, cfg.MaxPort != 50000, cfg.MinPort != 49152, cfg.RelayIP != "10.1.1.1":
+	case cfg.Enabled, cfg.TTL != 1500*time.Millisecond, cfg.MaxPort != 50000, cfg.MinPort != 49152, cfg.Bandwidth != 125000, cfg.TotalBandwidth != 0:
 		t.Errorf("scalars: %+v", cfg)
 	case !slices.Equal(cfg.Secrets, []string{"new", "old"}):
 		t.Errorf("the flag did not replace the environment: %q", cfg.Secrets)
@@ -89,6 +142,8 @@ func TestFlagsFillTheConfig(t *testing.T) {
 		t.Errorf("the environment did not replace the default: %q", cfg.Listen)
 	case !slices.Equal(cfg.TURNURLs, []string{"turn:a.example", "turn:b.example"}):
 		t.Errorf("urls: %q", cfg.TURNURLs)
+	case !slices.Equal(cfg.RelayIP, []string{"10.1.1.1", "fd00::1"}), !slices.Equal(cfg.DenyPeers, []string{"8.0.0.0/8", "9.9.9.9"}):
+		t.Errorf("relay addresses %q, denied peers %q", cfg.RelayIP, cfg.DenyPeers)
 	}
 }
 

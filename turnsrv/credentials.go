@@ -4,15 +4,13 @@ import (
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/base64"
-	"log/slog"
-	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/pion/stun/v2"
-	"github.com/pion/turn/v3"
 )
 
 // Credentials returns the TURN-REST username and credential of user, which are
@@ -33,140 +31,158 @@ func password(secret, username string) string {
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// expiryOf reads the time out of a TURN-REST username, "expiry:user" or "expiry".
-func expiryOf(username string) (time.Time, bool) {
-	digits, _, _ := strings.Cut(username, ":")
+// splitUsername reads the time and the user out of a TURN-REST username,
+// "expiry:user" or "expiry".
+func splitUsername(username string) (expiry time.Time, user string, ok bool) {
+	digits, user, _ := strings.Cut(username, ":")
 	unix, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || unix < 0 {
-		return time.Time{}, false
+		return time.Time{}, "", false
 	}
-	return time.Unix(unix, 0), true
+	return time.Unix(unix, 0), user, true
 }
 
 // Reasons of authentication failures, as the metric names them.
 const (
-	failUsername = "username" // The username is not a TURN-REST username.
+	failMissing  = "missing"  // The request has no MESSAGE-INTEGRITY: the first one of every client.
+	failFields   = "fields"   // USERNAME, REALM or NONCE is missing.
+	failNonce    = "nonce"    // The nonce is stale, foreign or made up.
+	failUsername = "username" // There is no such user.
 	failExpired  = "expired"
+	failRevoked  = "revoked"
 	failPassword = "password" // No secret explains the request's integrity.
 )
 
-// authenticator decides which key proves a request. All fields are fixed.
+// identity is who sent a request.
+type identity struct {
+	username string
+	user     string // user is the username without the expiry.
+	key      []byte
+	expiry   time.Time // expiry is zero for a static user.
+}
+
+// authFailure is a failed authentication: the code to answer and the reason to
+// count.
+type authFailure struct {
+	code   stun.ErrorCode
+	reason string
+}
+
+// authenticator proves requests with the long-term credential mechanism of RFC
+// 8489, section 9.2. It may be used by any goroutine.
 type authenticator struct {
-	secrets  []string
-	realm    string
-	requests *inflight
-	metrics  *metrics
-	log      *slog.Logger
-	now      func() time.Time
+	// Fixed after construction.
+	secrets []string
+	static  map[string]string // static holds the passwords of static users.
+	realm   string
+	nonces  nonces
+	strict  bool          // strict refuses an expired credential also for what exists.
+	ttl     time.Duration // ttl is how long the credentials live that we mint.
+
+	mu      sync.Mutex
+	revoked map[string]time.Time // revoked holds users until their last credential has expired.
 }
 
-// key implements turn.AuthHandler. The engine wants one key for a username,
-// while during a rotation every secret gives another one; the request itself,
-// looked up by its client, tells which.
-func (a *authenticator) key(username, _ string, client net.Addr) ([]byte, bool) {
-	key, failure := a.check(username, a.requests.message(client))
-	if failure != "" {
-		a.metrics.authFailures.WithLabelValues(failure).Inc()
-		a.log.Debug("turn authentication failed", "client", client.String(), "username", username, "reason", failure)
-		return nil, false
+func newAuthenticator(cfg Config) *authenticator {
+	a := &authenticator{
+		secrets: cfg.Secrets,
+		static:  map[string]string{},
+		realm:   cfg.Realm,
+		nonces:  newNonces(cfg.Secrets),
+		strict:  cfg.StrictExpiry,
+		ttl:     cfg.TTL,
+		revoked: map[string]time.Time{},
 	}
-	return key, true
+	for _, entry := range cfg.Users {
+		name, secret, _ := strings.Cut(entry, ":")
+		a.static[name] = secret
+	}
+	return a
 }
 
-func (a *authenticator) check(username string, request *stun.Message) (key []byte, failure string) {
-	expiry, ok := expiryOf(username)
+// authenticate returns who sent a request. Known is the allocation of the
+// client's 5-tuple, or nil; its key is tried before others.
+func (a *authenticator) authenticate(m *stun.Message, client netip.Addr, known *allocation, now time.Time) (identity, *authFailure) {
+	if !m.Contains(stun.AttrMessageIntegrity) {
+		return identity{}, &authFailure{stun.CodeUnauthorized, failMissing}
+	}
+	username, errUser := m.Get(stun.AttrUsername)
+	nonce, errNonce := m.Get(stun.AttrNonce)
+	if errUser != nil || errNonce != nil || !m.Contains(stun.AttrRealm) {
+		return identity{}, &authFailure{stun.CodeBadRequest, failFields}
+	}
+	if !a.nonces.valid(nonce, client, now) {
+		return identity{}, &authFailure{stun.CodeStaleNonce, failNonce}
+	}
+	id, reason := a.identify(m, string(username), known, now)
+	if reason != "" {
+		return identity{}, &authFailure{stun.CodeUnauthorized, reason}
+	}
+	trimAfterIntegrity(m)
+	return id, nil
+}
+
+func (a *authenticator) identify(m *stun.Message, username string, known *allocation, now time.Time) (identity, string) {
+	if known != nil && known.who.username == username && proves(m, known.who.key) {
+		return known.who, a.refusal(m, known.who, true, now)
+	}
+	if secret, ok := a.static[username]; ok {
+		id := identity{username: username, user: username, key: a.key(username, secret)}
+		if !proves(m, id.key) {
+			return identity{}, failPassword
+		}
+		return id, ""
+	}
+	expiry, user, ok := splitUsername(username)
 	if !ok {
-		return nil, failUsername
+		return identity{}, failUsername
 	}
-	if !a.now().Before(expiry) && opensAllocation(request) {
-		return nil, failExpired
-	}
-	if request == nil {
-		// Without the request the engine alone can compare, and it takes one key.
-		return a.keyOf(a.secrets[0], username), ""
-	}
-	// Every secret is tried, so that the time tells nothing about which one fits.
 	for _, secret := range a.secrets {
-		candidate := a.keyOf(secret, username)
-		if stun.MessageIntegrity(candidate).Check(request) == nil && key == nil {
-			key = candidate
+		key := a.key(username, password(secret, username))
+		if proves(m, key) {
+			id := identity{username: username, user: user, key: key, expiry: expiry}
+			return id, a.refusal(m, id, known != nil, now)
 		}
 	}
-	if key == nil {
-		return nil, failPassword
+	return identity{}, failPassword
+}
+
+// refusal tells why a proven identity may not make this request, if so. One that
+// serves an allocation that exists may go on after the credential's expiry, or
+// every call would end with the credential that it was set up with, since
+// browsers keep using it; unless the expiry is strict.
+func (a *authenticator) refusal(m *stun.Message, id identity, exists bool, now time.Time) string {
+	if a.isRevoked(id.user, now) {
+		return failRevoked
 	}
-	return key, ""
-}
-
-// opensAllocation says whether a request must have a credential that is still
-// alive. One that serves an allocation that exists may go on after the expiry,
-// or every call would end with the credential it was set up with: a browser
-// keeps using it.
-func opensAllocation(request *stun.Message) bool {
-	return request == nil || request.Type.Method == stun.MethodAllocate
-}
-
-func (a *authenticator) keyOf(secret, username string) []byte {
-	return turn.GenerateAuthKey(username, a.realm, password(secret, username))
-}
-
-// inflight holds the requests that the engine is working on. A transport puts
-// a request in before it hands it to the engine, which works on one request of
-// a transport's read loop at a time, and replaces or removes it when the engine
-// comes back for more. So there is one entry for each read loop at most.
-//
-// The key is the identity of the address that the transport gave to the engine
-// (a pointer, and the engine passes it on untouched), hence two clients never
-// share an entry even if they have equal addresses on different transports.
-type inflight struct {
-	mu  sync.Mutex
-	raw map[net.Addr][]byte
-}
-
-func newInflight() *inflight {
-	return &inflight{raw: map[net.Addr][]byte{}}
-}
-
-// put remembers packet if it is a request that may have to be authenticated.
-func (f *inflight) put(client net.Addr, packet []byte) {
-	if !isAuthenticatedRequest(packet) {
-		return
+	expired := !id.expiry.IsZero() && !now.Before(id.expiry)
+	if expired && (a.strict || !exists || m.Type.Method == stun.MethodAllocate) {
+		return failExpired
 	}
-	packet = append([]byte(nil), packet...)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.raw[client] = packet
+	return ""
 }
 
-func (f *inflight) remove(client net.Addr) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.raw, client)
+func proves(m *stun.Message, key []byte) bool { return stun.MessageIntegrity(key).Check(m) == nil }
+
+func (a *authenticator) key(username, secret string) []byte {
+	return stun.NewLongTermIntegrity(username, a.realm, secret)
 }
 
-// message returns the request of client, decoded, or nil.
-func (f *inflight) message(client net.Addr) *stun.Message {
-	f.mu.Lock()
-	raw := f.raw[client]
-	f.mu.Unlock()
-	if raw == nil {
-		return nil
+// revoke makes every credential void that was minted for user until now.
+func (a *authenticator) revoke(user string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name, until := range a.revoked {
+		if now.After(until) {
+			delete(a.revoked, name)
+		}
 	}
-	// Checking the integrity writes into the message, so it gets its own bytes.
-	message := &stun.Message{Raw: append([]byte(nil), raw...)}
-	if message.Decode() != nil {
-		return nil
-	}
-	return message
+	a.revoked[user] = now.Add(a.ttl)
 }
 
-// isAuthenticatedRequest says whether packet looks like a STUN request other
-// than Binding. It is cheap, since it sees every packet.
-func isAuthenticatedRequest(packet []byte) bool {
-	if !stun.IsMessage(packet) {
-		return false
-	}
-	var t stun.MessageType
-	t.ReadValue(uint16(packet[0])<<8 | uint16(packet[1]))
-	return t.Class == stun.ClassRequest && t.Method != stun.MethodBinding
+func (a *authenticator) isRevoked(user string, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	until, ok := a.revoked[user]
+	return ok && now.Before(until)
 }

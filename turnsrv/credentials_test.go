@@ -1,8 +1,7 @@
 package turnsrv
 
 import (
-	"log/slog"
-	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -22,15 +21,16 @@ func TestCredentialsKnownVector(t *testing.T) {
 }
 
 // authRequest builds a request of method as a client with the credential would.
-func authRequest(t *testing.T, method stun.Method, username, credential string) []byte {
+func authRequest(t *testing.T, a *authenticator, client netip.Addr, now time.Time, method stun.Method,
+	username, credential string) *stun.Message {
 	t.Helper()
 	key := turn.GenerateAuthKey(username, "signal", credential)
 	m, err := stun.Build(stun.TransactionID, stun.NewType(method, stun.ClassRequest),
-		stun.NewUsername(username), stun.NewRealm("signal"), stun.NewNonce("n"), stun.MessageIntegrity(key))
+		stun.NewUsername(username), stun.NewRealm("signal"), stun.NewNonce(a.nonces.fresh(client, now)), stun.MessageIntegrity(key))
 	if err != nil {
 		t.Fatalf("building a request: %v", err)
 	}
-	return m.Raw
+	return m
 }
 
 func TestAuthenticator(t *testing.T) {
@@ -50,9 +50,9 @@ func TestAuthenticator(t *testing.T) {
 		{"unknown secret", stun.MethodAllocate, at("other", time.Minute), failPassword},
 		{"expires now", stun.MethodAllocate, at("new", 0), failExpired},
 		{"expired long ago", stun.MethodAllocate, at("new", -time.Hour), failExpired},
-		{"expired, refresh", stun.MethodRefresh, at("new", -time.Hour), ""},
+		{"expired, refresh of nothing", stun.MethodRefresh, at("new", -time.Hour), failExpired},
 		{"expired, refresh, unknown secret", stun.MethodRefresh, at("other", -time.Hour), failPassword},
-		{"expired, channel", stun.MethodChannelBind, at("old", -time.Hour), ""},
+		{"expired, channel on nothing", stun.MethodChannelBind, at("old", -time.Hour), failExpired},
 		{"another user's credential", stun.MethodAllocate, [2]string{at("new", time.Minute)[0] + "by", at("new", time.Minute)[1]}, failPassword},
 		{"no expiry", stun.MethodAllocate, [2]string{"bob", "x"}, failUsername},
 		{"empty", stun.MethodAllocate, [2]string{"", "x"}, failUsername},
@@ -60,41 +60,37 @@ func TestAuthenticator(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			m := newMetrics(func() int { return 0 })
-			a := &authenticator{
-				secrets: []string{"new", "old"}, realm: "signal", requests: newInflight(), metrics: m,
-				log: slog.New(slog.DiscardHandler), now: func() time.Time { return now },
+			cfg := testConfig()
+			cfg.Secrets = []string{"new", "old"}
+			a := newAuthenticator(cfg)
+			client := netip.MustParseAddr("192.0.2.7")
+			request := authRequest(t, a, client, now, tt.method, tt.with[0], tt.with[1])
+			who, failure := a.authenticate(request, client, nil, now)
+			if (failure == nil) != (tt.failure == "") || failure != nil && failure.reason != tt.failure {
+				t.Fatalf("got %+v, want failure %q", failure, tt.failure)
 			}
-			client := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}
-			a.requests.put(client, authRequest(t, tt.method, tt.with[0], tt.with[1]))
-			key, ok := a.key(tt.with[0], "signal", client)
-			if ok != (tt.failure == "") {
-				t.Fatalf("accepted is %v, want failure %q", ok, tt.failure)
-			}
-			if ok && string(key) != string(turn.GenerateAuthKey(tt.with[0], "signal", tt.with[1])) {
+			if failure == nil && string(who.key) != string(turn.GenerateAuthKey(tt.with[0], "signal", tt.with[1])) {
 				t.Error("the key is of another secret")
-			}
-			if !ok && valueOf(t, m.authFailures.WithLabelValues(tt.failure)) != 1 {
-				t.Error("the failure was not counted under its reason")
 			}
 		})
 	}
 }
 
-func TestInflightTellsClientsApart(t *testing.T) {
-	f := newInflight()
-	one, same := &net.UDPAddr{Port: 1}, &net.UDPAddr{Port: 1}
-	f.put(one, authRequest(t, stun.MethodAllocate, "1:a", "x"))
-	if f.message(one) == nil || f.message(same) != nil {
-		t.Error("a request belongs to the address it came with, not to equal ones")
+// TestAttributesBehindIntegrityProveNothing adds an attribute to a signed
+// request, as anybody on the way could.
+func TestAttributesBehindIntegrityProveNothing(t *testing.T) {
+	now, client := time.Now(), netip.MustParseAddr("192.0.2.7")
+	a := newAuthenticator(testConfig())
+	username, credential := Credentials(testSecret, "bob", now.Add(time.Minute))
+	request := authRequest(t, a, client, now, stun.MethodRefresh, username, credential)
+	if err := setLifetime(0).AddTo(request); err != nil {
+		t.Fatal(err)
 	}
-	f.remove(one)
-	if f.message(one) != nil {
-		t.Error("the request was not removed")
+	if _, failure := a.authenticate(request, client, nil, now); failure != nil {
+		t.Fatalf("got %+v", failure)
 	}
-	f.put(one, []byte{0x40, 0, 0, 1, 0xff})
-	if len(f.raw) != 0 {
-		t.Error("channel data was kept")
+	if request.Contains(stun.AttrLifetime) {
+		t.Error("the attribute is believed")
 	}
 }
 
@@ -123,10 +119,12 @@ func TestCredentialsOverTheWire(t *testing.T) {
 		}
 	}
 	eventually(t, "every allocation is gone", func() bool { return s.Allocations() == 0 })
-	if got := valueOf(t, s.metrics.authFailures.WithLabelValues(failPassword)); got != 2 {
+	if got := valueOf(t, s.front.metrics.authFailures.WithLabelValues(failPassword)); got != 2 {
 		t.Errorf("%v password failures were counted, want 2", got)
 	}
-	if got := valueOf(t, s.metrics.created); got != 4 {
-		t.Errorf("%v allocations were counted, want 4", got)
+	for _, network := range []string{"udp", "tcp"} {
+		if got := valueOf(t, s.front.metrics.created.WithLabelValues(network, "ipv4")); got != 2 {
+			t.Errorf("%v allocations over %s were counted, want 2", got, network)
+		}
 	}
 }

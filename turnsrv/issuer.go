@@ -28,6 +28,7 @@ type Issuer struct {
 	public   string
 	fallback string
 	port     string
+	tlsPort  string // tlsPort is empty without TLS.
 	ttl      time.Duration
 	stunURL  string
 	turnURLs []string
@@ -45,17 +46,25 @@ func NewIssuer(cfg Config, port int) *Issuer {
 		stunURL:  cfg.STUNURL,
 		turnURLs: slices.Clone(cfg.TURNURLs),
 	}
+	if cfg.TLS != nil {
+		i.tlsPort = strconv.Itoa(cfg.TLSPort)
+	}
 	if len(cfg.Secrets) > 0 {
 		i.secret = cfg.Secrets[0]
 	}
 	return i
 }
 
-// fallbackHost is what a client is told when it did not say how it got here.
+// fallbackHost is what a client is told when it did not say how it got here: the
+// first external address, else the first relay address. Auto is none, since the
+// issuer asks nobody.
 func fallbackHost(cfg Config) string {
-	for _, text := range []string{cfg.ExternalIP, cfg.RelayIP} {
-		if host := cleanHost(text); host != "" {
-			return host
+	for _, text := range slices.Concat(cfg.ExternalIP, cfg.RelayIP) {
+		address, _, _ := strings.Cut(text, "/")
+		if addr, err := netip.ParseAddr(address); err == nil {
+			if host := cleanAddress(addr); host != "" {
+				return host
+			}
 		}
 	}
 	return primaryIPv4().String()
@@ -66,38 +75,45 @@ func fallbackHost(cfg Config) string {
 // from now. It is empty, not nil, when there is no server to name.
 func (i *Issuer) ICEServers(host, user string, now time.Time) (servers []ICEServer, ttl time.Duration) {
 	servers = []ICEServer{}
-	authority := i.authority(host)
-	if url := i.stun(authority); url != "" {
+	host = i.hostFor(host)
+	if url := i.stun(host); url != "" {
 		servers = append(servers, ICEServer{URLs: []string{url}})
 	}
-	if urls := i.turn(authority); len(urls) > 0 && i.secret != "" {
+	if urls := i.turn(host); len(urls) > 0 && i.secret != "" {
 		username, credential := Credentials(i.secret, user, now.Add(i.ttl))
 		servers = append(servers, ICEServer{URLs: urls, Username: username, Credential: credential})
 	}
 	return servers, i.ttl
 }
 
-func (i *Issuer) authority(host string) string {
-	for _, candidate := range []string{i.public, cleanHost(host), i.fallback} {
+// hostFor returns the host in the URLs for a client.
+func (i *Issuer) hostFor(host string) string {
+	for _, candidate := range []string{i.public, cleanHost(host)} {
 		if candidate != "" {
-			return net.JoinHostPort(candidate, i.port)
+			return candidate
 		}
 	}
-	return ""
+	return i.fallback
 }
 
-func (i *Issuer) stun(authority string) string {
+func (i *Issuer) stun(host string) string {
 	if i.stunURL != "" || !i.enabled {
 		return i.stunURL
 	}
-	return "stun:" + authority
+	return "stun:" + net.JoinHostPort(host, i.port)
 }
 
-func (i *Issuer) turn(authority string) []string {
+// turn names the ways to relay, the fastest first: browsers try all of them.
+func (i *Issuer) turn(host string) []string {
 	if len(i.turnURLs) > 0 || !i.enabled {
 		return slices.Clone(i.turnURLs)
 	}
-	return []string{"turn:" + authority + "?transport=udp", "turn:" + authority + "?transport=tcp"}
+	plain := "turn:" + net.JoinHostPort(host, i.port)
+	urls := []string{plain + "?transport=udp", plain + "?transport=tcp"}
+	if i.tlsPort != "" {
+		urls = append(urls, "turns:"+net.JoinHostPort(host, i.tlsPort)+"?transport=tcp")
+	}
+	return urls
 }
 
 // cleanHost takes the host out of a Host header or a setting, without port and

@@ -32,7 +32,7 @@ func TestICEServersByHost(t *testing.T) {
 		{strings.Repeat("a.", 200) + "b", "10.9.9.9:3478"},
 	}
 	cfg := testConfig()
-	cfg.RelayIP = "10.9.9.9"
+	cfg.RelayIP = []string{"10.9.9.9"}
 	issuer := NewIssuer(cfg, 3478)
 	now := time.Unix(1700000000, 0)
 	for _, tt := range tests {
@@ -99,7 +99,7 @@ func TestICEServersFallBackToAnAddress(t *testing.T) {
 	if want := "stun:" + primaryIPv4().String() + ":1"; servers[0].URLs[0] != want {
 		t.Errorf("got %s, want %s", servers[0].URLs[0], want)
 	}
-	cfg.ExternalIP = "198.51.100.7"
+	cfg.ExternalIP = []string{"198.51.100.7"}
 	servers, _ = NewIssuer(cfg, 1).ICEServers("", "bob", time.Now())
 	if servers[0].URLs[0] != "stun:198.51.100.7:1" {
 		t.Errorf("got %s", servers[0].URLs[0])

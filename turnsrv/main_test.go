@@ -1,8 +1,18 @@
 package turnsrv
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -13,14 +23,60 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain makes this process, and no other, trust the certificate of testTLS:
+// pion/webrtc verifies TURN servers by the system's roots, which Go reads once.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "turnsrv")
+	if err != nil {
+		panic(err)
+	}
+	testCertificate = makeCertificate(dir)
+	if err := os.Setenv("SSL_CERT_FILE", filepath.Join(dir, "cert.pem")); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(status int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(status)
+	}))
+}
+
+var testCertificate tls.Certificate
+
+// makeCertificate makes a self-signed certificate of this machine's loopback
+// addresses, and leaves it in dir as cert.pem.
+func makeCertificate(dir string) tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "turnsrv test"}, IsCA: true, BasicConstraintsValid: true,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		panic(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), text, 0o600); err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// testTLS is a server's config with a certificate that clients in this process
+// trust.
+func testTLS(*testing.T) *tls.Config {
+	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &testCertificate, nil }}
+}
 
 const testSecret = "open sesame"
 
 // testConfig is a node on free ports of this machine.
 func testConfig() Config {
 	cfg := DefaultConfig()
-	cfg.Port = 0
+	cfg.Port, cfg.TLSPort = 0, 0
 	cfg.Secrets = []string{testSecret}
 	return cfg
 }
@@ -89,7 +145,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("still not: %s", what)
 		}
-		time.Sleep(2 * time.Millisecond)
+		<-time.After(2 * time.Millisecond)
 	}
 }
 

@@ -1,6 +1,11 @@
 package turnsrv
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"strconv"
+
+	"github.com/pion/stun/v2"
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Directions of relayed traffic, as the metric names them.
 const (
@@ -8,59 +13,89 @@ const (
 	fromPeer = "from_peer"
 )
 
+// Reasons for which the front drops a packet, as the metric names them.
+const (
+	dropMalformed    = "malformed"
+	dropMethod       = "method"
+	dropNoAllocation = "no_allocation"
+	dropNoChannel    = "no_channel"
+	dropNoPermission = "no_permission"
+	dropBandwidth    = "bandwidth"
+	dropOversize     = "oversize"
+	dropSendError    = "send_error"
+	dropSourceLimit  = "source_limit"
+)
+
 // metrics is one collector for all that a Server counts, so that it registers
-// and unregisters as a whole.
+// and unregisters as a whole. Traffic is counted as it passes.
 type metrics struct {
-	allocations  prometheus.GaugeFunc
-	created      prometheus.Counter
+	allocations  *prometheus.GaugeVec
+	created      *prometheus.CounterVec
+	endedTotal   *prometheus.CounterVec
+	refreshed    prometheus.Counter
 	authFailures *prometheus.CounterVec
+	errors       *prometheus.CounterVec
+	quotaHits    *prometheus.CounterVec
 	peersDenied  prometheus.Counter
+	drops        *prometheus.CounterVec
 	bytes        *prometheus.CounterVec
 	packets      *prometheus.CounterVec
+	transport    []prometheus.Collector
 
-	// What the relays count, looked up once since they count every packet.
+	// What is counted for every packet, looked up once.
 	toPeerBytes, toPeerPackets     prometheus.Counter
 	fromPeerBytes, fromPeerPackets prometheus.Counter
+	dropCounters                   map[string]prometheus.Counter
 }
 
-// newMetrics returns the metrics of a server that has allocations() allocations.
-func newMetrics(allocations func() int) *metrics {
+func newMetrics(transport ...prometheus.Collector) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "signal_turn_" + name, Help: help}, labels)
+	}
 	m := &metrics{
-		allocations: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		allocations: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "signal_turn_allocations",
-			Help: "TURN allocations that exist now.",
-		}, func() float64 { return float64(allocations()) }),
-		created: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "signal_turn_allocations_created_total",
-			Help: "TURN allocations created.",
-		}),
-		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "signal_turn_auth_failures_total",
-			Help: "TURN requests with credentials that were refused, by reason.",
-		}, []string{"reason"}),
+			Help: "TURN allocations that exist now, by the client's transport and the relay's address family.",
+		}, []string{"transport", "family"}),
+		created: counter("allocations_created_total", "TURN allocations created.", "transport", "family"),
+		endedTotal: counter("allocations_ended_total",
+			"TURN allocations that ended, by reason.", "reason"),
+		authFailures: counter("auth_failures_total",
+			"TURN requests that were not proved, by reason; missing is the first request of every client.", "reason"),
+		errors:    counter("errors_total", "Error responses, by method and code.", "method", "code"),
+		quotaHits: counter("quota_hits_total", "Requests refused for a quota.", "quota"),
+		drops:     counter("drops_total", "Packets of clients and peers that were dropped, by reason.", "reason"),
+		bytes:     counter("relayed_bytes_total", "Payload bytes that relays sent to and received from peers.", "direction"),
+		packets:   counter("relayed_packets_total", "Packets that relays sent to and received from peers.", "direction"),
+		refreshed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "signal_turn_allocations_refreshed_total", Help: "TURN allocations refreshed."}),
 		peersDenied: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "signal_turn_peers_denied_total",
-			Help: "Peer addresses in requests and packets that the peer policy denied.",
-		}),
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "signal_turn_relayed_bytes_total",
-			Help: "Payload bytes that relays sent to and received from peers.",
-		}, []string{"direction"}),
-		packets: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "signal_turn_relayed_packets_total",
-			Help: "Packets that relays sent to and received from peers.",
-		}, []string{"direction"}),
+			Help: "Peer addresses in requests and packets that the peer policy denied."}),
+		transport:    transport,
+		dropCounters: map[string]prometheus.Counter{},
 	}
 	m.toPeerBytes, m.toPeerPackets = m.bytes.WithLabelValues(toPeer), m.packets.WithLabelValues(toPeer)
 	m.fromPeerBytes, m.fromPeerPackets = m.bytes.WithLabelValues(fromPeer), m.packets.WithLabelValues(fromPeer)
-	for _, reason := range []string{failUsername, failExpired, failPassword} {
+	for _, reason := range []string{dropMalformed, dropMethod, dropNoAllocation, dropNoChannel, dropNoPermission,
+		dropBandwidth, dropOversize, dropSendError, dropSourceLimit} {
+		m.dropCounters[reason] = m.drops.WithLabelValues(reason)
+	}
+	for _, reason := range []string{failMissing, failFields, failNonce, failUsername, failExpired, failRevoked, failPassword} {
 		m.authFailures.WithLabelValues(reason)
+	}
+	for _, reason := range []string{endExpired, endReleased, endGone, endKilled, endRevoked, endClosed} {
+		m.endedTotal.WithLabelValues(reason)
+	}
+	for _, quota := range []string{quotaUser, quotaTotal, quotaRate, quotaPeers, quotaDrain} {
+		m.quotaHits.WithLabelValues(quota)
 	}
 	return m
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.allocations, m.created, m.authFailures, m.peersDenied, m.bytes, m.packets}
+	return append([]prometheus.Collector{m.allocations, m.created, m.endedTotal, m.refreshed, m.authFailures, m.errors,
+		m.quotaHits, m.peersDenied, m.drops, m.bytes, m.packets}, m.transport...)
 }
 
 // Describe implements prometheus.Collector.
@@ -77,6 +112,18 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+func (m *metrics) allocated(a *allocation) {
+	m.created.WithLabelValues(a.tuple.transport.String(), a.family).Inc()
+	m.allocations.WithLabelValues(a.tuple.transport.String(), a.family).Inc()
+}
+
+func (m *metrics) ended(a *allocation, why string) {
+	m.endedTotal.WithLabelValues(why).Inc()
+	m.allocations.WithLabelValues(a.tuple.transport.String(), a.family).Dec()
+}
+
+func (m *metrics) dropped(reason string) { m.dropCounters[reason].Inc() }
+
 func (m *metrics) sentToPeer(n int) {
 	m.toPeerPackets.Inc()
 	m.toPeerBytes.Add(float64(n))
@@ -86,3 +133,5 @@ func (m *metrics) receivedFromPeer(n int) {
 	m.fromPeerPackets.Inc()
 	m.fromPeerBytes.Add(float64(n))
 }
+
+func codeLabel(code stun.ErrorCode) string { return strconv.Itoa(int(code)) }

@@ -1,30 +1,66 @@
 package turnsrv
 
 import (
-	"net"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 )
 
-// peerRule allows or denies the peers of a prefix.
+// verdict is what the peer policy says about an address.
+type verdict uint8
+
+const (
+	verdictDenied  verdict = iota
+	verdictAllowed         // Allowed at every port.
+	verdictRelay           // Allowed at relay ports: the node's own relay addresses.
+)
+
+// peerRule gives the addresses of a prefix a verdict.
 type peerRule struct {
-	prefix netip.Prefix
-	allow  bool
+	prefix  netip.Prefix
+	verdict verdict
+	rank    rank
 }
 
-// peerPolicy says which addresses a relay may exchange packets with. The most
-// specific rule that covers an address decides; without one it is denied. It is
-// immutable after construction.
-type peerPolicy struct {
-	rules []peerRule
+// rank decides between rules of one length: what the operator says is stronger
+// than what is built in, and a denial stronger than an allowance.
+type rank uint8
 
-	// The node's own relay addresses are peers only at the ports of relays, or a
-	// relay would reach the services that listen beside them, this server too.
-	own              map[netip.Addr]bool
-	minPort, maxPort uint16
+const (
+	rankBuiltIn rank = iota
+	rankOwn
+	rankAllow
+	rankDeny
+)
+
+// peerPolicy says which peers a relay may exchange packets with. The most
+// specific rule that covers an address decides. It is immutable after
+// construction.
+type peerPolicy struct {
+	// The rules, flattened: verdicts[i] holds from starts[i] to before
+	// starts[i+1]. A search costs the same for three rules and for thousands.
+	starts   []netip.Addr
+	verdicts []verdict
+
+	minPort, maxPort uint16 // The relay ports, inclusive.
+
+	forbidden map[uint16]forbiddenHosts // By port.
+	machine   map[netip.Addr]bool       // The addresses of this machine, except loopback, when the policy was made.
+}
+
+// forbiddenHosts says where one port must not be reached.
+type forbiddenHosts struct {
+	machine bool // machine means every address of this machine.
+	addrs   []netip.Addr
 }
 
 // specialPurpose holds what must not be a peer by default: the special-purpose
-// address registries of IANA (RFC 6890), multicast and reserved space.
+// address registries of IANA (RFC 6890), multicast and reserved space. What
+// ::/0 covers already is named too, so that an operator who allows ::/0 does
+// not open it.
 var specialPurpose = []string{
 	"0.0.0.0/8",       // this network
 	"10.0.0.0/8",      // private use
@@ -42,86 +78,277 @@ var specialPurpose = []string{
 	"224.0.0.0/4",     // multicast
 	"240.0.0.0/4",     // reserved, limited broadcast
 
-	// All of IPv6 that is not global unicast: unspecified, loopback, discard
-	// only, local translation, segment routing, unique local, link-local, site
-	// local and multicast.
-	"::/0",
-	"2001::/23",     // IETF protocol assignments, Teredo, ORCHID, benchmarking
-	"2001:db8::/32", // documentation
-	"3fff::/20",     // documentation
+	"::/0",            // all of IPv6 that is not global unicast
+	"::1/128",         // loopback
+	"::/96",           // unspecified, the IPv4-compatible form
+	"::ffff:0:0:0/96", // the IPv4-translated form, which belongs inside a translator
+	"64:ff9b:1::/48",  // local translation
+	"100::/64",        // discard only
+	"2001::/23",       // IETF protocol assignments, Teredo, ORCHID, benchmarking
+	"2001:db8::/32",   // documentation
+	"3fff::/20",       // documentation
+	"5f00::/16",       // segment routing
+	"fc00::/7",        // unique local
+	"fe80::/10",       // link-local
+	"fec0::/10",       // site local
+	"ff00::/8",        // multicast
 }
 
 // generalPurpose holds what is allowed unless a more specific rule denies it.
-var generalPurpose = []string{"0.0.0.0/0", "2000::/3"}
+var generalPurpose = []string{"0.0.0.0/0", "2000::/3", "64:ff9b::/96"}
 
-// newPeerPolicy returns the default policy of a node whose relays are seen or
-// bound at own, on the ports from minPort to maxPort.
-func newPeerPolicy(minPort, maxPort uint16, own ...netip.Addr) *peerPolicy {
-	p := &peerPolicy{own: map[netip.Addr]bool{}, minPort: minPort, maxPort: maxPort}
-	for _, prefix := range generalPurpose {
-		p.rules = append(p.rules, peerRule{netip.MustParsePrefix(prefix), true})
+// newPeerPolicy returns the policy of a node: the built-in rules, those of cfg,
+// and the node's own relay addresses, which are peers at relay ports so that
+// two clients of one node reach each other. An own address that is not valid is
+// left out. It fails when cfg was not validated or the addresses of the machine
+// cannot be read.
+func newPeerPolicy(cfg Config, own ...relayAddress) (*peerPolicy, error) {
+	rules, err := peerRules(cfg, own)
+	if err != nil {
+		return nil, err
 	}
-	for _, prefix := range specialPurpose {
-		p.rules = append(p.rules, peerRule{netip.MustParsePrefix(prefix), false})
+	p := &peerPolicy{minPort: uint16(cfg.MinPort), maxPort: uint16(cfg.MaxPort)}
+	p.starts, p.verdicts = flattenRules(rules)
+	if err := p.forbid(cfg.ForbiddenPeers, own); err != nil {
+		return nil, err
 	}
-	for _, addr := range own {
-		addr = undisguise(addr)
-		p.own[addr] = true
-		p.rules = append(p.rules, peerRule{netip.PrefixFrom(addr, addr.BitLen()), true})
-	}
-	return p
+	return p, nil
 }
 
-// allows says whether addr may be a peer, whatever its port.
-func (p *peerPolicy) allows(addr netip.Addr) bool {
-	if !addr.IsValid() {
-		return false
+func peerRules(cfg Config, own []relayAddress) ([]peerRule, error) {
+	var rules []peerRule
+	for _, text := range generalPurpose {
+		rules = append(rules, peerRule{netip.MustParsePrefix(text), verdictAllowed, rankBuiltIn})
 	}
-	addr = undisguise(addr)
-	best := peerRule{prefix: netip.Prefix{}, allow: false}
-	for _, rule := range p.rules {
-		if rule.prefix.Contains(addr) && rule.prefix.Bits() > best.prefix.Bits() {
-			best = rule
+	for _, text := range specialPurpose {
+		rules = append(rules, peerRule{netip.MustParsePrefix(text), verdictDenied, rankBuiltIn})
+	}
+	for _, address := range own {
+		for _, addr := range []netip.Addr{address.bind, address.seen} {
+			if addr = plainAddr(addr); addr.IsValid() {
+				rules = append(rules, peerRule{netip.PrefixFrom(addr, addr.BitLen()), verdictRelay, rankOwn})
+			}
 		}
 	}
-	return best.allow
-}
-
-// allowsIP is allows for the address form of the engine.
-func (p *peerPolicy) allowsIP(ip net.IP) bool {
-	addr, ok := netip.AddrFromSlice(ip)
-	return ok && p.allows(addr)
-}
-
-// reaches says whether a packet may go to an address that allows let pass.
-func (p *peerPolicy) reaches(peer netip.AddrPort) bool {
-	if !p.own[undisguise(peer.Addr())] {
-		return true
+	var wrong problems
+	for _, prefix := range parsePeers(&wrong, "turn-allow-peer", cfg.AllowPeers) {
+		rules = append(rules, peerRule{prefix, verdictAllowed, rankAllow})
 	}
-	return p.minPort <= peer.Port() && peer.Port() <= p.maxPort
+	for _, prefix := range parsePeers(&wrong, "turn-deny-peer", cfg.DenyPeers) {
+		rules = append(rules, peerRule{prefix, verdictDenied, rankDeny})
+	}
+	return rules, errors.Join(wrong...)
 }
 
-// Prefixes of IPv6 addresses that stand for an IPv4 address.
-var (
-	prefixCompatible = netip.MustParsePrefix("::/96")
-	prefixTranslated = netip.MustParsePrefix("::ffff:0:0:0/96")
-	prefixNAT64      = netip.MustParsePrefix("64:ff9b::/96")
-	prefix6to4       = netip.MustParsePrefix("2002::/16")
-)
+// parsePeers reads the values of a flag. It adds every wrong one to p.
+func parsePeers(p *problems, flag string, texts []string) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, text := range texts {
+		prefix, err := parsePeer(text)
+		if err != nil {
+			p.add(flag, err)
+			continue
+		}
+		prefixes = append(prefixes, prefix)
+	}
+	return prefixes
+}
 
-// undisguise returns the IPv4 address that an IPv6 address stands for, when it
-// stands for one: a router on the way would send the packet there.
-func undisguise(addr netip.Addr) netip.Addr {
-	addr = addr.Unmap().WithZone("")
+// parsePeer reads a CIDR or an address. Bits beyond the length are an error,
+// since it is not known which of the two is mistyped.
+func parsePeer(text string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		addr, err := netip.ParseAddr(text)
+		if err != nil || addr.Zone() != "" {
+			return netip.Prefix{}, fmt.Errorf("%q is neither a CIDR nor an IP address", text)
+		}
+		prefix = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	if masked := prefix.Masked(); masked != prefix {
+		return netip.Prefix{}, fmt.Errorf("%s has bits beyond its length; the CIDR is %s", text, undisguisePrefix(masked))
+	}
+	return undisguisePrefix(prefix), nil
+}
+
+// undisguisePrefix returns the IPv4 prefix that an IPv6 prefix stands for. A
+// prefix that covers a whole form, such as 2002::/16, stays what it is: who
+// denies 6to4 does not mean all of IPv4. The mapped form is only a notation and
+// means all of IPv4.
+func undisguisePrefix(prefix netip.Prefix) netip.Prefix {
+	addr := prefix.Addr()
+	if addr.Is4In6() && prefix.Bits() >= 96 {
+		return netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
+	}
+	for _, form := range embeddings {
+		if bits := prefix.Bits() - form.Bits(); bits > 0 && form.Contains(addr) {
+			if inner, ok := embeddedIPv4(addr); ok {
+				return netip.PrefixFrom(inner, min(bits, 32)).Masked()
+			}
+		}
+	}
+	return prefix
+}
+
+// flattenRules turns rules into ranges. Verdicts change only where a prefix begins
+// or after it ends.
+func flattenRules(rules []peerRule) (starts []netip.Addr, verdicts []verdict) {
+	for _, r := range rules {
+		starts = append(starts, r.prefix.Addr())
+		if next := lastAddr(r.prefix).Next(); next.IsValid() {
+			starts = append(starts, next)
+		}
+	}
+	slices.SortFunc(starts, netip.Addr.Compare)
+	starts = slices.Compact(starts)
+	for _, addr := range starts {
+		verdicts = append(verdicts, decideAmong(rules, addr))
+	}
+	return starts, verdicts
+}
+
+// decideAmong returns the verdict of the strongest rule that covers addr.
+func decideAmong(rules []peerRule, addr netip.Addr) verdict {
+	best := peerRule{verdict: verdictDenied}
+	for _, r := range rules {
+		if r.prefix.Contains(addr) && (!best.prefix.IsValid() || r.beats(best)) {
+			best = r
+		}
+	}
+	return best.verdict
+}
+
+func (r peerRule) beats(other peerRule) bool {
+	return cmp.Or(cmp.Compare(r.prefix.Bits(), other.prefix.Bits()), cmp.Compare(r.rank, other.rank)) > 0
+}
+
+func lastAddr(prefix netip.Prefix) netip.Addr {
+	b := prefix.Addr().AsSlice()
+	for i := prefix.Bits(); i < 8*len(b); i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	last, _ := netip.AddrFromSlice(b)
+	return last
+}
+
+// forbid makes the lookup of peers that no rule can allow. What is forbidden at
+// the address a relay is bound to is forbidden at the one it is seen at, since
+// a 1:1 NAT leads from there to here.
+func (p *peerPolicy) forbid(peers []netip.AddrPort, own []relayAddress) error {
+	p.forbidden = make(map[uint16]forbiddenHosts, len(peers))
+	everywhere := false
+	for _, peer := range peers {
+		addr, hosts := plainAddr(peer.Addr()), p.forbidden[peer.Port()]
+		if addr.IsUnspecified() {
+			hosts.machine, everywhere = true, true
+		} else if addr.IsValid() {
+			hosts.addrs = append(hosts.addrs, addr)
+		}
+		for _, address := range own {
+			if addr.IsValid() && addr == plainAddr(address.bind) {
+				hosts.addrs = append(hosts.addrs, plainAddr(address.seen))
+			}
+		}
+		p.forbidden[peer.Port()] = hosts
+	}
+	if !everywhere {
+		return nil
+	}
+	addrs, err := machineAddresses()
+	if err != nil {
+		return fmt.Errorf("listing the addresses that must not be peers: %w", err)
+	}
+	p.machine = map[netip.Addr]bool{}
+	for _, addr := range addrs {
+		p.machine[addr] = true
+	}
+	for _, address := range own {
+		p.machine[plainAddr(address.bind)], p.machine[plainAddr(address.seen)] = true, true
+	}
+	return nil
+}
+
+// permits says whether a relay may exchange packets with peer. It is asked for
+// permissions and channels and again for every packet, hence allocates nothing.
+// Port 0, which a CreatePermission may hold because it names no port
+// (RFC 8656, section 10.2), is a port as any other: a client that wants the own
+// relay address says which relay it means.
+func (p *peerPolicy) permits(peer netip.AddrPort) bool {
+	addr := plainAddr(peer.Addr())
+	if !p.permitsForm(addr, peer.Port()) {
+		return false
+	}
+	inner, ok := embeddedIPv4(addr)
+	return !ok || p.permitsForm(inner, peer.Port())
+}
+
+// permitsForm judges an address as it is written.
+func (p *peerPolicy) permitsForm(addr netip.Addr, port uint16) bool {
+	switch p.verdict(addr) {
+	case verdictDenied:
+		return false
+	case verdictRelay:
+		if port < p.minPort || port > p.maxPort {
+			return false
+		}
+	}
+	return !p.forbids(addr, port)
+}
+
+func (p *peerPolicy) forbids(addr netip.Addr, port uint16) bool {
+	hosts, ok := p.forbidden[port]
+	if !ok {
+		return false
+	}
+	return slices.Contains(hosts.addrs, addr) || hosts.machine && (addr.IsLoopback() || p.machine[addr])
+}
+
+// verdict of the rules for a plain address. What is no unicast address never
+// is a peer: the system sends a packet for 0.0.0.0 to itself.
+func (p *peerPolicy) verdict(addr netip.Addr) verdict {
+	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr == broadcastIPv4 {
+		return verdictDenied
+	}
+	i, found := slices.BinarySearchFunc(p.starts, addr, netip.Addr.Compare)
+	if !found {
+		i-- // The built-in rules begin at 0.0.0.0, before every address.
+	}
+	return p.verdicts[i]
+}
+
+var broadcastIPv4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// plainAddr strips what does not matter to where an address leads: the IPv4-mapped
+// notation and the zone.
+func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
+// embeddings are the IPv6 prefixes that are followed by an IPv4 address.
+var embeddings = []netip.Prefix{
+	netip.MustParsePrefix("::/96"),           // IPv4-compatible (RFC 4291, section 2.5.5.1)
+	netip.MustParsePrefix("::ffff:0:0:0/96"), // IPv4-translated (RFC 2765, section 2.1)
+	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64 (RFC 6052, section 2.1)
+	netip.MustParsePrefix("2002::/16"),       // 6to4 (RFC 3056, section 2)
+}
+
+// embeddedIPv4 returns the IPv4 address that an IPv6 address leads to, when it holds
+// one: a router or tunnel on the way would send the packet there. The address
+// must be plain.
+func embeddedIPv4(addr netip.Addr) (netip.Addr, bool) {
 	if !addr.Is6() {
-		return addr
+		return netip.Addr{}, false
 	}
 	b := addr.As16()
-	switch {
-	case prefixCompatible.Contains(addr), prefixTranslated.Contains(addr), prefixNAT64.Contains(addr):
-		return netip.AddrFrom4([4]byte(b[12:16]))
-	case prefix6to4.Contains(addr):
-		return netip.AddrFrom4([4]byte(b[2:6]))
+	switch high := binary.BigEndian.Uint64(b[0:8]); {
+	case high == 0 && binary.BigEndian.Uint32(b[8:12]) == 0 && binary.BigEndian.Uint32(b[12:16]) > 1, // :: and ::1 are no IPv4 addresses.
+		high == 0 && binary.BigEndian.Uint32(b[8:12]) == 0xffff0000,
+		high == 0x0064ff9b_00000000 && binary.BigEndian.Uint32(b[8:12]) == 0:
+		return netip.AddrFrom4([4]byte(b[12:16])), true
+	case high>>48 == 0x2002:
+		return netip.AddrFrom4([4]byte(b[2:6])), true
+	case high>>32 == 0x20010000: // Teredo (RFC 4380, section 4) inverts the client's address.
+		return netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), true
+	case binary.BigEndian.Uint32(b[8:12])&^0x02000000 == 0x00005efe: // ISATAP (RFC 5214, section 6.1)
+		return netip.AddrFrom4([4]byte(b[12:16])), true
 	}
-	return addr
+	return netip.Addr{}, false
 }

@@ -1,54 +1,258 @@
 package turnsrv
 
 import (
+	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
 
-func TestPeerPolicy(t *testing.T) {
-	denied := []string{
-		"0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.255.255.254",
-		"169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.0.171", "192.0.2.1", "192.88.99.1", "192.168.1.1",
-		"198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.9", "224.0.0.1", "239.255.255.250", "240.0.0.1", "255.255.255.255",
-		"::", "::1", "::127.0.0.1", "::10.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::ffff:0.0.0.0",
-		"::ffff:0:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b::192.168.0.1", "64:ff9b:1::1", "2002:7f00:1::", "2002:a00:1::1",
-		"2002:c0a8:101::1", "2002:a9fe:a9fe::", "100::1", "2001::1", "2001:0:4136:e378::1", "2001:2::1", "2001:10::1", "2001:20::1",
-		"2001:db8::1", "3fff::1", "5f00::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "ff0e::1", "4000::1",
+// disguisedForbidden is a Config.ForbiddenPeers that disguisedPeers tries to get
+// around. Its addresses are of the internet, since all others are denied anyway.
+var disguisedForbidden = addrPorts("11.22.33.44:6379", "[2620:0:1::6379]:6379", "[::ffff:11.22.33.45]:8080", "0.0.0.0:6380")
+
+// disguisedPeers are peers that no server with disguisedForbidden may let a
+// client reach, neither by a permission nor by a channel nor by a packet, unless
+// --turn-allow-peer opens them. No port is a relay port by default, so that the
+// list holds for a server whose relay address is one of them.
+var disguisedPeers = addrPorts(
+	// This machine.
+	"0.0.0.0:9", "0.1.2.3:9", "127.0.0.1:9", "127.255.255.254:9", "[::]:9", "[::1]:9", "[::%eth0]:9",
+	"[::127.0.0.1]:9", "[::0.0.0.2]:9", "[::ffff:0.0.0.0]:9", "[::ffff:127.0.0.1]:9", "[::ffff:127.0.0.1%lo]:9", "[::ffff:0:127.0.0.1]:9",
+	"[64:ff9b::7f00:1]:9", "[64:ff9b::]:9", "[64:ff9b:1::7f00:1]:9", "[64:ff9b:1:7f00:0:100::]:9", "[64:ff9b:1:ffff:ffff:ffff:7f00:1]:9",
+	"[2002:7f00:1::]:9", "[2002:7f00:1::8.8.8.8]:9", "[2002::1]:9", "[2001:0:808:808:0:0:80ff:fffe]:9", "[2001::1]:9",
+	"[2a00::5efe:127.0.0.1]:9", "[2a00::200:5efe:127.0.0.1]:9", "[fe80::5efe:127.0.0.1]:9",
+	// Private networks.
+	"10.0.0.1:9", "10.255.255.255:9", "172.16.0.1:9", "172.31.255.255:9", "192.168.0.1:9", "100.64.0.1:9", "100.127.255.255:9",
+	"[::10.0.0.1]:9", "[::ffff:10.0.0.1]:9", "[::ffff:172.16.0.1]:9", "[::ffff:192.168.1.1]:9", "[::ffff:100.64.0.1]:9",
+	"[::ffff:0:10.0.0.1]:9", "[64:ff9b::10.0.0.1]:9", "[64:ff9b::192.168.0.1]:9", "[64:ff9b::100.64.0.1]:9", "[2002:a00:1::1]:9",
+	"[2002:c0a8:101::1]:9", "[2002:6440:1::1]:9", "[2a00::5efe:10.0.0.1]:9", "[2a00::200:5efe:192.168.0.1]:9",
+	"[fc00::1]:9", "[fd00:ec2::254]:9", "[fec0::1]:9",
+	// Link-local networks and what clouds serve there.
+	"169.254.169.254:80", "169.254.1.1:9", "[::ffff:169.254.169.254]:80", "[::169.254.169.254]:80", "[64:ff9b::a9fe:a9fe]:80",
+	"[2002:a9fe:a9fe::]:80", "[2a00::5efe:169.254.169.254]:80", "[fe80::1]:9", "[fe80::1%eth0]:9", "[fe80::a9fe:a9fe%1]:80",
+	// What is not one host.
+	"224.0.0.1:9", "239.255.255.250:1900", "255.255.255.255:9", "240.0.0.1:9", "[ff02::1]:9", "[ff0e::1]:9", "[ff02::fb%eth0]:5353",
+	"[::ffff:224.0.0.1]:9", "[::ffff:255.255.255.255]:9", "[64:ff9b::224.0.0.1]:9", "[2002:ffff:ffff::]:9", "[2002:e000:1::]:9",
+	// Other special-purpose space.
+	"192.0.0.1:9", "192.0.2.9:9", "192.88.99.1:9", "198.18.0.1:9", "198.51.100.1:9", "203.0.113.9:9", "[100::1]:9", "[2001:2::1]:9",
+	"[2001:20::1]:9", "[2001:db8::9]:9", "[3fff::1]:9", "[5f00::1]:9", "[4000::1]:9", "[64:ff9b::192.0.2.9]:9", "[2002:c000:209::]:9",
+	// What disguisedForbidden names, the node's own Redis for one.
+	"11.22.33.44:6379", "[::ffff:11.22.33.44]:6379", "[::11.22.33.44]:6379", "[64:ff9b::11.22.33.44]:6379", "[2002:b16:212c::1]:6379",
+	"[2a00::5efe:11.22.33.44]:6379", "[2620:0:1::6379]:6379", "[2620:0:1::6379%eth0]:6379", "11.22.33.45:8080", "[64:ff9b::11.22.33.45]:8080",
+	"127.0.0.1:6380", "127.9.9.9:6380", "[::1]:6380",
+)
+
+func addrPorts(texts ...string) []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, text := range texts {
+		all = append(all, netip.MustParseAddrPort(text))
 	}
-	allowed := []string{
-		"1.1.1.1", "8.8.8.8", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.3.1", "198.17.0.1", "198.20.0.1", "223.255.255.255",
-		"2606:4700::1111", "2a00::1", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "2001:200::1",
-		"192.168.7.7", "::ffff:192.168.7.7", "198.51.100.7", // the node's own
+	return all
+}
+
+// policyConfig is a node with relay ports from 50000 to 50010.
+func policyConfig() Config {
+	cfg := DefaultConfig()
+	cfg.MinPort, cfg.MaxPort = 50000, 50010
+	return cfg
+}
+
+func newTestPolicy(t testing.TB, cfg Config, own ...relayAddress) *peerPolicy {
+	t.Helper()
+	p, err := newPeerPolicy(cfg, own...)
+	if err != nil {
+		t.Fatalf("newPeerPolicy: %v", err)
 	}
-	p := newPeerPolicy(50000, 50010, netip.MustParseAddr("192.168.7.7"), netip.MustParseAddr("198.51.100.7"))
-	for _, text := range denied {
-		if p.allows(netip.MustParseAddr(text)) {
-			t.Errorf("%s is allowed", text)
+	return p
+}
+
+// ownAddress is a node's relay address without a NAT.
+func ownAddress(text string) relayAddress {
+	return relayAddress{bind: netip.MustParseAddr(text), seen: netip.MustParseAddr(text)}
+}
+
+func TestDisguisedPeersAreDenied(t *testing.T) {
+	if len(disguisedPeers) < 60 {
+		t.Errorf("only %d disguises", len(disguisedPeers))
+	}
+	cfg := DefaultConfig()
+	cfg.ForbiddenPeers = disguisedForbidden
+	for _, own := range []relayAddress{{}, ownAddress("127.0.0.1"), ownAddress("::1"), ownAddress("10.0.0.1"), ownAddress("192.0.2.9"), ownAddress("11.22.33.44"), ownAddress("2620:0:1::6379")} {
+		p := newTestPolicy(t, cfg, own)
+		for _, peer := range disguisedPeers {
+			if p.permits(peer) {
+				t.Errorf("own address %v: %v is permitted", own.bind, peer)
+			}
 		}
-	}
-	for _, text := range allowed {
-		if !p.allows(netip.MustParseAddr(text)) {
-			t.Errorf("%s is denied", text)
-		}
-	}
-	if p.allows(netip.Addr{}) || p.allowsIP(nil) || p.allowsIP(net.IP{1, 2, 3}) {
-		t.Error("what is no address is allowed")
-	}
-	if !p.allowsIP(net.ParseIP("8.8.8.8")) || p.allowsIP(net.ParseIP("127.0.0.1")) {
-		t.Error("the sixteen byte form of IPv4 addresses is misread")
 	}
 }
 
-func TestOwnAddressIsReachedAtRelayPortsOnly(t *testing.T) {
-	p := newPeerPolicy(50000, 50010, netip.MustParseAddr("192.168.7.7"))
+func TestPeersOfTheInternetArePermitted(t *testing.T) {
+	cfg := policyConfig()
+	cfg.ForbiddenPeers = disguisedForbidden
+	p := newTestPolicy(t, cfg)
+	for _, peer := range addrPorts(
+		"1.1.1.1:53", "8.8.8.8:0", "8.8.8.8:65535", "100.63.255.255:9", "100.128.0.1:9", "126.255.255.255:9", "128.0.0.0:9", "172.15.0.1:9",
+		"172.32.0.1:9", "192.0.3.1:9", "198.17.0.1:9", "198.20.0.1:9", "223.255.255.255:9", "1.0.0.0:9", "11.22.33.44:6378", "11.22.33.43:6379",
+		"[2606:4700::1111]:53", "[2a00::1]:9", "[2001:200::1]:9", "[2620:0:1::6379]:6378", "[3ffe::1]:9", "[2003::1]:9", "[::ffff:8.8.8.8]:9",
+		"[64:ff9b::808:808]:9", "[2002:808:808::1]:9", "[2a00::5efe:8.8.8.8]:9", "[2606:4700::1111%eth0]:53",
+	) {
+		if !p.permits(peer) {
+			t.Errorf("%v is denied", peer)
+		}
+	}
+	if p.permits(netip.AddrPort{}) {
+		t.Error("what is no address is permitted")
+	}
+}
+
+func TestOwnAddressIsPermittedAtRelayPortsOnly(t *testing.T) {
+	nat := relayAddress{bind: netip.MustParseAddr("192.168.7.7"), seen: netip.MustParseAddr("198.51.100.7")}
+	p := newTestPolicy(t, policyConfig(), nat, ownAddress("2001:db8::7"))
 	for text, want := range map[string]bool{
-		"192.168.7.7:50000": true, "192.168.7.7:50010": true, "192.168.7.7:49999": false, "192.168.7.7:3478": false,
-		"192.168.7.7:6379": false, "[::ffff:192.168.7.7]:53": false, "8.8.8.8:53": true,
+		"192.168.7.7:50000": true, "192.168.7.7:50010": true, "192.168.7.7:49999": false, "192.168.7.7:50011": false, "192.168.7.7:3478": false,
+		"192.168.7.7:6379": false, "192.168.7.7:0": false, "[::ffff:192.168.7.7]:53": false, "[::ffff:192.168.7.7]:50005": true,
+		"198.51.100.7:50005": true, "198.51.100.7:3478": false, "198.51.100.8:50005": false, "[2002:c0a8:707::]:53": false,
+		"[2001:db8::7]:50005": true, "[2001:db8::7%eth0]:50005": true, "[2001:db8::7]:53": false, "[2001:db8::8]:50005": false, "8.8.8.8:53": true,
 	} {
-		if got := p.reaches(netip.MustParseAddrPort(text)); got != want {
+		if got := p.permits(netip.MustParseAddrPort(text)); got != want {
 			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}
+
+func TestAllowAndDenyPeers(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		allow, deny     string
+		permits, denies string
+	}{
+		{"open a private network", "10.0.0.0/8", "",
+			"10.0.0.1:9 10.255.255.255:9 [::ffff:10.0.0.1]:9", "192.168.0.1:9 11.22.33.44:6379"},
+		{"open it in disguise", "::ffff:10.0.0.0/104", "", "10.0.0.1:9 10.255.255.255:9", "192.168.0.1:9 [::10.0.0.1]:9"},
+		{"open it as NAT64", "64:ff9b::10.0.0.0/104", "", "10.0.0.1:9 [64:ff9b::10.0.0.1]:9", "11.22.33.44:6379 192.168.0.1:9"},
+		{"open it as 6to4", "2002:a00::/24", "", "10.0.0.1:9 [2002:a00:1::1]:9", "192.168.0.1:9"},
+		{"the most specific wins", "10.0.0.0/8,10.1.2.0/24", "10.1.0.0/16",
+			"10.0.0.1:9 10.1.2.3:9 10.2.0.0:9", "10.1.0.1:9 10.1.3.0:9 10.1.1.255:9"},
+		{"on equal length a denial wins", "10.0.0.0/8", "::ffff:a00:0/104", "8.8.8.8:9", "10.0.0.1:9"},
+		{"one address", "10.0.0.1", "8.8.8.8", "10.0.0.1:9 8.8.8.9:9", "10.0.0.2:9 8.8.8.8:9 [64:ff9b::8.8.8.8]:9"},
+		{"deny all but one network", "198.51.100.0/24", "0.0.0.0/0,::/0",
+			"198.51.100.1:9 192.168.7.7:50005", "8.8.8.8:9 [64:ff9b::8.8.8.8]:9 192.168.7.7:9"},
+		{"allow all opens nothing special", "0.0.0.0/0,::/0", "",
+			"8.8.8.8:9 [2a00::1]:9 [4000::1]:9", "10.0.0.1:9 127.0.0.1:9 [::1]:9 [fe80::1]:9 [fd00::1]:9 [::8.8.8.8]:9 [2001:db8::1]:9 224.0.0.1:9"},
+		{"the mapped form is all of IPv4", "", "::ffff:0:0/96", "[2a00::1]:9", "8.8.8.8:9 [::ffff:8.8.8.8]:9 [64:ff9b::8.8.8.8]:9"},
+		{"deny one form, not all of IPv4", "", "64:ff9b::/96,2002::/16", "8.8.8.8:9 [2a00::1]:9", "[64:ff9b::8.8.8.8]:9 [2002:808:808::]:9"},
+		{"open a form, not what it hides", "::/96,::ffff:0:0:0/96,64:ff9b:1::/48,2001::/32", "",
+			"[::8.8.8.8]:9 [::ffff:0:8.8.8.8]:9 [64:ff9b:1::1]:9 [2001:0:808:808:0:0:f7f7:f7f7]:9",
+			"[::10.0.0.1]:9 [::ffff:0:127.0.0.1]:9 [2001:0:808:808:0:0:80ff:fffe]:9 [::1]:9 [::]:9"},
+		{"loopback", "127.0.0.0/8,::1", "", "127.0.0.1:9 [::1]:9", "0.0.0.0:9 [::]:9 127.0.0.1:6380 127.3.3.3:6380 [::1]:6380"},
+		{"never more than one host", "224.0.0.0/4,255.255.255.255,ff00::/8,0.0.0.0/8,::/128", "", "0.0.0.1:9",
+			"224.0.0.1:9 255.255.255.255:9 [ff02::1]:9 0.0.0.0:9 [::]:9"},
+		{"deny own relays", "", "192.168.7.0/24", "192.168.7.7:50005", "192.168.7.8:50005"},
+		{"deny own relays by name", "", "192.168.7.7", "8.8.8.8:9", "192.168.7.7:50005"},
+		{"allow own ports by name", "192.168.7.7", "", "192.168.7.7:9 192.168.7.7:50005", "192.168.7.7:6379 192.168.7.7:6380"},
+		{"a wide allowance leaves own ports closed", "192.168.0.0/16", "", "192.168.7.8:9 192.168.7.7:50005", "192.168.7.7:9"},
+		{"forbidden whatever is allowed", "11.22.33.44,::/96,2620:0:1::6379", "", "11.22.33.44:9",
+			"11.22.33.44:6379 [::11.22.33.44]:6379 [2620:0:1::6379]:6379 11.22.33.45:8080"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := policyConfig()
+			_ = (*list)(&cfg.AllowPeers).Set(tt.allow)
+			_ = (*list)(&cfg.DenyPeers).Set(tt.deny)
+			cfg.ForbiddenPeers = append(addrPorts("192.168.7.7:6379"), disguisedForbidden...)
+			if err := cfg.Validate(); err != nil {
+				t.Fatalf("Validate: %v", err)
+			}
+			p := newTestPolicy(t, cfg, ownAddress("192.168.7.7"))
+			for _, peer := range addrPorts(strings.Fields(tt.permits)...) {
+				if !p.permits(peer) {
+					t.Errorf("%v is denied", peer)
+				}
+			}
+			for _, peer := range addrPorts(strings.Fields(tt.denies)...) {
+				if p.permits(peer) {
+					t.Errorf("%v is permitted", peer)
+				}
+			}
+		})
+	}
+}
+
+// TestForbiddenPeersOfThisMachine opens everything that the machine has and
+// forbids one port by the unspecified address and one by the address that the
+// relays are bound to.
+func TestForbiddenPeersOfThisMachine(t *testing.T) {
+	addrs, err := machineAddresses()
+	if err != nil || len(addrs) == 0 {
+		t.Fatalf("machineAddresses: %v, %v", addrs, err)
+	}
+	nat := relayAddress{bind: netip.MustParseAddr("192.168.7.7"), seen: netip.MustParseAddr("198.51.100.7")}
+	for _, everywhere := range []string{"0.0.0.0:6379", "[::]:6379", "[::ffff:0.0.0.0]:6379"} {
+		cfg := policyConfig()
+		cfg.ForbiddenPeers = addrPorts(everywhere, "192.168.7.7:8080")
+		for _, addr := range append(addrs, nat.bind, nat.seen, netip.MustParseAddr("127.7.7.7")) {
+			cfg.AllowPeers = append(cfg.AllowPeers, addr.String())
+		}
+		p := newTestPolicy(t, cfg, nat)
+		for _, text := range cfg.AllowPeers {
+			addr := netip.MustParseAddr(text)
+			if p.permits(netip.AddrPortFrom(addr, 6379)) {
+				t.Errorf("%s: %s is permitted at that port", everywhere, addr)
+			}
+			if addr.Is4() && p.permits(netip.AddrPortFrom(netip.AddrFrom16(addr.As16()), 6379)) {
+				t.Errorf("%s: the mapped %s is permitted at that port", everywhere, addr)
+			}
+			if own := addr == nat.bind || addr == nat.seen; p.permits(netip.AddrPortFrom(addr, 8080)) == own {
+				t.Errorf("%s: %s at port 8080 is permitted: %v", everywhere, addr, !own)
+			}
+		}
+	}
+}
+
+func TestListenersAreForbidden(t *testing.T) {
+	cfg := testConfig()
+	cfg.RelayIP = []string{"127.0.0.1"}
+	cfg.AllowPeers = []string{"127.0.0.1", primaryIPv4().String(), "::1"}
+	s := startServer(t, cfg)
+	for _, text := range cfg.AllowPeers {
+		addr := netip.MustParseAddr(text)
+		if s.front.policy.permits(netip.AddrPortFrom(addr, uint16(s.Port()))) {
+			t.Errorf("the server is its own peer at %s", text)
+		}
+		if !s.front.policy.permits(netip.AddrPortFrom(addr, 9)) {
+			t.Errorf("%s is denied at another port", text)
+		}
+	}
+}
+
+func TestNewPeerPolicyRefuses(t *testing.T) {
+	cfg := policyConfig()
+	cfg.AllowPeers, cfg.DenyPeers = []string{"x"}, []string{"10.0.0.1/8"}
+	want := `--turn-allow-peer: "x" is neither a CIDR nor an IP address` + "\n" +
+		"--turn-deny-peer: 10.0.0.1/8 has bits beyond its length; the CIDR is 10.0.0.0/8"
+	if _, err := newPeerPolicy(cfg); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestParsePeer(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.0/8": "10.0.0.0/8", "10.0.0.1": "10.0.0.1/32", "::1": "::1/128", "::/0": "::/0", "fe80::/10": "fe80::/10",
+		"::ffff:10.0.0.0/104": "10.0.0.0/8", "::ffff:10.0.0.1": "10.0.0.1/32", "::ffff:0:0/96": "0.0.0.0/0",
+		"64:ff9b::/96": "64:ff9b::/96", "64:ff9b::a00:0/104": "10.0.0.0/8", "64:ff9b::/97": "0.0.0.0/1", "2002::/16": "2002::/16",
+		"2002:a00::/24": "10.0.0.0/8", "2002:a00:1::/48": "10.0.0.1/32", "2002:a00:1:2::/64": "10.0.0.1/32", "::a00:0/104": "10.0.0.0/8",
+		"::ffff:0:a00:0/104": "10.0.0.0/8", "::/96": "::/96", "::/128": "::/128", "2001::/32": "2001::/32",
+		"": "", "10.0.0.0/": "", "10.0.0.0/33": "", "10.0.0.0/-1": "", "10.0.0.0/08": "", "10.0.0.1/8": "", "10.0.0/8": "", "::ffff:10.0.0.0/8": "",
+		"::ffff:0:0/95": "", "fe80::1%eth0": "", "fe80::%eth0/64": "", "localhost": "", "10.0.0.0-10.0.0.9": "", "*": "", "10.0.0.0/8 ": "",
+	} {
+		got, err := parsePeer(text)
+		if (err != nil) != (want == "") || err == nil && got.String() != want {
+			t.Errorf("%q: got %v, %v, want %q", text, got, err, want)
 		}
 	}
 }
@@ -62,7 +266,7 @@ func TestDeniedPeersOverTheWire(t *testing.T) {
 		if err != nil {
 			t.Fatalf("Allocate over %s: %v", network, err)
 		}
-		before := valueOf(t, s.metrics.peersDenied)
+		before := valueOf(t, s.front.metrics.peersDenied)
 		denied := []string{"10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "64:ff9b::7f00:2"}
 		if s.RelayIP() != loopbackIPv4 { // On a machine with loopback alone it is the relay address.
 			denied = append(denied, "127.0.0.1", "::ffff:127.0.0.1")
@@ -72,15 +276,169 @@ func TestDeniedPeersOverTheWire(t *testing.T) {
 				t.Errorf("%s: a permission for %s was granted", network, text)
 			}
 		}
-		if got := valueOf(t, s.metrics.peersDenied) - before; got != float64(len(denied)) {
+		if got := valueOf(t, s.front.metrics.peersDenied) - before; got != float64(len(denied)) {
 			t.Errorf("%s: %v denials were counted, want %d", network, got, len(denied))
 		}
-		own := &net.UDPAddr{IP: s.RelayIP().AsSlice(), Port: 9}
+		own := relay.LocalAddr()
 		if err := client.CreatePermission(own, &net.UDPAddr{IP: net.IPv4(8, 8, 8, 8), Port: 9}); err != nil {
 			t.Errorf("%s: own relay address and a public one: %v", network, err)
 		}
 		if err := relay.Close(); err != nil {
 			t.Errorf("closing the relay: %v", err)
+		}
+	}
+}
+
+// isInternal says whether an address leads into a network that a relay must not
+// open. It judges by the standard library instead of the policy's table.
+func isInternal(addr netip.Addr) bool {
+	return !addr.IsGlobalUnicast() || addr.IsPrivate() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) ||
+		netip.MustParsePrefix("100.64.0.0/10").Contains(addr) || netip.MustParsePrefix("0.0.0.0/8").Contains(addr)
+}
+
+// disguises returns every form in which v4 can be written, beginning with itself.
+func disguises(v4 [4]byte) []netip.Addr {
+	all := []netip.Addr{netip.AddrFrom4(v4)}
+	n := binary.BigEndian.Uint32(v4[:])
+	for _, format := range []string{
+		"::%[1]x:%[2]x", "::ffff:%[1]x:%[2]x", "::ffff:0:%[1]x:%[2]x", "64:ff9b::%[1]x:%[2]x", "64:ff9b:1::%[1]x:%[2]x",
+		"2002:%[1]x:%[2]x::", "2002:%[1]x:%[2]x:1:2:3:4:5", "2001:0:808:808:0:0:%[3]x:%[4]x",
+		"2a00::5efe:%[1]x:%[2]x", "2a00::200:5efe:%[1]x:%[2]x", "fe80::5efe:%[1]x:%[2]x", "fe80::5efe:%[1]x:%[2]x%%eth0", "::ffff:%[1]x:%[2]x%%1",
+	} {
+		all = append(all, netip.MustParseAddr(fmt.Sprintf(format, n>>16, n&0xffff, ^n>>16, ^n&0xffff)))
+	}
+	return all
+}
+
+func FuzzPeerPolicy(f *testing.F) {
+	f.Add([]byte{127, 0, 0, 1}, uint16(9))
+	f.Add([]byte{8, 8, 8, 8}, uint16(443))
+	f.Add(netip.MustParseAddr("64:ff9b::7f00:1").AsSlice(), uint16(0))
+	cfg := policyConfig()
+	p := newTestPolicy(f, cfg)
+	rules, err := peerRules(cfg, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, ip []byte, port uint16) {
+		addr, ok := netip.AddrFromSlice(ip)
+		if !ok {
+			return
+		}
+		peer := netip.AddrPortFrom(addr, port)
+		got := p.permits(peer)
+		if got && isInternal(addr.Unmap()) {
+			t.Errorf("%v is permitted", peer)
+		}
+		// The flattened rules decide as the rules one by one.
+		plain := plainAddr(addr)
+		if !plain.IsUnspecified() && !plain.IsMulticast() && plain != broadcastIPv4 && p.verdict(plain) != decideAmong(rules, plain) {
+			t.Errorf("%v: verdict %d, the rules say %d", plain, p.verdict(plain), decideAmong(rules, plain))
+		}
+		v4 := [4]byte(ip[len(ip)-4:])
+		forms := disguises(v4)
+		for _, form := range forms {
+			if p.permits(netip.AddrPortFrom(form, port)) && (isInternal(forms[0]) || !p.permits(netip.AddrPortFrom(forms[0], port))) {
+				t.Errorf("%v is permitted as %v", forms[0], form)
+			}
+		}
+	})
+}
+
+func FuzzCIDRs(f *testing.F) {
+	f.Add("10.0.0.0/8", "10.1.0.0/16")
+	f.Add("::ffff:10.0.0.0/104", "64:ff9b::a00:0/104")
+	f.Fuzz(func(t *testing.T, allow, deny string) {
+		cfg := policyConfig()
+		_ = (*list)(&cfg.AllowPeers).Set(allow)
+		_ = (*list)(&cfg.DenyPeers).Set(deny)
+		cfg.ForbiddenPeers = disguisedForbidden
+		if len(cfg.AllowPeers)+len(cfg.DenyPeers) > 64 {
+			return
+		}
+		invalid := cfg.Validate()
+		p, err := newPeerPolicy(cfg)
+		if (err != nil) != (invalid != nil) {
+			t.Fatalf("Validate says %v, newPeerPolicy %v", invalid, err)
+		}
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), "--turn-allow-peer: ") && !strings.HasPrefix(err.Error(), "--turn-deny-peer: ") {
+				t.Errorf("the error names no flag: %v", err)
+			}
+			return
+		}
+		for _, text := range slices.Concat(cfg.AllowPeers, cfg.DenyPeers) {
+			checkPeerPrefix(t, text)
+		}
+		checkRulesHold(t, cfg, p)
+	})
+}
+
+// checkPeerPrefix reads a valid CIDR and what was read once more.
+func checkPeerPrefix(t *testing.T, text string) {
+	prefix, err := parsePeer(text)
+	if err != nil || !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr() != plainAddr(prefix.Addr()) {
+		t.Fatalf("%q: got %v, %v", text, prefix, err)
+	}
+	if again, err := parsePeer(prefix.String()); err != nil || again != prefix {
+		t.Errorf("%q: read as %v and then as %v, %v", text, prefix, again, err)
+	}
+}
+
+// checkRulesHold probes both ends of every rule.
+func checkRulesHold(t *testing.T, cfg Config, p *peerPolicy) {
+	rules, _ := peerRules(cfg, nil)
+	for _, r := range rules {
+		for _, addr := range []netip.Addr{r.prefix.Addr(), lastAddr(r.prefix)} {
+			want := decideAmong(rules, addr)
+			if addr.IsUnspecified() || addr.IsMulticast() || addr == broadcastIPv4 {
+				want = verdictDenied
+			}
+			if got := p.verdict(addr); got != want {
+				t.Errorf("%v: verdict %d, the rules say %d", addr, got, want)
+			}
+			if want == verdictDenied && p.permits(netip.AddrPortFrom(addr, 9)) {
+				t.Errorf("%v is permitted against the rules", addr)
+			}
+		}
+	}
+	for _, peer := range disguisedForbidden {
+		if p.permits(peer) {
+			t.Errorf("the forbidden %v is permitted", peer)
+		}
+	}
+}
+
+// TestPermitsAllocatesNothing guards what is asked for every packet.
+func TestPermitsAllocatesNothing(t *testing.T) {
+	cfg := policyConfig()
+	cfg.ForbiddenPeers = disguisedForbidden
+	p := newTestPolicy(t, cfg, ownAddress("192.168.7.7"))
+	peers := append(addrPorts("8.8.8.8:9", "192.168.7.7:50005", "[2a00::1%eth0]:9", "[64:ff9b::8.8.8.8]:6379"), disguisedPeers...)
+	if n := testing.AllocsPerRun(100, func() {
+		for _, peer := range peers {
+			p.permits(peer)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkPermits(b *testing.B) {
+	for _, cidrs := range []int{0, 1000} {
+		cfg := policyConfig()
+		cfg.ForbiddenPeers = disguisedForbidden
+		for i := range cidrs {
+			cfg.DenyPeers = append(cfg.DenyPeers, fmt.Sprintf("20.%d.%d.0/24", i/250, i%250))
+		}
+		p := newTestPolicy(b, cfg, ownAddress("192.168.7.7"))
+		for _, peer := range addrPorts("93.184.216.34:50000", "192.168.7.7:50005", "[2606:4700::1111]:50000", "[64:ff9b::808:808]:6379") {
+			b.Run(fmt.Sprintf("cidrs=%d/%v", cidrs, peer), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					p.permits(peer)
+				}
+			})
 		}
 	}
 }

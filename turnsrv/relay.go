@@ -2,14 +2,13 @@ package turnsrv
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 const (
@@ -19,221 +18,203 @@ const (
 
 	// socketBuffer holds a burst of a video stream; the kernel may grant less.
 	socketBuffer = 4 << 20
+
+	// maxPeerDatagram is the largest payload that is relayed to a client. A longer
+	// one is dropped, never cut.
+	maxPeerDatagram = 2000
+
+	// relayHeadroom is room for what goes in front of the payload of a peer: the
+	// headers of a Data indication with an IPv6 address.
+	relayHeadroom = stunHeader + 4 + 20 + 4
 )
 
-var (
-	errNoRelayPort = errors.New("no relay port is free")
-	errNoTCPRelay  = errors.New("relays over tcp are not supported")
-)
+var errNoRelayPort = errors.New("no relay port is free")
 
-// relays makes the sockets of allocations. It implements
-// turn.RelayAddressGenerator.
-type relays struct {
+// relayPool opens the sockets of one address family's relays on the ports of the
+// range. Its methods may be called by any goroutine.
+type relayPool struct {
 	// Fixed after construction.
-	bind             netip.Addr // bind is the address of the sockets.
-	seen             netip.Addr // seen is the address peers and clients are told.
+	address          relayAddress
 	minPort, maxPort uint16
-	policy           *peerPolicy
-	metrics          *metrics
 	log              *slog.Logger
 
-	open sync.WaitGroup // open counts the sockets that are not closed.
-
-	// Guarded by mu.
 	mu    sync.Mutex
-	taken map[uint16]bool
+	taken map[uint16]bool // taken holds the ports of our sockets.
 }
 
-// newRelays finds the relay address of cfg and makes sure that sockets can be
-// bound to it.
-func newRelays(cfg Config) (*relays, error) {
-	r := &relays{
-		minPort: uint16(cfg.MinPort),
-		maxPort: uint16(cfg.MaxPort),
-		log:     cfg.logger(),
-		taken:   map[uint16]bool{},
+func newRelayPool(address relayAddress, minPort, maxPort uint16, log *slog.Logger) *relayPool {
+	return &relayPool{address: address, minPort: minPort, maxPort: maxPort, log: log, taken: map[uint16]bool{}}
+}
+
+// relaySocket is a bound socket and its port, which goes back to the pool with
+// it.
+type relaySocket struct {
+	conn *net.UDPConn
+	pool *relayPool
+	port uint16
+	once sync.Once
+}
+
+// close may be called again.
+func (s *relaySocket) close() {
+	s.once.Do(func() {
+		_ = s.conn.Close()
+		s.pool.release(s.port)
+	})
+}
+
+// seen is the address that others know the socket by.
+func (s *relaySocket) seen() netip.AddrPort { return netip.AddrPortFrom(s.pool.address.seen, s.port) }
+
+// open returns a socket on any port.
+func (p *relayPool) open() (*relaySocket, error) {
+	return p.search(1, p.bind)
+}
+
+// openEven returns a socket on an even port and, with pair, one on the port
+// above it (RFC 8656, section 7.2).
+func (p *relayPool) openEven(pair bool) (even, next *relaySocket, err error) {
+	even, err = p.search(2, func(port uint16) (*relaySocket, error) {
+		s, err := p.bind(port)
+		if err != nil || !pair {
+			return s, err
+		}
+		if next, err = p.bind(port + 1); err != nil {
+			s.close()
+			return nil, err
+		}
+		return s, nil
+	})
+	return even, next, err
+}
+
+// search tries ports from a random one on, in steps that start at a multiple of
+// step, until one can be had.
+func (p *relayPool) search(step int, try func(port uint16) (*relaySocket, error)) (*relaySocket, error) {
+	first := (int(p.minPort) + step - 1) / step * step
+	slots := (int(p.maxPort)-first)/step + 1
+	if first > int(p.maxPort) || slots <= 0 {
+		return nil, errNoRelayPort
 	}
-	r.bind = addressOr(cfg.RelayIP, primaryIPv4)
-	r.seen = addressOr(cfg.ExternalIP, func() netip.Addr { return r.bind })
-	r.policy = newPeerPolicy(r.minPort, r.maxPort, r.bind, r.seen)
-	probe, err := r.listen(0)
-	if err != nil {
-		return nil, fmt.Errorf("--turn-relay-ip: binding a relay to %s: %w", r.bind, err)
+	start, binds := rand.IntN(slots), 0
+	for i := range slots {
+		port := uint16(first + (start+i)%slots*step)
+		s, err := try(port)
+		if err == nil {
+			return s, nil
+		}
+		if errors.Is(err, errNoRelayPort) {
+			continue // Ours: that costs no system call.
+		}
+		if binds++; !errors.Is(err, syscall.EADDRINUSE) || binds == maxRelayBinds {
+			return nil, err
+		}
 	}
-	_ = probe.Close()
-	return r, nil
+	return nil, errNoRelayPort
 }
 
-// addressOr parses text, which was validated, or takes the fallback.
-func addressOr(text string, fallback func() netip.Addr) netip.Addr {
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		return fallback()
+// bind opens a socket on one port. Its error is errNoRelayPort when the port is
+// ours already or outside the range.
+func (p *relayPool) bind(port uint16) (*relaySocket, error) {
+	if !p.take(port) {
+		return nil, errNoRelayPort
 	}
-	return addr.Unmap()
-}
-
-func (r *relays) listen(port uint16) (*net.UDPConn, error) {
-	return net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(r.bind, port)))
-}
-
-// Validate implements turn.RelayAddressGenerator.
-func (r *relays) Validate() error { return nil }
-
-// AllocateConn implements turn.RelayAddressGenerator.
-func (r *relays) AllocateConn(string, int) (net.Conn, net.Addr, error) {
-	return nil, nil, errNoTCPRelay
-}
-
-// AllocatePacketConn implements turn.RelayAddressGenerator. A requested port of
-// 0 means any.
-func (r *relays) AllocatePacketConn(_ string, requested int) (net.PacketConn, net.Addr, error) {
-	conn, port, err := r.bindRelay(requested)
+	network := "udp4"
+	if p.address.bind.Is6() {
+		network = "udp6"
+	}
+	conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.address.bind, port)))
 	if err != nil {
-		return nil, nil, fmt.Errorf("allocating a relay: %w", err)
+		p.release(port)
+		return nil, err
 	}
 	if err := conn.SetReadBuffer(socketBuffer); err != nil {
-		r.log.Debug("turn relay keeps its small receive buffer", "error", err)
+		p.log.Debug("turn relay keeps its small receive buffer", "error", err)
 	}
-	r.open.Add(1)
-	relay := &relayConn{UDPConn: conn, relays: r, port: port}
-	return relay, net.UDPAddrFromAddrPort(netip.AddrPortFrom(r.seen, port)), nil
+	allowFragments(conn, p.address.bind.Is6())
+	return &relaySocket{conn: conn, pool: p, port: port}, nil
 }
 
-func (r *relays) bindRelay(requested int) (*net.UDPConn, uint16, error) {
-	if requested != 0 {
-		return r.bindPort(uint16(requested))
-	}
-	var errs error = errNoRelayPort
-	start := r.minPort + uint16(rand.IntN(int(r.maxPort)-int(r.minPort)+1))
-	for range maxRelayBinds {
-		port, ok := r.nextFree(start)
-		if !ok {
-			return nil, 0, errNoRelayPort
-		}
-		conn, port, err := r.bindPort(port)
-		if err == nil {
-			return conn, port, nil
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, errNoRelayPort) {
-			return nil, 0, err
-		}
-		errs, start = err, r.after(port)
-	}
-	return nil, 0, errs
-}
-
-// bindPort takes one port of the range and binds it. The port is returned with
-// an error, too.
-func (r *relays) bindPort(port uint16) (*net.UDPConn, uint16, error) {
-	if !r.take(port) {
-		return nil, port, errNoRelayPort
-	}
-	conn, err := r.listen(port)
-	if err != nil {
-		r.release(port)
-		return nil, port, err
-	}
-	return conn, port, nil
-}
-
-// nextFree returns the first port from start on, around the range, that no
-// relay of ours has.
-func (r *relays) nextFree(start uint16) (uint16, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	size := int(r.maxPort) - int(r.minPort) + 1
-	if len(r.taken) >= size {
-		return 0, false
-	}
-	port := start
-	for r.taken[port] {
-		port = r.after(port)
-	}
-	return port, true
-}
-
-func (r *relays) after(port uint16) uint16 {
-	if port == r.maxPort {
-		return r.minPort
-	}
-	return port + 1
-}
-
-// take marks a port of the range as in use, unless it is already.
-func (r *relays) take(port uint16) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if port < r.minPort || port > r.maxPort || r.taken[port] {
+func (p *relayPool) take(port uint16) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if port < p.minPort || port > p.maxPort || p.taken[port] {
 		return false
 	}
-	r.taken[port] = true
+	p.taken[port] = true
 	return true
 }
 
-func (r *relays) release(port uint16) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.taken, port)
+func (p *relayPool) release(port uint16) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.taken, port)
 }
 
-// permits implements turn.PermissionHandler.
-func (r *relays) permits(client net.Addr, peer net.IP) bool {
-	if r.policy.allowsIP(peer) {
-		return true
-	}
-	r.metrics.peersDenied.Inc()
-	r.log.Debug("turn peer denied", "client", client.String(), "peer", peer.String())
-	return false
-}
-
-// relayConn is the socket of one allocation. It counts what passes.
-type relayConn struct {
+// relay is one relayed transport address of an allocation. To the engine it is
+// the allocation's socket: the engine's goroutine for it spends its life in
+// ReadFrom, which relays what peers send, and Close ends the engine's
+// allocation. It implements net.PacketConn.
+type relay struct {
 	// Fixed after construction.
-	*net.UDPConn
-	relays *relays
-	port   uint16
+	*relaySocket
+	id    uint64
+	alloc *allocation
 
-	used   atomic.Bool // used is set by the first read.
-	closed atomic.Bool
+	fragments sync.Mutex // fragments is held while the socket's DF setting is not its usual one.
+	done      sync.Once
 }
 
-// ReadFrom returns a packet of a peer. The first call makes it an allocation:
-// the engine also opens sockets only to look for an even port.
-func (c *relayConn) ReadFrom(p []byte) (int, net.Addr, error) {
-	if !c.used.Load() && c.used.CompareAndSwap(false, true) {
-		c.relays.metrics.created.Inc()
+// engineAddr is what the engine knows the client by.
+func (r *relay) engineAddr() net.Addr {
+	ip := make(net.IP, net.IPv6len)
+	ip[0] = 0xfd
+	for i := range 8 {
+		ip[8+i] = byte(r.id >> (56 - 8*i))
 	}
-	n, addr, err := c.UDPConn.ReadFrom(p)
-	if err == nil {
-		c.relays.metrics.receivedFromPeer(n)
-	}
-	return n, addr, err
+	return &net.UDPAddr{IP: ip, Port: 1}
 }
 
-// WriteTo sends a packet to a peer. One that the policy forbids is lost, as on
-// any network, and not an error.
-func (c *relayConn) WriteTo(p []byte, peer net.Addr) (int, error) {
-	addr, ok := peer.(*net.UDPAddr)
-	if !ok || !c.relays.policy.reaches(addr.AddrPort()) {
-		c.relays.metrics.peersDenied.Inc()
-		return len(p), nil
+// ReadFrom relays packets of peers until the relay is closed. It never returns
+// one to the engine.
+func (r *relay) ReadFrom([]byte) (int, net.Addr, error) {
+	buffer := make([]byte, relayHeadroom+maxPeerDatagram+4) // One byte to see what is too long, three to pad.
+	var delay backoff
+	for {
+		n, _, _, peer, err := r.conn.ReadMsgUDPAddrPort(buffer[relayHeadroom:relayHeadroom+maxPeerDatagram+1], nil)
+		switch {
+		case err == nil && n > maxPeerDatagram:
+			r.alloc.front.metrics.dropped(dropOversize)
+		case err == nil:
+			delay = backoff{}
+			r.alloc.fromPeer(r, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()), buffer, n)
+		case errors.Is(err, net.ErrClosed) || !delay.wait(r.alloc.ended):
+			return 0, nil, net.ErrClosed
+		}
 	}
-	n, err := c.UDPConn.WriteTo(p, peer)
-	if err == nil {
-		c.relays.metrics.sentToPeer(n)
-	}
-	return n, err
 }
 
-// Close ends the allocation. It never fails, since the engine, closing all its
-// allocations, stops at the first one that does.
-func (c *relayConn) Close() error {
-	if c.closed.Swap(true) {
-		return nil
-	}
-	_ = c.UDPConn.Close()
-	c.relays.release(c.port)
-	c.relays.open.Done()
+// WriteTo implements net.PacketConn. The engine gets no data to write.
+func (r *relay) WriteTo([]byte, net.Addr) (int, error) { return 0, errors.ErrUnsupported }
+
+// Close ends the relay, and with its last relay the allocation. It never fails,
+// since the engine, closing all its allocations, stops at the first that does.
+func (r *relay) Close() error {
+	r.done.Do(func() {
+		r.relaySocket.close()
+		r.alloc.lose(r)
+	})
 	return nil
 }
+
+// LocalAddr implements net.PacketConn.
+func (r *relay) LocalAddr() net.Addr { return r.conn.LocalAddr() }
+
+// SetDeadline implements net.PacketConn; the engine never calls it.
+func (r *relay) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetReadDeadline implements net.PacketConn; the engine never calls it.
+func (r *relay) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetWriteDeadline implements net.PacketConn; the engine never calls it.
+func (r *relay) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }

@@ -1,31 +1,47 @@
-// Package turnsrv is the STUN and TURN server of a node: its transports,
-// credentials, peer policy and relay addresses around an allocation engine.
+// Package turnsrv is the STUN and TURN server of a node. A front answers clients
+// on every transport and relays their data; pion/turn, behind it, is the engine
+// that keeps allocations.
 package turnsrv
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
-	"github.com/pion/turn/v3"
+	"golang.org/x/time/rate"
 )
 
-// closeLimit is how long Close waits for the engine's last goroutines, which
-// have nothing left to wait for themselves.
-const closeLimit = 5 * time.Second
+const (
+	// closeLimit is how long Close waits for the engine's last goroutines, which
+	// have nothing left to wait for themselves.
+	closeLimit = 5 * time.Second
 
-// Server is a running STUN and TURN server.
+	// addressTimeout bounds the search for the relay addresses, which may ask a
+	// STUN server.
+	addressTimeout = 30 * time.Second
+
+	// drainPoll is how often Shutdown looks whether allocations are left.
+	drainPoll = 50 * time.Millisecond
+
+	// maxSources bounds the memory for the addresses that answers are counted by.
+	maxSources = 1 << 16
+)
+
+// Server is a running STUN and TURN server. Its methods may be called by any
+// goroutine.
 type Server struct {
 	// Fixed after construction.
 	cfg        Config
 	log        *slog.Logger
-	metrics    *metrics
-	relays     *relays
+	front      *front
 	transports *transports
-	engine     *turn.Server
 
 	closeOnce sync.Once
 	closeErr  error
@@ -45,63 +61,105 @@ func newServer(cfg Config, make sockets) (*Server, error) {
 		return nil, errors.New("--turn-secret: a server needs a shared secret")
 	}
 	s := &Server{cfg: cfg, log: cfg.logger()}
-	s.metrics = newMetrics(s.Allocations)
 	if err := s.start(make); err != nil {
 		return nil, err
 	}
-	s.log.Info("turn server listening", "addresses", cfg.Listen, "port", s.Port(),
-		"relay", s.relays.bind, "seen_as", s.relays.seen, "min_port", cfg.MinPort, "max_port", cfg.MaxPort)
+	s.log.Info("turn server listening", "addresses", cfg.Listen, "port", s.Port(), "tls_port", s.TLSPort(),
+		"relays", s.relayTexts(), "min_port", cfg.MinPort, "max_port", cfg.MaxPort)
 	return s, nil
 }
 
-func (s *Server) start(make sockets) (err error) {
-	if s.relays, err = newRelays(s.cfg); err != nil {
+func (s *Server) start(make sockets) error {
+	counters := newTransportMetrics()
+	m := newMetrics(counters.collectors()...)
+	var err error
+	if s.front, err = newFront(s.cfg, m); err != nil {
 		return err
 	}
-	s.relays.metrics = s.metrics
-	requests := newInflight()
-	if s.transports, err = listen(s.cfg, requests, make); err != nil {
-		return err
+	if s.transports, err = bindTransports(s.cfg.transports(counters), s.front, make); err != nil {
+		return errors.Join(err, s.front.close())
 	}
-	if err = s.startEngine(requests); err != nil {
-		s.transports.close()
-		return err
-	}
-	if err = s.register(); err != nil {
+	if err := s.front.decidePeers(s.Port(), s.TLSPort()); err != nil {
 		return errors.Join(err, s.stop())
 	}
-	return nil
-}
-
-func (s *Server) startEngine(requests *inflight) (err error) {
-	auth := &authenticator{
-		secrets:  s.cfg.Secrets,
-		realm:    s.cfg.Realm,
-		requests: requests,
-		metrics:  s.metrics,
-		log:      s.log,
-		now:      time.Now,
-	}
-	packets, listeners := s.transports.engineConfigs(s.relays)
-	s.engine, err = turn.NewServer(turn.ServerConfig{
-		PacketConnConfigs: packets,
-		ListenerConfigs:   listeners,
-		LoggerFactory:     engineLogs{s.log},
-		Realm:             s.cfg.Realm,
-		AuthHandler:       auth.key,
-	})
-	if err != nil {
-		return fmt.Errorf("starting the turn engine: %w", err)
-	}
-	return nil
-}
-
-func (s *Server) register() error {
+	s.transports.serve()
 	if s.cfg.Registerer == nil {
 		return nil
 	}
-	if err := s.cfg.Registerer.Register(s.metrics); err != nil {
-		return fmt.Errorf("registering turn metrics: %w", err)
+	if err := s.cfg.Registerer.Register(m); err != nil {
+		return errors.Join(fmt.Errorf("registering turn metrics: %w", err), s.stop())
+	}
+	return nil
+}
+
+func newFront(cfg Config, m *metrics) (*front, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), addressTimeout)
+	defer cancel()
+	v4, v6, err := relayAddresses(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	f := &front{
+		cfg:      cfg,
+		log:      cfg.logger(),
+		metrics:  m,
+		auth:     newAuthenticator(cfg),
+		reserved: newReservations(),
+		quotas:   newQuotas(cfg.UserQuota, cfg.totalQuota()),
+		sources:  newSourceLimit(cfg.UnauthRate, int(2*cfg.UnauthRate), maxSources),
+		rate:     limiter(cfg.AllocateRate),
+		noise:    rate.NewLimiter(noiseRate, noiseRate),
+		total:    newByteBucket(cfg.TotalBandwidth),
+		now:      cfg.now,
+		allocs:   map[fiveTuple]*allocation{},
+	}
+	f.maxChannel = maxChannel5766
+	if cfg.StrictChannels {
+		f.maxChannel = maxChannel
+	}
+	f.openPools(v4, v6)
+	if err := f.probePools(); err != nil {
+		return nil, err
+	}
+	if f.engine, err = newEngine(runtime.GOMAXPROCS(0), f.log); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// decidePeers makes the peer policy, which forbids the node's own listeners,
+// hence it comes once their ports are known and before anybody is served.
+func (f *front) decidePeers(ports ...int) error {
+	cfg := f.cfg
+	cfg.ForbiddenPeers = slices.Clone(cfg.ForbiddenPeers)
+	for _, port := range ports {
+		cfg.ForbiddenPeers = append(cfg.ForbiddenPeers, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)))
+	}
+	var own []relayAddress
+	for _, p := range f.pools {
+		own = append(own, p.address)
+	}
+	var err error
+	f.policy, err = newPeerPolicy(cfg, own...)
+	return err
+}
+
+// limiter allows perSecond events, any number when that is 0.
+func limiter(perSecond float64) *rate.Limiter {
+	if perSecond <= 0 {
+		return rate.NewLimiter(rate.Inf, 0)
+	}
+	return rate.NewLimiter(rate.Limit(perSecond), max(1, int(2*perSecond)))
+}
+
+// probePools makes sure that relays can be bound at all, before anybody asks.
+func (f *front) probePools() error {
+	for _, p := range f.pools {
+		s, err := p.open()
+		if err != nil {
+			return fmt.Errorf("--turn-relay-ip: binding a relay to %s: %w", p.address.bind, err)
+		}
+		s.close()
 	}
 	return nil
 }
@@ -111,7 +169,7 @@ func (s *Server) register() error {
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
 		if s.cfg.Registerer != nil {
-			s.cfg.Registerer.Unregister(s.metrics)
+			s.cfg.Registerer.Unregister(s.front.metrics)
 		}
 		s.closeErr = s.stop()
 	})
@@ -121,13 +179,8 @@ func (s *Server) Close() error {
 // stop goes from the outside in: no request can come, then no relay can be
 // opened, then the relays are closed and their readers end.
 func (s *Server) stop() error {
-	err := s.engine.Close()
-	s.transports.wait()
-	s.relays.open.Wait()
-	if err != nil {
-		return fmt.Errorf("closing the turn engine: %w", err)
-	}
-	return s.waitForEngine()
+	s.transports.close()
+	return errors.Join(s.front.close(), s.waitForEngine())
 }
 
 // waitForEngine polls, since the engine offers nothing to wait on: the reader of
@@ -137,21 +190,124 @@ func (s *Server) waitForEngine() error {
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for s.Allocations() > 0 {
+	for s.front.engine.server.AllocationCount() > 0 {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			return fmt.Errorf("closing the turn engine: %d allocations still open after %v", s.Allocations(), closeLimit)
+			return fmt.Errorf("closing the turn engine: allocations are still open after %v", closeLimit)
 		}
 	}
 	return nil
 }
 
-// Port returns the port of UDP and TCP.
-func (s *Server) Port() int { return s.transports.port }
+// Drain refuses new allocations from now on and lets old ones live.
+func (s *Server) Drain() { s.front.draining.Store(true) }
 
-// RelayIP returns the address that relays are seen at.
-func (s *Server) RelayIP() netip.Addr { return s.relays.seen }
+// Shutdown drains, waits until no allocation is left or ctx ends, and closes the
+// server. Its error is that of Close.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.Drain()
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for s.Allocations() > 0 {
+		select {
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	return s.Close()
+}
+
+// Port returns the port of UDP and TCP.
+func (s *Server) Port() int { return s.transports.port() }
+
+// TLSPort returns the port of TLS and DTLS, 0 without a certificate.
+func (s *Server) TLSPort() int { return s.transports.tlsPort() }
+
+// RelayIP returns the address that relays are seen at, IPv4 if there is one.
+func (s *Server) RelayIP() netip.Addr { return s.front.pools[0].address.seen }
+
+func (s *Server) relayTexts() []string {
+	var texts []string
+	for _, p := range s.front.pools {
+		texts = append(texts, p.address.bind.String()+" seen as "+p.address.seen.String())
+	}
+	return texts
+}
 
 // Allocations returns how many allocations exist now.
-func (s *Server) Allocations() int { return s.engine.AllocationCount() }
+func (s *Server) Allocations() int { return s.front.count() }
+
+// Allocation describes one allocation to an operator.
+type Allocation struct {
+	ID        string
+	User      string
+	Username  string
+	Client    netip.AddrPort
+	Server    netip.AddrPort // Server is the address that the client uses.
+	Transport string
+	Relays    []netip.AddrPort
+	Created   time.Time
+	Expires   time.Time
+	// Traffic in payload bytes and packets.
+	BytesToPeers, PacketsToPeers     uint64
+	BytesFromPeers, PacketsFromPeers uint64
+	// Permissions and Channels hold the peers of those that are alive.
+	Permissions []netip.Addr
+	Channels    []netip.AddrPort
+}
+
+// List returns the allocations that exist now, oldest first.
+func (s *Server) List() []Allocation {
+	var list []Allocation
+	for _, a := range s.front.allocations() {
+		list = append(list, a.describe(s.front.now()))
+	}
+	slices.SortFunc(list, func(a, b Allocation) int { return a.Created.Compare(b.Created) })
+	return list
+}
+
+func (a *allocation) describe(now time.Time) Allocation {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	d := Allocation{
+		ID: strconv.FormatUint(a.id, 10), User: a.who.user, Username: a.who.username,
+		Client: a.tuple.client, Server: a.tuple.server, Transport: a.tuple.transport.String(),
+		Created: a.created, Expires: a.expires,
+		BytesToPeers: a.toPeer.bytes.Load(), PacketsToPeers: a.toPeer.packets.Load(),
+		BytesFromPeers: a.fromPeers.bytes.Load(), PacketsFromPeers: a.fromPeers.packets.Load(),
+	}
+	for _, r := range a.relays {
+		d.Relays = append(d.Relays, r.seen())
+	}
+	for peer, until := range a.permits {
+		if until.After(now) {
+			d.Permissions = append(d.Permissions, peer)
+		}
+	}
+	for _, c := range a.channels {
+		if c.expires.After(now) {
+			d.Channels = append(d.Channels, c.peer)
+		}
+	}
+	slices.SortFunc(d.Permissions, netip.Addr.Compare)
+	slices.SortFunc(d.Channels, netip.AddrPort.Compare)
+	return d
+}
+
+// Kill ends the allocation with that id; it reports whether there was one.
+func (s *Server) Kill(id string) bool {
+	return s.front.endAll(endKilled, func(a *allocation) bool { return strconv.FormatUint(a.id, 10) == id }) > 0
+}
+
+// KillUser ends all allocations of a user, who may come again, and returns their
+// number.
+func (s *Server) KillUser(user string) int {
+	return s.front.endAll(endKilled, func(a *allocation) bool { return a.owner().user == user })
+}
+
+// Revoke makes every credential void that was minted for a user until now, also
+// for what exists, ends the user's allocations and returns their number.
+func (s *Server) Revoke(user string) int { return s.front.revoke(user) }

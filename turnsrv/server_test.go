@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -107,21 +106,9 @@ func TestPortInUse(t *testing.T) {
 	for _, transport := range []string{"udp", "tcp"} {
 		cfg := testConfig()
 		cfg.Listen = []string{"127.0.0.1"}
-		if transport == "udp" {
-			taken, err := net.ListenPacket("udp4", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = taken.Close() }()
-			cfg.Port = taken.LocalAddr().(*net.UDPAddr).Port
-		} else {
-			taken, err := net.Listen("tcp4", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = taken.Close() }()
-			cfg.Port = taken.Addr().(*net.TCPAddr).Port
-		}
+		packets, listener := bindBoth(t)
+		cfg.Port = packets.LocalAddr().(*net.UDPAddr).Port
+		_ = map[string]func() error{"udp": listener.Close, "tcp": packets.Close}[transport]()
 		_, err := New(cfg)
 		want := fmt.Sprintf("--turn-port: listening on %s 127.0.0.1:%d: bind: address already in use", transport, cfg.Port)
 		if err == nil || err.Error() != want {
@@ -143,7 +130,7 @@ func TestFailedStartLeavesThePortFree(t *testing.T) {
 	_ = free.Close()
 	cfg.Listen = []string{"127.0.0.1", "198.51.100.77"}
 	_, err = New(cfg)
-	want := fmt.Sprintf("--turn-listen: listening on udp 198.51.100.77:%d: bind: cannot assign requested address", cfg.Port)
+	want := fmt.Sprintf("--turn-listen: listening on tcp 198.51.100.77:%d: bind: cannot assign requested address", cfg.Port)
 	if err == nil || err.Error() != want {
 		t.Fatalf("got %v, want %s", err, want)
 	}
@@ -155,12 +142,12 @@ func TestFailedStartLeavesThePortFree(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		"--turn-relay-ip: binding a relay to 198.51.100.77": func(c *Config) { c.RelayIP = "198.51.100.77" },
+		"--turn-relay-ip: binding a relay to 198.51.100.77": func(c *Config) { c.RelayIP = []string{"198.51.100.77"} },
 		"--turn-secret:": func(c *Config) { c.Secrets = nil },
 		"--turn-realm:":  func(c *Config) { c.Realm = "" },
 		"registering turn metrics:": func(c *Config) {
 			r := prometheus.NewRegistry()
-			r.MustRegister(newMetrics(func() int { return 0 }))
+			r.MustRegister(newMetrics())
 			c.Registerer = r
 		},
 	} {
@@ -168,62 +155,6 @@ func TestNewRefuses(t *testing.T) {
 		change(&cfg)
 		if _, err := New(cfg); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
-		}
-	}
-}
-
-// TestMachineWithoutIPv6 does without the IPv6 half of the default, and only of
-// the default.
-func TestMachineWithoutIPv6(t *testing.T) {
-	noIPv6 := systemSockets()
-	noIPv6.packet = func(network, address string) (net.PacketConn, error) {
-		if network == "udp6" {
-			return nil, &net.OpError{Op: "listen", Net: network, Err: syscall.EAFNOSUPPORT}
-		}
-		return net.ListenPacket(network, address)
-	}
-	s, err := newServer(testConfig(), noIPv6)
-	if err != nil {
-		t.Fatalf("the default: %v", err)
-	}
-	if err := s.Close(); err != nil {
-		t.Errorf("Close: %v", err)
-	}
-	cfg := testConfig()
-	cfg.Listen = []string{"127.0.0.1", "::1"}
-	if _, err := newServer(cfg, noIPv6); err == nil || !strings.HasPrefix(err.Error(), "--turn-listen: listening on udp [::1]:") {
-		t.Errorf("a configured address: %v", err)
-	}
-}
-
-// TestPickedPortIsFreeEverywhere lets the first two picks collide on TCP.
-func TestPickedPortIsFreeEverywhere(t *testing.T) {
-	collisions := 2
-	busy := systemSockets()
-	busy.stream = func(network, address string) (net.Listener, error) {
-		if collisions > 0 {
-			collisions--
-			return nil, &net.OpError{Op: "listen", Net: network, Err: syscall.EADDRINUSE}
-		}
-		return net.Listen(network, address)
-	}
-	cfg := testConfig()
-	s, err := newServer(cfg, busy)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = s.Close() }()
-	if s.Port() == 0 || collisions != 0 {
-		t.Errorf("port %d, %d collisions left", s.Port(), collisions)
-	}
-	for _, p := range s.transports.packets {
-		if p.LocalAddr().(*net.UDPAddr).Port != s.Port() {
-			t.Errorf("udp is at %v", p.LocalAddr())
-		}
-	}
-	for _, l := range s.transports.streams {
-		if l.Addr().(*net.TCPAddr).Port != s.Port() {
-			t.Errorf("tcp is at %v", l.Addr())
 		}
 	}
 }
@@ -327,7 +258,7 @@ func TestRelayPortsAreBoundedAndReused(t *testing.T) {
 func freePair(t *testing.T) (int, int) {
 	t.Helper()
 	for port := 40000; port < 49000; port += 2 {
-		if bindable(port) && bindable(port+1) {
+		if portIsFree(port) && portIsFree(port+1) {
 			return port, port + 1
 		}
 	}
@@ -335,7 +266,7 @@ func freePair(t *testing.T) (int, int) {
 	return 0, 0
 }
 
-func bindable(port int) bool {
+func portIsFree(port int) bool {
 	conn, err := net.ListenPacket("udp4", net.JoinHostPort(primaryIPv4().String(), strconv.Itoa(port)))
 	if err != nil {
 		return false
@@ -346,14 +277,14 @@ func bindable(port int) bool {
 
 func TestExternalAddressIsTold(t *testing.T) {
 	cfg := testConfig()
-	cfg.ExternalIP = "198.51.100.7"
+	cfg.ExternalIP = []string{"198.51.100.7"}
 	s := startServer(t, cfg)
 	username, credential := Credentials(testSecret, "bob", time.Now().Add(time.Minute))
 	relay, err := newClient(t, s, "udp", username, credential).Allocate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ip := relay.LocalAddr().(*net.UDPAddr).IP.String(); ip != cfg.ExternalIP || s.RelayIP().String() != ip {
+	if ip := relay.LocalAddr().(*net.UDPAddr).IP.String(); ip != cfg.ExternalIP[0] || s.RelayIP().String() != ip {
 		t.Errorf("the client was told %s, others %s", ip, s.RelayIP())
 	}
 	_ = relay.Close()

@@ -24,14 +24,15 @@ const (
 // relays, with the derived relay address and as on a machine that has loopback
 // alone.
 func TestWebRTCRelayOnly(t *testing.T) {
-	for _, relayIP := range []string{"", "127.0.0.1"} {
-		for _, transport := range []string{"udp", "tcp"} {
+	for _, relayIP := range [][]string{nil, {"127.0.0.1"}} {
+		for _, transport := range []string{"udp", "tcp", "tls"} {
 			t.Run(fmt.Sprintf("relay=%s/%s", relayIP, transport), func(t *testing.T) {
 				cfg := testConfig()
 				cfg.RelayIP = relayIP
+				cfg.TLS = testTLS(t)
 				s := startServer(t, cfg)
 				transfer(t, s, cfg, transport)
-				if got := valueOf(t, s.metrics.toPeerBytes); got < transferSize {
+				if got := valueOf(t, s.front.metrics.toPeerBytes); got < transferSize {
 					t.Errorf("%v relayed bytes were counted for a transfer of %d", got, transferSize)
 				}
 			})
@@ -76,6 +77,9 @@ func newPeer(t *testing.T, s *Server, cfg Config, transport string) *webrtc.Peer
 	t.Helper()
 	servers, _ := NewIssuer(cfg, s.Port()).ICEServers("127.0.0.1:8080", "bob", time.Now())
 	url := "turn:" + net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port())) + "?transport=" + transport
+	if transport == "tls" {
+		url = "turns:" + net.JoinHostPort("127.0.0.1", strconv.Itoa(s.TLSPort())) + "?transport=tcp"
+	}
 	var settings webrtc.SettingEngine
 	settings.LoggerFactory = quietLogs()
 	peer, err := webrtc.NewAPI(webrtc.WithSettingEngine(settings)).NewPeerConnection(webrtc.Configuration{

@@ -1,0 +1,509 @@
+package turnsrv
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pion/stun/v2"
+)
+
+const (
+	// wirePatience is how long a server has for an answer or a packet that must come.
+	wirePatience = 5 * time.Second
+
+	// wireQuiet is how long a server that answers other requests may keep one
+	// waiting until it counts as unanswered.
+	wireQuiet = 400 * time.Millisecond
+
+	// wireLate is how long an answer that must not come is still waited for
+	// after the answer to a later request.
+	wireLate = 40 * time.Millisecond
+
+	// wireBuffer takes any frame: a STUN message of 65535 bytes has a header, too.
+	wireBuffer = 1 << 17
+)
+
+// errSilent says that a request was not answered although a later one was.
+var errSilent = errors.New("no answer")
+
+// wireClient speaks STUN and TURN over one socket without any mercy: it sends
+// whatever bytes a check has made, and hands out whatever comes back. It is used
+// by one goroutine.
+type wireClient struct {
+	conn   net.Conn
+	reader *bufio.Reader // reader is nil on UDP.
+
+	// What the next signed request says.
+	username, password string
+	realm, nonce       string
+
+	// inbox holds packets of peers that came while an answer was waited for.
+	inbox []wirePayload
+}
+
+// wirePayload is what a peer sent, as the server wrapped it.
+type wirePayload struct {
+	peer    netip.AddrPort // peer is the XOR-PEER-ADDRESS of a Data indication.
+	channel uint16         // channel is the number of a ChannelData message.
+	data    []byte
+}
+
+// newWireClient connects from an address of this machine, at any port.
+func newWireClient(network string, from netip.Addr, server netip.AddrPort) (*wireClient, error) {
+	local := netip.AddrPortFrom(from, 0)
+	if network == "tcp" {
+		conn, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(local), net.TCPAddrFromAddrPort(server))
+		if err != nil {
+			return nil, err
+		}
+		// Without this, closing would hold the port for a minute, and a test that
+		// listens at it would fail.
+		if err := conn.SetLinger(0); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		return &wireClient{conn: conn, reader: bufio.NewReaderSize(conn, wireBuffer)}, nil
+	}
+	conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(local), net.UDPAddrFromAddrPort(server))
+	if err != nil {
+		return nil, err
+	}
+	return &wireClient{conn: conn}, nil
+}
+
+// local returns the address that the server must see.
+func (c *wireClient) local() netip.AddrPort {
+	return netip.MustParseAddrPort(c.conn.LocalAddr().String())
+}
+
+func (c *wireClient) key() stun.MessageIntegrity {
+	return stun.NewLongTermIntegrity(c.username, c.realm, c.password)
+}
+
+// wireMessage builds a message with a fresh transaction id.
+func wireMessage(t stun.MessageType, attrs ...stun.Setter) *stun.Message {
+	return stun.MustBuild(append([]stun.Setter{stun.TransactionID, t}, attrs...)...)
+}
+
+// wireRequest builds a request without credentials.
+func wireRequest(method stun.Method, attrs ...stun.Setter) *stun.Message {
+	return wireMessage(stun.NewType(method, stun.ClassRequest), attrs...)
+}
+
+// signed builds a request with the client's credentials behind attrs.
+func (c *wireClient) signed(method stun.Method, attrs ...stun.Setter) *stun.Message {
+	return wireRequest(method, append(slices.Clone(attrs),
+		stun.NewUsername(c.username), stun.NewRealm(c.realm), stun.NewNonce(c.nonce), c.key())...)
+}
+
+func (c *wireClient) send(frame []byte) error {
+	_, err := c.conn.Write(frame)
+	return err
+}
+
+// read returns the next frame. It leaves a stream as it was when the time is up.
+func (c *wireClient) read(wait time.Duration) ([]byte, error) {
+	if err := c.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return nil, err
+	}
+	if c.reader == nil {
+		buf := make([]byte, wireBuffer)
+		n, err := c.conn.Read(buf)
+		return buf[:n], err
+	}
+	header, err := c.reader.Peek(4)
+	if err != nil {
+		return nil, err
+	}
+	size := stunHeader + int(binary.BigEndian.Uint16(header[2:]))
+	if header[0]>>6 == 1 {
+		size = channelHeader + (int(binary.BigEndian.Uint16(header[2:]))+3)&^3
+	}
+	frame := make([]byte, size)
+	if _, err := c.reader.Peek(size); err != nil {
+		return nil, err
+	}
+	_, err = io.ReadFull(c.reader, frame)
+	return frame, err
+}
+
+// next returns the next answer, or nil when it has put a packet of a peer into
+// the inbox.
+func (c *wireClient) next(wait time.Duration) (*stun.Message, error) {
+	frame, err := c.read(wait)
+	if err != nil {
+		return nil, err
+	}
+	if len(frame) > 0 && frame[0]>>6 == 1 {
+		return nil, c.keepChannelData(frame)
+	}
+	m := &stun.Message{Raw: frame}
+	if err := m.Decode(); err != nil {
+		return nil, fmt.Errorf("the server sent %x: %w", frame, err)
+	}
+	if m.Type == stun.NewType(stun.MethodData, stun.ClassIndication) {
+		return nil, c.keepData(m)
+	}
+	return m, nil
+}
+
+func (c *wireClient) keepChannelData(frame []byte) error {
+	if len(frame) < channelHeader {
+		return fmt.Errorf("the server sent ChannelData without a header: %x", frame)
+	}
+	length := int(binary.BigEndian.Uint16(frame[2:]))
+	rest := frame[channelHeader:]
+	if len(rest) != length && len(rest) != (length+3)&^3 {
+		return fmt.Errorf("the server sent ChannelData of length %d with %d bytes", length, len(rest))
+	}
+	c.inbox = append(c.inbox, wirePayload{channel: binary.BigEndian.Uint16(frame), data: rest[:length]})
+	return nil
+}
+
+func (c *wireClient) keepData(m *stun.Message) error {
+	peer, err := answerAddress(m, stun.AttrXORPeerAddress)
+	if err != nil {
+		return fmt.Errorf("Data indication: %w", err)
+	}
+	data, err := m.Get(stun.AttrData)
+	if err != nil {
+		return fmt.Errorf("Data indication without DATA: %w", err)
+	}
+	c.inbox = append(c.inbox, wirePayload{peer: peer, data: data})
+	return nil
+}
+
+// await returns the answer to a transaction, or an error that is a timeout.
+func (c *wireClient) await(id [stun.TransactionIDSize]byte, wait time.Duration) (*stun.Message, error) {
+	deadline := time.Now().Add(wait)
+	for {
+		m, err := c.next(time.Until(deadline))
+		if err != nil {
+			return nil, err
+		}
+		if m != nil && m.TransactionID == id {
+			return m, nil
+		}
+	}
+}
+
+// exchange sends a request once and returns its answer. The error is errSilent
+// when the server has answered a later Binding request meanwhile.
+func (c *wireClient) exchange(m *stun.Message) (*stun.Message, error) {
+	if err := c.send(m.Raw); err != nil {
+		return nil, err
+	}
+	answer, err := c.await(m.TransactionID, wireLate)
+	if !isTimeout(err) {
+		return answer, err
+	}
+	return c.awaitPastFence(m.TransactionID, wireQuiet)
+}
+
+// awaitPastFence sends a Binding request and waits for the answer to an earlier
+// transaction, the time of late longer than for the one to Binding.
+func (c *wireClient) awaitPastFence(id [stun.TransactionIDSize]byte, late time.Duration) (*stun.Message, error) {
+	fence := wireRequest(stun.MethodBinding)
+	if err := c.send(fence.Raw); err != nil {
+		return nil, err
+	}
+	wait := wirePatience
+	for {
+		m, err := c.next(wait)
+		switch {
+		case isTimeout(err) && wait == late:
+			return nil, errSilent
+		case err != nil:
+			return nil, fmt.Errorf("waiting for the fence: %w", err)
+		case m == nil:
+		case m.TransactionID == id:
+			return m, nil
+		case m.TransactionID == fence.TransactionID:
+			wait = late
+		}
+	}
+}
+
+// ignored sends a frame and makes sure that nothing answers it. id is the
+// transaction id in it.
+func (c *wireClient) ignored(frame []byte, id [stun.TransactionIDSize]byte) error {
+	if err := c.send(frame); err != nil {
+		return err
+	}
+	answer, err := c.awaitPastFence(id, wireLate)
+	if errors.Is(err, errSilent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("answered with %s, want silence", describeAnswer(answer))
+}
+
+// challenge fetches a realm and a nonce, as every client does first.
+func (c *wireClient) challenge() error {
+	answer, err := c.exchange(wireRequest(stun.MethodAllocate, attrTransport(17)))
+	if err != nil {
+		return fmt.Errorf("challenge: %w", err)
+	}
+	if err := wantCode(answer, 401); err != nil {
+		return fmt.Errorf("challenge: %w", err)
+	}
+	return c.learn(answer)
+}
+
+// learn takes the realm and the nonce of an error.
+func (c *wireClient) learn(answer *stun.Message) error {
+	var realm stun.Realm
+	var nonce stun.Nonce
+	if err := realm.GetFrom(answer); err != nil {
+		return fmt.Errorf("%s without REALM", describeAnswer(answer))
+	}
+	if err := nonce.GetFrom(answer); err != nil || len(nonce) == 0 {
+		return fmt.Errorf("%s without NONCE", describeAnswer(answer))
+	}
+	c.realm, c.nonce = realm.String(), nonce.String()
+	return nil
+}
+
+// call makes an authenticated request. It takes a new nonce when the server
+// calls the one it has stale, since a server may do so at any time.
+func (c *wireClient) call(method stun.Method, attrs ...stun.Setter) (*stun.Message, error) {
+	answer, err := c.exchange(c.signed(method, attrs...))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", method, err)
+	}
+	if answerCode(answer) != 438 {
+		return answer, nil
+	}
+	if err := c.learn(answer); err != nil {
+		return nil, fmt.Errorf("%s: %w", method, err)
+	}
+	if answer, err = c.exchange(c.signed(method, attrs...)); err != nil {
+		return nil, fmt.Errorf("%s: %w", method, err)
+	}
+	return answer, nil
+}
+
+// accepts makes a request that must succeed, with an answer that is signed.
+func (c *wireClient) accepts(method stun.Method, attrs ...stun.Setter) (*stun.Message, error) {
+	answer, err := c.call(method, attrs...)
+	if err != nil {
+		return nil, err
+	}
+	if err := wantSuccess(answer); err != nil {
+		return nil, err
+	}
+	return answer, c.wantIntegrity(answer)
+}
+
+// refuses makes a request that must fail with a code.
+func (c *wireClient) refuses(code int, method stun.Method, attrs ...stun.Setter) error {
+	answer, err := c.call(method, attrs...)
+	if err != nil {
+		return err
+	}
+	return wantCode(answer, code)
+}
+
+func (c *wireClient) wantIntegrity(answer *stun.Message) error {
+	if !answer.Contains(stun.AttrMessageIntegrity) {
+		return fmt.Errorf("%s without MESSAGE-INTEGRITY", describeAnswer(answer))
+	}
+	if err := c.key().Check(answer); err != nil {
+		return fmt.Errorf("%s with a wrong MESSAGE-INTEGRITY: %w", describeAnswer(answer), err)
+	}
+	return nil
+}
+
+// sendTo sends data to a peer in a Send indication.
+func (c *wireClient) sendTo(peer netip.AddrPort, data []byte, attrs ...stun.Setter) error {
+	m := wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication),
+		append([]stun.Setter{attrPeer(peer), attrRaw(stun.AttrData, data...)}, attrs...)...)
+	return c.send(m.Raw)
+}
+
+// wireChannelData is a ChannelData message with so many bytes of padding.
+func wireChannelData(channel uint16, data []byte, padding int) []byte {
+	frame := binary.BigEndian.AppendUint16(nil, channel)
+	frame = binary.BigEndian.AppendUint16(frame, uint16(len(data)))
+	return append(append(frame, data...), make([]byte, padding)...)
+}
+
+// sendOn sends data on a channel, padded as RFC 8656 12.5 wants it on a stream.
+func (c *wireClient) sendOn(channel uint16, data []byte) error {
+	padding := 0
+	if c.reader != nil {
+		padding = -len(data) & 3
+	}
+	return c.send(wireChannelData(channel, data, padding))
+}
+
+// receive returns the next packet of a peer.
+func (c *wireClient) receive() (wirePayload, error) {
+	deadline := time.Now().Add(wirePatience)
+	for len(c.inbox) == 0 {
+		if _, err := c.next(time.Until(deadline)); err != nil {
+			return wirePayload{}, fmt.Errorf("waiting for a packet of a peer: %w", err)
+		}
+	}
+	first := c.inbox[0]
+	c.inbox = c.inbox[1:]
+	return first, nil
+}
+
+// describeAnswer names an answer the way errors and tables quote it.
+func describeAnswer(m *stun.Message) string {
+	switch {
+	case m.Type.Class == stun.ClassSuccessResponse:
+		return "success"
+	case m.Type.Class != stun.ClassErrorResponse:
+		return m.Type.String()
+	case answerCode(m) == 0:
+		return "an error without ERROR-CODE"
+	}
+	return fmt.Sprint(answerCode(m))
+}
+
+// answerCode returns the error code of an answer, or 0.
+func answerCode(m *stun.Message) int {
+	var code stun.ErrorCodeAttribute
+	if m.Type.Class != stun.ClassErrorResponse || code.GetFrom(m) != nil {
+		return 0
+	}
+	return int(code.Code)
+}
+
+func wantCode(m *stun.Message, code int) error {
+	if answerCode(m) != code {
+		return fmt.Errorf("%s: got %s, want %d%s", m.Type.Method, describeAnswer(m), code, quotedReason(m))
+	}
+	return nil
+}
+
+func wantSuccess(m *stun.Message) error {
+	if m.Type.Class != stun.ClassSuccessResponse {
+		return fmt.Errorf("%s: got %s, want success%s", m.Type.Method, describeAnswer(m), quotedReason(m))
+	}
+	return nil
+}
+
+// answerAddress reads an address that is XORed like XOR-MAPPED-ADDRESS.
+func answerAddress(m *stun.Message, t stun.AttrType) (netip.AddrPort, error) {
+	var xored stun.XORMappedAddress
+	if err := xored.GetFromAs(m, t); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%s: %w", t, err)
+	}
+	addr, ok := netip.AddrFromSlice(xored.IP)
+	if !ok {
+		return netip.AddrPort{}, fmt.Errorf("%s: %v is no address", t, xored.IP)
+	}
+	return netip.AddrPortFrom(addr.Unmap(), uint16(xored.Port)), nil
+}
+
+// answerLifetime returns the seconds of the LIFETIME attribute.
+func answerLifetime(m *stun.Message) (int, error) {
+	value, err := m.Get(stun.AttrLifetime)
+	if err != nil || len(value) != 4 {
+		return 0, fmt.Errorf("%s without a LIFETIME of 4 bytes: %x", describeAnswer(m), value)
+	}
+	return int(binary.BigEndian.Uint32(value)), nil
+}
+
+// wantUnknown compares UNKNOWN-ATTRIBUTES, a list of 16-bit types (RFC 8489
+// 14.13). The library reads and writes 32 bits for each.
+func wantUnknown(m *stun.Message, types ...stun.AttrType) error {
+	value, err := m.Get(stun.AttrUnknownAttributes)
+	if err != nil {
+		return fmt.Errorf("%s without UNKNOWN-ATTRIBUTES", describeAnswer(m))
+	}
+	var want []byte
+	for _, t := range types {
+		want = binary.BigEndian.AppendUint16(want, t.Value())
+	}
+	if !bytes.Equal(value, want) {
+		return fmt.Errorf("%s with UNKNOWN-ATTRIBUTES %x, want %x", describeAnswer(m), value, want)
+	}
+	return nil
+}
+
+// quotedReason returns the reason phrase of an error for the end of a sentence.
+func quotedReason(m *stun.Message) string {
+	var code stun.ErrorCodeAttribute
+	if code.GetFrom(m) != nil || len(code.Reason) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%q)", code.Reason)
+}
+
+// wantReason looks for the reason phrase of an error.
+func wantReason(m *stun.Message) error {
+	var code stun.ErrorCodeAttribute
+	if err := code.GetFrom(m); err != nil {
+		return errors.New("an error without ERROR-CODE")
+	}
+	if strings.TrimSpace(string(code.Reason)) == "" {
+		return fmt.Errorf("%d without a reason phrase", code.Code)
+	}
+	return nil
+}
+
+func attrRaw(t stun.AttrType, value ...byte) stun.Setter {
+	return stun.RawAttribute{Type: t, Value: value}
+}
+
+// attrTransport is REQUESTED-TRANSPORT with an IP protocol number.
+func attrTransport(protocol byte) stun.Setter {
+	return attrRaw(stun.AttrRequestedTransport, protocol, 0, 0, 0)
+}
+
+func attrLifetime(s uint32) stun.Setter {
+	return attrRaw(stun.AttrLifetime, binary.BigEndian.AppendUint32(nil, s)...)
+}
+
+// attrFamily is REQUESTED-ADDRESS-FAMILY: 1 is IPv4, 2 is IPv6.
+func attrFamily(family byte) stun.Setter {
+	return attrRaw(stun.AttrRequestedAddressFamily, family, 0, 0, 0)
+}
+
+func attrAdditionalFamily(family byte) stun.Setter {
+	return attrRaw(attrAdditionalAddressFamily, family, 0, 0, 0)
+}
+
+// attrEvenPort is EVEN-PORT; reserve is its R bit.
+func attrEvenPort(reserve bool) stun.Setter {
+	if reserve {
+		return attrRaw(stun.AttrEvenPort, 0x80)
+	}
+	return attrRaw(stun.AttrEvenPort, 0)
+}
+
+func attrChannel(number uint16) stun.Setter {
+	return attrRaw(stun.AttrChannelNumber, byte(number>>8), byte(number), 0, 0)
+}
+
+// attrPeer is XOR-PEER-ADDRESS.
+func attrPeer(peer netip.AddrPort) stun.Setter { return xorPeer(peer) }
+
+type xorPeer netip.AddrPort
+
+// AddTo implements stun.Setter.
+func (p xorPeer) AddTo(m *stun.Message) error {
+	addr := netip.AddrPort(p)
+	xored := stun.XORMappedAddress{IP: addr.Addr().AsSlice(), Port: int(addr.Port())}
+	return xored.AddToAs(m, stun.AttrXORPeerAddress)
+}
+
+// attrToken is a RESERVATION-TOKEN of eight times the same byte.
+func attrToken(b byte) stun.Setter {
+	return attrRaw(stun.AttrReservationToken, b, b, b, b, b, b, b, b)
+}

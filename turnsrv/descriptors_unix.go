@@ -1,0 +1,15 @@
+//go:build unix
+
+package turnsrv
+
+import "syscall"
+
+// maxDescriptors returns how many descriptors the process may have, 0 when that
+// is unknown.
+func maxDescriptors() int {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil || limit.Cur > 1<<30 {
+		return 0
+	}
+	return int(limit.Cur)
+}

@@ -1,0 +1,402 @@
+package turnsrv
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pion/dtls/v3"
+)
+
+func dialDTLS(address string) (net.Conn, error) {
+	remote, err := net.ResolveUDPAddr("udp", address)
+	if err != nil {
+		return nil, err
+	}
+	// A connected socket takes replies from the address that was asked alone.
+	socket, err := net.DialUDP("udp", nil, remote)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := dtls.ClientWithOptions(connectedPacketConn{socket}, remote,
+		dtls.WithInsecureSkipVerify(true), dtls.WithServerName("localhost"), dtls.WithLoggerFactory(quietLogs()))
+	if err != nil {
+		_ = socket.Close()
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		_ = socket.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// connectedPacketConn lets a connected socket be written to with an address.
+type connectedPacketConn struct{ *net.UDPConn }
+
+func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) { return c.Write(p) }
+
+func isDTLSConn(conn net.Conn) bool {
+	_, ok := conn.(*dtls.Conn)
+	return ok
+}
+
+// peerName returns the common name of the server's certificate.
+func peerName(t *testing.T, conn net.Conn) string {
+	t.Helper()
+	if secure, ok := conn.(*tls.Conn); ok {
+		return secure.ConnectionState().PeerCertificates[0].Subject.CommonName
+	}
+	state, ok := conn.(*dtls.Conn).ConnectionState()
+	if !ok || len(state.PeerCertificates) == 0 {
+		t.Fatal("no certificate")
+	}
+	certificate, err := x509.ParseCertificate(state.PeerCertificates[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate.Subject.CommonName
+}
+
+// helloPacket returns the first packet of a real client.
+func helloPacket(t *testing.T) []byte {
+	t.Helper()
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = server.Close() }()
+	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := dtls.ClientWithOptions(socket, server.LocalAddr(),
+		dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(quietLogs()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = client.HandshakeContext(ctx)
+	}()
+	_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+	buffer := make([]byte, 2000)
+	n, _, err := server.ReadFrom(buffer)
+	cancel()
+	<-done
+	_ = client.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buffer[:n]
+}
+
+// TestOnlyAHelloBeginsASession sends records that must leave no state.
+func TestOnlyAHelloBeginsASession(t *testing.T) {
+	cfg := testTransports(t)
+	s := startTransports(t, cfg, newEcho())
+	hello := helloPacket(t)
+	change := func(at int, to byte) []byte {
+		packet := append([]byte(nil), hello...)
+		packet[at] = to
+		return packet
+	}
+	packets := [][]byte{
+		{}, {22}, stunFrame(0), hello[:24], change(0, 23), change(1, 3), change(4, 1), change(12, 255),
+		change(11, 255), change(13, 2), change(21, 1),
+	}
+	for i, packet := range packets {
+		if isClientHello(packet) {
+			t.Errorf("packet %d passes for a ClientHello", i)
+		}
+	}
+	conn, err := net.Dial("udp4", at("127.0.0.1", s.tlsPort()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	for _, packet := range packets {
+		if _, err := conn.Write(packet); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drops := cfg.metrics.drops.WithLabelValues("dtls", dropNoSession)
+	eventually(t, "all are dropped", func() bool { return valueOf(t, drops) == float64(len(packets)) })
+	if s.secure[0].sessions() != 0 {
+		t.Error("there is a session")
+	}
+	if !isClientHello(hello) {
+		t.Fatal("a real ClientHello is none")
+	}
+}
+
+// sessions returns how many sessions and handshakes exist.
+func (s *dtlsServer) sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// TestHalfOpenDTLS sends 2,000 ClientHellos of as many clients that go no
+// further. A live client is unaffected and a new one gets in.
+func TestHalfOpenDTLS(t *testing.T) {
+	cfg := testTransports(t)
+	s := startTransports(t, cfg, newEcho())
+	live := dialTransport(t, s, transportDTLS)
+	if err := ping(live, stunFrame(0)); err != nil {
+		t.Fatal(err)
+	}
+	hello := helloPacket(t)
+	before := heapInUse()
+	remote := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(s.tlsPort()))
+	for i := range 2000 {
+		local := net.UDPAddr{IP: net.IPv4(127, 1, byte(i/8>>8), byte(i/8))}
+		socket, err := net.ListenUDP("udp4", &local)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := socket.WriteToUDPAddrPort(hello, remote); err != nil {
+			t.Fatal(err)
+		}
+		_ = socket.Close()
+		if i%20 == 0 {
+			if err := ping(live, channelFrame(i%100)); err != nil {
+				t.Fatalf("with %d handshakes: %v", i, err)
+			}
+		}
+		if got := s.secure[0].sessions(); got > defaultMaxHandshakes+1 {
+			t.Fatalf("%d handshakes", got-1)
+		}
+	}
+	eventually(t, "the table is full", func() bool { return s.secure[0].sessions() == defaultMaxHandshakes+1 })
+	used := heapInUse() - before
+	t.Logf("%d bytes for each of %d half-open handshakes", used/defaultMaxHandshakes, defaultMaxHandshakes)
+	if used > defaultMaxHandshakes*96<<10 {
+		t.Error("too much")
+	}
+	if err := ping(dialTransport(t, s, transportDTLS), stunFrame(0)); err != nil {
+		t.Errorf("a new client: %v", err)
+	}
+	if err := ping(live, stunFrame(0)); err != nil {
+		t.Errorf("the live client: %v", err)
+	}
+}
+
+// TestHandshakesOfOneAddress bounds them, the newest taking the place of the
+// oldest, as only a client that answers is known to be there.
+func TestHandshakesOfOneAddress(t *testing.T) {
+	cfg := testTransports(t)
+	cfg.maxHandshakesPer = 4
+	s := startTransports(t, cfg, newEcho())
+	hello := helloPacket(t)
+	for range 12 {
+		socket, err := net.Dial("udp4", at("127.0.0.1", s.tlsPort()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = socket.Close() }()
+		if _, err := socket.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+		_ = socket.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := socket.Read(make([]byte, 100)); err != nil {
+			t.Fatalf("no HelloVerifyRequest: %v", err)
+		}
+	}
+	if got := s.secure[0].sessions(); got > 4 {
+		t.Errorf("%d handshakes of one address", got)
+	}
+	if err := ping(dialTransport(t, s, transportDTLS), stunFrame(0)); err != nil {
+		t.Errorf("a real client of the address: %v", err)
+	}
+}
+
+// TestVerifiedHandshakesStay lets a flood of ClientHellos come while a client
+// that has shown the cookie takes its time.
+func TestVerifiedHandshakesStay(t *testing.T) {
+	cfg := testTransports(t)
+	cfg.maxHandshakesPer = 4
+	s := startTransports(t, cfg, newEcho())
+	remote := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at("127.0.0.1", s.tlsPort())))
+	socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := &pausedSocket{UDPConn: socket, resume: make(chan struct{})}
+	client, err := dtls.ClientWithOptions(slow, remote, dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(quietLogs()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	resume := sync.OnceFunc(func() { close(slow.resume) })
+	defer resume()
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+		defer cancel()
+		done <- client.HandshakeContext(ctx)
+	}()
+	server := s.secure[0]
+	eventually(t, "the client has shown the cookie", func() bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return len(server.conns) == 1 && server.unverified.Len() == 0
+	})
+	for range 12 {
+		sayHello(t, s)
+	}
+	refusals := cfg.metrics.handshakes.WithLabelValues("dtls", handshakeFailed)
+	eventually(t, "the oldest made room", func() bool { return valueOf(t, refusals) == 9 })
+	resume()
+	if err := <-done; err != nil {
+		t.Errorf("the slow client: %v", err)
+	}
+}
+
+// pausedSocket sends two datagrams and waits before it sends more.
+type pausedSocket struct {
+	*net.UDPConn
+	sent   int
+	resume chan struct{}
+}
+
+func (s *pausedSocket) WriteTo(p []byte, to net.Addr) (int, error) {
+	if s.sent++; s.sent > 2 {
+		<-s.resume
+	}
+	return s.UDPConn.WriteTo(p, to)
+}
+
+// TestDTLSDeadlines ends a handshake, a silent and an idle session.
+func TestDTLSDeadlines(t *testing.T) {
+	const soon = 100 * time.Millisecond
+	for reason, tt := range map[string]struct {
+		change func(*transportConfig)
+		dial   func(*testing.T, *transports) net.Conn
+	}{
+		closedHandshake: {func(c *transportConfig) { c.handshakeTimeout = soon }, sayHello},
+		closedSilent: {func(c *transportConfig) { c.firstMessageTimeout = soon }, func(t *testing.T, s *transports) net.Conn {
+			return dialTransport(t, s, transportDTLS)
+		}},
+		closedIdle: {func(c *transportConfig) { c.idleTimeout = soon }, func(t *testing.T, s *transports) net.Conn {
+			conn := dialTransport(t, s, transportDTLS)
+			if err := ping(conn, stunFrame(0)); err != nil {
+				t.Error(err)
+			}
+			return conn
+		}},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			cfg, e := testTransports(t), newEcho()
+			tt.change(&cfg)
+			s := startTransports(t, cfg, e)
+			start := time.Now()
+			conn := tt.dial(t, s)
+			if isDTLSConn(conn) {
+				if err := expectClosed(conn); err != nil {
+					t.Error(err)
+				}
+			}
+			closed := cfg.metrics.closed.WithLabelValues("dtls", reason)
+			eventually(t, "the session has ended", func() bool {
+				return s.secure[0].sessions() == 0 && valueOf(t, closed) == 1 && e.goneOnce()
+			})
+			if took := time.Since(start); took > defaultFirstMessageTimeout/2 {
+				t.Errorf("it took %v", took)
+			}
+			if timedOut := valueOf(t, cfg.metrics.handshakes.WithLabelValues("dtls", handshakeTimeout)); timedOut > 0 != (reason == closedHandshake) {
+				t.Errorf("%v handshakes timed out", timedOut)
+			}
+		})
+	}
+}
+
+// sayHello begins a handshake and goes no further.
+func sayHello(t *testing.T, s *transports) net.Conn {
+	t.Helper()
+	socket, err := net.Dial("udp4", at("127.0.0.1", s.tlsPort()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = socket.Close() })
+	if _, err := socket.Write(helloPacket(t)); err != nil {
+		t.Fatal(err)
+	}
+	return socket
+}
+
+// TestDTLSHandshakeBudget feeds a handshake fragments without end.
+func TestDTLSHandshakeBudget(t *testing.T) {
+	cfg := testTransports(t)
+	s := startTransports(t, cfg, newEcho())
+	socket, err := net.Dial("udp4", at("127.0.0.1", s.tlsPort()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	hello := helloPacket(t)
+	drops := cfg.metrics.drops.WithLabelValues("dtls", dropBudget)
+	eventually(t, "the budget is spent", func() bool {
+		_, err := socket.Write(append(hello, make([]byte, 4000)...))
+		return err == nil && valueOf(t, drops) > 10
+	})
+}
+
+// TestStrangersCannotEndASession sends records in the client's name, which
+// needs no more than its address.
+func TestStrangersCannotEndASession(t *testing.T) {
+	s := startTransports(t, testTransports(t), newEcho())
+	conn := dialTransport(t, s, transportDTLS)
+	if err := ping(conn, stunFrame(0)); err != nil {
+		t.Fatal(err)
+	}
+	client := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	server := netip.MustParseAddrPort(at("127.0.0.1", s.tlsPort()))
+	packets := [][]byte{helloPacket(t), stunFrame(0)}
+	for _, kind := range []byte{20, 21, 22, 23, 24, 25, 99} {
+		for _, epoch := range []byte{0, 1, 2} {
+			for _, body := range [][]byte{{}, {1}, {2, 0}, {2, 40}, {1, 0}, make([]byte, 12), make([]byte, 300)} {
+				header := []byte{kind, 254, 253, 0, epoch, 0, 0, 0, 0, 1, 0, 0, byte(len(body))}
+				header[11] = byte(len(body) >> 8)
+				packets = append(packets, append(header, body...), append(helloPacketOf(packets), append(header, body...)...))
+			}
+		}
+	}
+	for _, packet := range packets {
+		s.secure[0].handle(client, server, packet)
+		if err := ping(conn, channelFrame(9)); err != nil {
+			t.Fatalf("after %x: %v", packet[:min(len(packet), 40)], err)
+		}
+	}
+}
+
+// helloPacketOf copies the ClientHello that a list begins with.
+func helloPacketOf(packets [][]byte) []byte { return append([]byte(nil), packets[0]...) }
+
+// FuzzRecords looks at any datagram that comes to the DTLS port.
+func FuzzRecords(f *testing.F) {
+	hello := append([]byte{22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 14, 1, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2}, 254, 253)
+	f.Add(hello)
+	f.Add(append(hello, 20, 254, 253, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1))
+	f.Add([]byte{23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1, 0, 2, 1, 1})
+	f.Add([]byte{23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1, 255, 255, 1})
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		handshake, stray := inspect(packet)
+		if isClientHello(packet) && !handshake {
+			t.Error("a ClientHello is of no handshake")
+		}
+		if len(packet) > 0 && !stray && len(packet) < recordHeader {
+			t.Error("a piece of a record is let in")
+		}
+	})
+}

@@ -1,0 +1,42 @@
+package turnsrv
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// dontFragmentSupported says whether DONT-FRAGMENT can be honoured (RFC 8656,
+// section 14).
+const dontFragmentSupported = true
+
+// allowFragments lets routers fragment what the socket sends, which is what
+// RFC 8656 wants without DONT-FRAGMENT and not what Linux does by itself.
+func allowFragments(conn *net.UDPConn, v6 bool) { setFragments(conn, v6, true) }
+
+// forbidFragments makes the socket set DF without looking at a path MTU that
+// the kernel may remember.
+func forbidFragments(conn *net.UDPConn, v6 bool) { setFragments(conn, v6, false) }
+
+func setFragments(conn *net.UDPConn, v6, allowed bool) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	// The socket may have been closed meanwhile; then there is nothing to set.
+	_ = raw.Control(func(fd uintptr) {
+		if v6 {
+			mode := unix.IPV6_PMTUDISC_PROBE
+			if allowed {
+				mode = unix.IPV6_PMTUDISC_DONT
+			}
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, mode)
+			return
+		}
+		mode := unix.IP_PMTUDISC_PROBE
+		if allowed {
+			mode = unix.IP_PMTUDISC_DONT
+		}
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, mode)
+	})
+}

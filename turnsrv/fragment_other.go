@@ -1,0 +1,13 @@
+//go:build !linux
+
+package turnsrv
+
+import "net"
+
+// dontFragmentSupported says whether DONT-FRAGMENT can be honoured. Here it
+// cannot, so it is answered with 420 (RFC 8656, section 7.2).
+const dontFragmentSupported = false
+
+func allowFragments(*net.UDPConn, bool) {}
+
+func forbidFragments(*net.UDPConn, bool) {}

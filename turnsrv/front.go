@@ -1,0 +1,342 @@
+package turnsrv
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/stun/v2"
+	"golang.org/x/time/rate"
+)
+
+// noiseRate is how many lines a second may be logged about what strangers send.
+const noiseRate = 10
+
+// Reasons for which an allocation ends, as the metric names them.
+const (
+	endExpired  = "expired"
+	endReleased = "released" // The client refreshed it to 0.
+	endGone     = "gone"     // The client's connection ended.
+	endKilled   = "killed"
+	endRevoked  = "revoked"
+	endClosed   = "closed" // The server stopped.
+)
+
+// front answers clients. It proves and checks every request, lets the engine
+// keep allocations, and relays data by what it learned from the requests that
+// succeeded. It implements receiver; its methods may be called by any goroutine.
+type front struct {
+	// Fixed after construction.
+	cfg      Config
+	log      *slog.Logger
+	metrics  *metrics
+	auth     *authenticator
+	engine   *engine
+	pools    []*relayPool // pools are by family: IPv4 first, IPv6 if there is one.
+	reserved *reservations
+	policy   *peerPolicy
+	quotas   *quotas
+	sources  *sourceLimit
+	rate     *rate.Limiter
+	noise    *rate.Limiter
+	total    *byteBucket // total shapes the node, both directions together.
+	now      func() time.Time
+
+	maxChannel uint16
+
+	draining atomic.Bool
+	lastID   atomic.Uint64
+	open     sync.WaitGroup // open counts relays that are not closed.
+
+	mu     sync.RWMutex
+	allocs map[fiveTuple]*allocation
+}
+
+// receive implements receiver.
+func (f *front) receive(from fiveTuple, via path, packet []byte) {
+	switch {
+	case len(packet) < channelHeader:
+		f.metrics.dropped(dropMalformed)
+	case packet[0]>>6 == 1:
+		f.channelData(from, packet)
+	case packet[0]>>6 == 0:
+		f.message(from, via, packet)
+	default:
+		f.metrics.dropped(dropMalformed)
+	}
+}
+
+// gone implements receiver: an allocation ends with its connection (RFC 8656,
+// section 3.1).
+func (f *front) gone(from fiveTuple) {
+	if a := f.allocation(from); a != nil {
+		a.end(endGone)
+	}
+}
+
+// allocation returns the allocation of a 5-tuple, or nil.
+func (f *front) allocation(of fiveTuple) *allocation {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.allocs[of]
+}
+
+// allocations returns all that exist now.
+func (f *front) allocations() []*allocation {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	all := make([]*allocation, 0, len(f.allocs))
+	for _, a := range f.allocs {
+		all = append(all, a)
+	}
+	return all
+}
+
+func (f *front) count() int {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return len(f.allocs)
+}
+
+// add makes an allocation known.
+func (f *front) add(a *allocation) {
+	f.mu.Lock()
+	f.allocs[a.tuple] = a
+	f.mu.Unlock()
+	f.metrics.allocated(a)
+}
+
+// forget is called once by an allocation that ended, known or not.
+func (f *front) forget(a *allocation, why string) {
+	f.mu.Lock()
+	known := f.allocs[a.tuple] == a
+	if known {
+		delete(f.allocs, a.tuple)
+	}
+	f.mu.Unlock()
+	f.quotas.release(a.quotaKey())
+	if !known {
+		return
+	}
+	if why == "" {
+		why = endExpired
+	}
+	f.metrics.ended(a, why)
+	f.log.Debug("turn allocation ended", "id", a.id, "user", a.owner().user, "reason", why)
+}
+
+// quotaKey is what an allocation counts for. Without a user in the credential
+// that is the credential.
+func (a *allocation) quotaKey() string { return quotaKey(a.owner()) }
+
+func quotaKey(who identity) string {
+	if who.user == "" {
+		return who.username
+	}
+	return who.user
+}
+
+// message handles a STUN message. What is malformed is dropped in silence, as
+// are indications that cannot be served (RFC 8489, section 6.3).
+func (f *front) message(from fiveTuple, via path, packet []byte) {
+	m, err := decodeMessage(packet)
+	if err != nil {
+		f.metrics.dropped(dropMalformed)
+		return
+	}
+	switch m.Type.Class {
+	case stun.ClassRequest:
+		f.request(&request{front: f, from: from, via: via, m: m, now: f.now()})
+	case stun.ClassIndication:
+		if m.Type.Method == stun.MethodSend {
+			f.sendIndication(from, m)
+		}
+	}
+}
+
+// channelData relays ChannelData of a client (RFC 8656, section 12.6).
+func (f *front) channelData(from fiveTuple, packet []byte) {
+	size := int(binary.BigEndian.Uint16(packet[2:]))
+	if size > len(packet)-channelHeader {
+		f.metrics.dropped(dropMalformed)
+		return
+	}
+	a, now := f.allocation(from), f.now()
+	if a == nil {
+		f.metrics.dropped(dropNoAllocation)
+		return
+	}
+	c := a.channelTo(binary.BigEndian.Uint16(packet), now)
+	if c == nil {
+		f.metrics.dropped(dropNoChannel)
+		return
+	}
+	a.send(c.relay, c.peer, packet[channelHeader:channelHeader+size], false, now)
+}
+
+// sendIndication relays the DATA of a Send indication (RFC 8656, section 11.2).
+func (f *front) sendIndication(from fiveTuple, m *stun.Message) {
+	a, now := f.allocation(from), f.now()
+	if a == nil {
+		f.metrics.dropped(dropNoAllocation)
+		return
+	}
+	data, err := m.Get(stun.AttrData)
+	peers, peerErr := peersOf(m)
+	if err != nil || peerErr != nil || len(unknownAttributes(m)) > 0 {
+		f.metrics.dropped(dropMalformed)
+		return
+	}
+	peer := peers[0]
+	r := a.relayFor(peer.Addr())
+	if r == nil || !a.permitted(peer.Addr(), now) {
+		f.metrics.dropped(dropNoPermission)
+		return
+	}
+	a.send(r, peer, data, m.Contains(stun.AttrDontFragment), now)
+}
+
+// send sends a payload to a peer from a relay, if policy and bandwidth allow.
+func (a *allocation) send(r *relay, peer netip.AddrPort, payload []byte, dontFragment bool, now time.Time) {
+	f := a.front
+	switch {
+	case !f.policy.permits(peer):
+		f.metrics.peersDenied.Inc()
+		return
+	case !a.toPeer.pass(len(payload), now):
+		f.metrics.dropped(dropBandwidth)
+		return
+	}
+	to := r.pool.address.translate(peer)
+	if dontFragment {
+		r.fragments.Lock()
+		defer r.fragments.Unlock()
+		forbidFragments(r.conn, to.Addr().Is6())
+		defer allowFragments(r.conn, to.Addr().Is6())
+	}
+	if _, err := r.conn.WriteToUDPAddrPort(payload, to); err != nil {
+		f.metrics.dropped(dropSendError)
+		return
+	}
+	f.metrics.sentToPeer(len(payload))
+}
+
+// fromPeer relays a payload of n bytes at relayHeadroom in buffer to the client,
+// on the peer's channel or as a Data indication (RFC 8656, sections 11.3 and
+// 12.7).
+func (a *allocation) fromPeer(r *relay, source netip.AddrPort, buffer []byte, n int) {
+	f, now := a.front, a.front.now()
+	peer := r.pool.address.present(source)
+	switch {
+	case !a.permitted(peer.Addr(), now):
+		f.metrics.dropped(dropNoPermission)
+		return
+	case !a.fromPeers.pass(n, now):
+		f.metrics.dropped(dropBandwidth)
+		return
+	}
+	var frame []byte
+	if c := a.channelFrom(peer, now); c != nil {
+		frame = channelDataFrame(buffer, c.number, n)
+	} else {
+		frame = dataIndication(buffer, peer, n)
+	}
+	if err := a.via.send(frame); err != nil {
+		f.metrics.dropped(dropSendError)
+		return
+	}
+	f.metrics.receivedFromPeer(n)
+}
+
+// channelDataFrame puts the ChannelData header in front of the payload at
+// relayHeadroom.
+func channelDataFrame(buffer []byte, number uint16, n int) []byte {
+	start := relayHeadroom - channelHeader
+	binary.BigEndian.PutUint16(buffer[start:], number)
+	binary.BigEndian.PutUint16(buffer[start+2:], uint16(n))
+	return buffer[start : relayHeadroom+n]
+}
+
+// dataIndication puts the headers of a Data indication in front of the payload
+// at relayHeadroom.
+func dataIndication(buffer []byte, peer netip.AddrPort, n int) []byte {
+	id := stun.NewTransactionID()
+	addrSize := 8
+	if peer.Addr().Is6() {
+		addrSize = 20
+	}
+	start := relayHeadroom - stunHeader - 4 - addrSize - 4
+	end := pad(buffer, relayHeadroom+n, n)
+	b := buffer[start:start]
+	b = binary.BigEndian.AppendUint16(b, stun.NewType(stun.MethodData, stun.ClassIndication).Value())
+	b = binary.BigEndian.AppendUint16(b, uint16(end-start-stunHeader))
+	b = binary.BigEndian.AppendUint32(b, stunCookie)
+	b = append(b, id[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(stun.AttrXORPeerAddress))
+	b = binary.BigEndian.AppendUint16(b, uint16(addrSize))
+	b = appendXORAddress(b, peer, id)
+	b = binary.BigEndian.AppendUint16(b, uint16(stun.AttrData))
+	binary.BigEndian.AppendUint16(b, uint16(n))
+	return buffer[start:end]
+}
+
+// pad writes the zeros that a payload of n bytes that ends at end needs.
+func pad(buffer []byte, end, n int) int {
+	for ; n%4 != 0; n++ {
+		buffer[end] = 0
+		end++
+	}
+	return end
+}
+
+// debug logs what strangers cause, at a bounded rate.
+func (f *front) debug(message string, args ...any) {
+	if f.log.Enabled(context.Background(), slog.LevelDebug) && f.noise.Allow() {
+		f.log.Debug(message, args...)
+	}
+}
+
+// revoke makes the credentials of a user void and ends what they opened. It
+// returns how many allocations that were.
+func (f *front) revoke(user string) int {
+	f.auth.revoke(user, f.now())
+	return f.endAll(endRevoked, func(a *allocation) bool { return a.owner().user == user })
+}
+
+// endAll ends the allocations that match and returns their number.
+func (f *front) endAll(why string, match func(*allocation) bool) int {
+	n := 0
+	for _, a := range f.allocations() {
+		if match(a) {
+			a.end(why)
+			n++
+		}
+	}
+	return n
+}
+
+// openPools makes a pool for each address family that relays have.
+func (f *front) openPools(addresses ...relayAddress) {
+	for _, a := range addresses {
+		if a.bind.IsValid() {
+			f.pools = append(f.pools, newRelayPool(a, uint16(f.cfg.MinPort), uint16(f.cfg.MaxPort), f.log))
+		}
+	}
+}
+
+// close ends all allocations and the engine.
+func (f *front) close() error {
+	f.draining.Store(true)
+	f.endAll(endClosed, func(*allocation) bool { return true })
+	f.reserved.close()
+	if err := f.engine.close(); err != nil {
+		return fmt.Errorf("closing the front: %w", err)
+	}
+	f.open.Wait()
+	return nil
+}

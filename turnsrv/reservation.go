@@ -1,0 +1,69 @@
+package turnsrv
+
+import (
+	"crypto/rand"
+	"sync"
+	"time"
+)
+
+// reservationLifetime is how long a reserved port waits for its token (RFC 8656,
+// section 7.2).
+const reservationLifetime = 30 * time.Second
+
+// reservations holds the sockets that EVEN-PORT reserved, by token. A socket
+// stays bound meanwhile, so that nobody else can get the port.
+type reservations struct {
+	mu   sync.Mutex
+	held map[reservationToken]*reservation
+}
+
+type reservationToken [8]byte
+
+type reservation struct {
+	socket *relaySocket
+	user   string
+	expiry *time.Timer
+}
+
+func newReservations() *reservations {
+	return &reservations{held: map[reservationToken]*reservation{}}
+}
+
+// hold keeps a socket for the one who brings the token.
+func (r *reservations) hold(s *relaySocket, user string) reservationToken {
+	var token reservationToken
+	_, _ = rand.Read(token[:]) // Never fails, as its documentation says.
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held[token] = &reservation{socket: s, user: user, expiry: time.AfterFunc(reservationLifetime, func() {
+		if s := r.take(token, user); s != nil {
+			s.close()
+		}
+	})}
+	return token
+}
+
+// take returns the socket of a token, which is of no more use then; nil when
+// there is none for that user.
+func (r *reservations) take(token reservationToken, user string) *relaySocket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	held := r.held[token]
+	if held == nil || held.user != user {
+		return nil
+	}
+	held.expiry.Stop()
+	delete(r.held, token)
+	return held.socket
+}
+
+// close gives up all that is held.
+func (r *reservations) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for token, held := range r.held {
+		held.expiry.Stop()
+		held.socket.close()
+		delete(r.held, token)
+	}
+}

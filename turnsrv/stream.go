@@ -1,0 +1,411 @@
+package turnsrv
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	// writeChunk is how much is written at once under one deadline, a TLS record.
+	writeChunk = 16 << 10
+
+	// keptBuffer is the largest send buffer that is kept for the next client.
+	keptBuffer = 64 << 10
+)
+
+// streamServer accepts TCP or TLS clients.
+type streamServer struct {
+	// Fixed after construction.
+	common    *common
+	transport transport
+	listener  net.Listener
+	tls       *tls.Config // tls is nil for plain TCP.
+
+	running sync.WaitGroup // running counts the accept loop and the connections.
+
+	// Guarded by mu.
+	mu     sync.Mutex
+	conns  map[*streamConn]struct{}
+	closed bool
+}
+
+func newStreamServer(c *common, listener net.Listener, config *tls.Config) *streamServer {
+	s := &streamServer{
+		common: c, transport: transportTCP, listener: listener, tls: config, conns: map[*streamConn]struct{}{},
+	}
+	if config != nil {
+		s.transport = transportTLS
+	}
+	return s
+}
+
+func (s *streamServer) start() { s.running.Go(s.accept) }
+
+// accept takes connections until the listener is closed. Other errors, such as
+// a lack of descriptors, pass.
+func (s *streamServer) accept() {
+	var delay backoff
+	for {
+		conn, err := s.listener.Accept()
+		if err == nil {
+			delay = backoff{}
+			s.admit(conn)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		s.common.metrics.socketErrors.WithLabelValues(s.transport.String()).Inc()
+		s.common.log.Debug("turn connection not accepted", "transport", s.transport.String(), "error", err)
+		if !delay.wait(s.common.done) {
+			return
+		}
+	}
+}
+
+func (s *streamServer) admit(conn net.Conn) {
+	remote, okRemote := conn.RemoteAddr().(*net.TCPAddr)
+	local, okLocal := conn.LocalAddr().(*net.TCPAddr)
+	if !okRemote || !okLocal {
+		_ = conn.Close()
+		return
+	}
+	limitUnsent(conn)
+	s.serve(conn, fiveTuple{s.transport, unmapped(remote.AddrPort()), unmapped(local.AddrPort())})
+}
+
+// serve gives a connection a goroutine, unless there are too many already.
+func (s *streamServer) serve(conn net.Conn, from fiveTuple) {
+	if err := s.common.conns.take(from.client.Addr()); err != nil {
+		s.common.metrics.closed.WithLabelValues(s.transport.String(), closedLimit).Inc()
+		_ = conn.Close()
+		s.common.log.Debug("turn connection refused", "transport", s.transport.String(), "client", from.client, "error", err)
+		return
+	}
+	c := newStreamConn(s.common, conn, from, s.tls)
+	if !s.track(c) {
+		_ = conn.Close()
+		s.common.conns.release(from.client.Addr())
+		return
+	}
+	connections := s.common.metrics.connections.WithLabelValues(s.transport.String())
+	connections.Inc()
+	s.running.Go(func() {
+		c.serve()
+		connections.Dec()
+		s.forget(c)
+		s.common.conns.release(from.client.Addr())
+	})
+}
+
+// track returns false when the server is closed already.
+func (s *streamServer) track(c *streamConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.conns[c] = struct{}{}
+	}
+	return !s.closed
+}
+
+func (s *streamServer) forget(c *streamConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// close closes the listener and all connections, and waits for them.
+func (s *streamServer) close() {
+	_ = s.listener.Close()
+	s.mu.Lock()
+	s.closed = true
+	open := make([]*streamConn, 0, len(s.conns))
+	for c := range s.conns {
+		open = append(open, c)
+	}
+	s.mu.Unlock()
+	for _, c := range open {
+		c.close()
+	}
+	s.running.Wait()
+}
+
+var errGone = errors.New("the client has disconnected")
+
+// streamConn is one TCP or TLS client and the path to it.
+type streamConn struct {
+	// Fixed after construction.
+	common *common
+	from   fiveTuple
+	raw    net.Conn
+	stream net.Conn // stream is raw or the TLS on it.
+
+	// Owned by the goroutine of serve.
+	received bool      // received says that the receiver knows the client.
+	deadline time.Time // deadline is when reading fails.
+
+	writer sync.WaitGroup // writer counts the goroutine that writes, added to under mu.
+
+	// Guarded by mu.
+	mu      sync.Mutex
+	queue   sendQueue
+	writing bool   // writing says that there is a writer, which takes what is queued.
+	ended   string // ended is why the connection was closed, empty while it is open.
+}
+
+func newStreamConn(c *common, conn net.Conn, from fiveTuple, config *tls.Config) *streamConn {
+	s := &streamConn{common: c, from: from, raw: conn, stream: conn}
+	if config != nil {
+		s.stream = tls.Server(conn, config)
+	}
+	return s
+}
+
+// serve reads until the connection ends, and returns when all is over.
+func (c *streamConn) serve() {
+	c.end(c.read())
+	c.writer.Wait()
+	if c.received {
+		c.common.receiver.gone(c.from)
+	}
+	reason := c.reason()
+	c.common.metrics.closed.WithLabelValues(c.from.transport.String(), reason).Inc()
+	c.common.log.Debug("turn connection ended", "transport", c.from.transport.String(), "client", c.from.client, "reason", reason)
+}
+
+// read returns why it can go on no more.
+func (c *streamConn) read() string {
+	if !c.handshake() {
+		return closedHandshake
+	}
+	c.wait(c.common.firstMessageTimeout)
+	frames := newFramer(c.stream)
+	for {
+		frame, err := frames.next()
+		if err != nil {
+			return c.readError(err)
+		}
+		c.received = true
+		c.renew()
+		c.common.receiver.receive(c.from, c, frame)
+	}
+}
+
+func (c *streamConn) readError(err error) string {
+	switch {
+	case errors.Is(err, errFrame):
+		return closedFrame
+	case errors.Is(err, os.ErrDeadlineExceeded) && !c.received:
+		return closedSilent
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return closedIdle
+	}
+	return closedByClient
+}
+
+func (c *streamConn) handshake() bool {
+	secure, ok := c.stream.(*tls.Conn)
+	if !ok {
+		return true
+	}
+	_ = c.raw.SetDeadline(time.Now().Add(c.common.handshakeTimeout))
+	err := secure.Handshake()
+	_ = c.raw.SetDeadline(time.Time{})
+	outcome := handshakeOK
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		outcome = handshakeTimeout
+	case err != nil:
+		outcome = handshakeFailed
+		c.common.log.Debug("turn handshake failed", "transport", "tls", "client", c.from.client, "error", err)
+	}
+	c.common.metrics.handshakes.WithLabelValues(c.from.transport.String(), outcome).Inc()
+	return err == nil
+}
+
+// wait sets how long to wait for the next message.
+func (c *streamConn) wait(limit time.Duration) {
+	c.deadline = time.Now().Add(limit)
+	_ = c.raw.SetReadDeadline(c.deadline)
+}
+
+// renew sets the idle deadline, if that makes much of a difference.
+func (c *streamConn) renew() {
+	idle := c.common.idleTimeout
+	if remaining := time.Until(c.deadline); remaining < idle-idle/16 || remaining > idle {
+		c.wait(idle)
+	}
+}
+
+// send implements path. When the queue is full, the oldest data in it is lost;
+// a client that does not even take control messages is closed.
+func (c *streamConn) send(packet []byte) error {
+	c.mu.Lock()
+	if c.ended != "" {
+		c.mu.Unlock()
+		return errGone
+	}
+	dropped, kept := c.queue.push(packet, c.common.sendQueue)
+	if kept && !c.writing {
+		c.writing = true
+		c.writer.Go(c.write)
+	}
+	c.mu.Unlock()
+	if dropped > 0 {
+		c.common.metrics.drop(c.from.transport, dropSlowClient, dropped)
+	}
+	if !kept && !isData(packet) {
+		c.end(closedSlow)
+		return errGone
+	}
+	return nil
+}
+
+// write writes what is queued, as much at once as there is, and ends when there
+// is nothing more.
+func (c *streamConn) write() {
+	var batch []byte
+	for {
+		c.mu.Lock()
+		if c.ended != "" || c.queue.empty() {
+			c.writing = false
+			rest := c.queue.swap(nil)
+			c.mu.Unlock()
+			releaseBuffer(batch)
+			releaseBuffer(rest)
+			return
+		}
+		batch = c.queue.swap(batch[:0])
+		c.mu.Unlock()
+		if err := c.writeAll(batch); err != nil {
+			c.end(writeError(err))
+		}
+	}
+}
+
+func writeError(err error) string {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return closedSlow
+	}
+	return closedByClient
+}
+
+// writeAll leaves no deadline behind, since TLS also answers key updates while
+// it reads.
+func (c *streamConn) writeAll(batch []byte) error {
+	defer func() { _ = c.raw.SetWriteDeadline(time.Time{}) }()
+	for len(batch) > 0 {
+		n := min(len(batch), writeChunk)
+		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
+		if _, err := c.stream.Write(batch[:n]); err != nil {
+			return err
+		}
+		batch = batch[n:]
+	}
+	return nil
+}
+
+// close implements path. What is queued is lost.
+func (c *streamConn) close() { c.end(closedByServer) }
+
+// end closes the connection; the first reason counts. It closes TCP without a
+// TLS farewell, which would wait for a client that does not read.
+func (c *streamConn) end(reason string) {
+	c.mu.Lock()
+	first := c.ended == ""
+	if first {
+		c.ended = reason
+	}
+	c.mu.Unlock()
+	if first {
+		_ = c.raw.Close()
+	}
+}
+
+func (c *streamConn) reason() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+// sendQueue holds the frames that wait to be written to a stream, padded and
+// back to back.
+type sendQueue struct {
+	bytes  []byte
+	frames []queuedFrame
+}
+
+type queuedFrame struct {
+	size int // size includes the padding.
+	data bool
+}
+
+func (q *sendQueue) empty() bool { return len(q.bytes) == 0 }
+
+// push adds a packet, for which it drops as much of the oldest data as it has
+// to. It returns how many packets were lost and whether the new one was kept.
+func (q *sendQueue) push(packet []byte, limit int) (dropped int, kept bool) {
+	size, data := padded(len(packet)), isData(packet)
+	if len(q.bytes)+size > limit {
+		// A quarter is freed at once, because freeing moves all that stays.
+		dropped = q.dropData(max(limit/4, len(q.bytes)+size-limit))
+	}
+	if len(q.bytes)+size > limit {
+		if data {
+			dropped++
+		}
+		return dropped, false
+	}
+	if q.bytes == nil {
+		q.bytes = takeBuffer()
+	}
+	q.bytes = append(q.bytes, packet...)
+	q.bytes = append(q.bytes, make([]byte, size-len(packet))...)
+	q.frames = append(q.frames, queuedFrame{size, data})
+	return dropped, true
+}
+
+// dropData drops the oldest data until that has freed so many bytes, and
+// returns how many frames that were.
+func (q *sendQueue) dropData(bytes int) (dropped int) {
+	from, to, frames := 0, 0, q.frames[:0]
+	for _, f := range q.frames {
+		if f.data && bytes > 0 {
+			dropped++
+			bytes -= f.size
+		} else {
+			copy(q.bytes[to:], q.bytes[from:from+f.size])
+			to += f.size
+			frames = append(frames, f)
+		}
+		from += f.size
+	}
+	q.bytes, q.frames = q.bytes[:to], frames
+	return dropped
+}
+
+// swap takes everything out and leaves an empty buffer in its place.
+func (q *sendQueue) swap(empty []byte) []byte {
+	full := q.bytes
+	q.bytes = empty
+	if empty == nil {
+		q.frames = nil
+	} else {
+		q.frames = q.frames[:0]
+	}
+	return full
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b }}
+
+func takeBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
+
+func releaseBuffer(b []byte) {
+	if cap(b) > 0 && cap(b) <= keptBuffer {
+		buffers.Put(&b)
+	}
+}

@@ -1,0 +1,156 @@
+//go:build unix
+
+package turnsrv
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// TestUnfinishedFramesCostNothing holds connections whose frames never end and
+// measures the process while they wait.
+func TestUnfinishedFramesCostNothing(t *testing.T) {
+	s := startTransports(t, testTransports(t), newEcho())
+	for _, kind := range []transport{transportTCP, transportTLS} {
+		for range 20 {
+			conn := dialTransport(t, s, kind)
+			if _, err := conn.Write(stunFrame(65480)[:2000]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	live := dialTransport(t, s, transportTCP)
+	if err := ping(live, stunFrame(0)); err != nil {
+		t.Fatal(err)
+	}
+	before := cpuTime(t)
+	_ = live.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	if _, err := live.Read(make([]byte, 1)); !isTimeoutError(err) {
+		t.Fatalf("waiting: %v", err)
+	}
+	if used := cpuTime(t) - before; used > 150*time.Millisecond {
+		t.Errorf("%v of processor time in half a second of nothing", used)
+	}
+	if err := ping(live, channelFrame(3)); err != nil {
+		t.Error(err)
+	}
+}
+
+const descriptorsEnv = "TURNSRV_TEST_DESCRIPTORS"
+
+// TestDescriptorsServer is the other process of TestDescriptorsComeBack.
+func TestDescriptorsServer(t *testing.T) {
+	if os.Getenv(descriptorsEnv) == "" {
+		t.Skip("only runs as another test's server")
+	}
+	s := startTransports(t, testTransports(t), newEcho())
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := syscall.Rlimit{Cur: uint64(len(entries) + 4), Max: uint64(len(entries) + 4)}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("port %d\n", s.port())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	if valueOf(t, s.common.metrics.socketErrors.WithLabelValues("tcp")) == 0 {
+		t.Error("the process never ran out of descriptors")
+	}
+}
+
+// TestDescriptorsComeBack takes all descriptors of a server and gives them back.
+func TestDescriptorsComeBack(t *testing.T) {
+	if _, err := os.Stat("/proc/self/fd"); err != nil {
+		t.Skip("there is no /proc here")
+	}
+	port := startDescriptorsServer(t)
+	var conns []net.Conn
+	for range 16 {
+		conn, err := net.Dial("tcp4", at("127.0.0.1", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		if _, err := conn.Write(stunFrame(0)); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+	}
+	_ = conns[0].SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(conns[0], make([]byte, 20)); err != nil {
+		t.Fatalf("the first client: %v", err)
+	}
+	last := conns[len(conns)-1]
+	_ = last.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := last.Read(make([]byte, 20)); !isTimeoutError(err) {
+		t.Fatalf("the server has descriptors for everybody: %v", err)
+	}
+	for _, conn := range conns[:len(conns)-1] {
+		_ = conn.Close()
+	}
+	_ = last.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(last, make([]byte, 20)); err != nil {
+		t.Errorf("the descriptors came back, the server did not: %v", err)
+	}
+}
+
+func parsePort(line string) (int, error) {
+	return strconv.Atoi(strings.TrimPrefix(strings.TrimSpace(line), "port "))
+}
+
+// startDescriptorsServer runs TestDescriptorsServer in a process of its own and
+// returns its port.
+func startDescriptorsServer(t *testing.T) int {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestDescriptorsServer$")
+	cmd.Env = append(os.Environ(), descriptorsEnv+"=1")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() && !strings.HasPrefix(lines.Text(), "port ") {
+	}
+	port, errPort := parsePort(lines.Text())
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		var rest strings.Builder
+		for lines.Scan() {
+			rest.WriteString(lines.Text() + "\n")
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the server: %v\n%s", err, &rest)
+		}
+	})
+	if err := errors.Join(lines.Err(), errPort); err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
