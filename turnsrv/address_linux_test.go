@@ -4,23 +4,35 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/pion/stun/v2"
 )
 
-// inNetwork is set in the process that TestRelayAddressesOfANetwork starts in a
-// network namespace of its own.
+// inNetwork is set in the process that a test starts in a network namespace of
+// its own.
 const inNetwork = "SIGNAL_TEST_IN_NETWORK"
 
-// TestRelayAddressesOfANetwork runs itself again where it may give the machine
-// addresses: none but loopback, a private IPv6 one, a global one.
-func TestRelayAddressesOfANetwork(t *testing.T) {
+// TestRelayAddressesOfANetwork runs where it may give the machine addresses:
+// none but loopback, a private IPv6 one, a global one.
+func TestRelayAddressesOfANetwork(t *testing.T) { inOwnNetwork(t, findRelayAddresses) }
+
+// TestIPv6RelaysInANetwork relays over IPv6 where the machine has an address for
+// it.
+func TestIPv6RelaysInANetwork(t *testing.T) { inOwnNetwork(t, relayOverIPv6) }
+
+// inOwnNetwork runs the test again in a process with a network namespace of its
+// own, and test there.
+func inOwnNetwork(t *testing.T, test func(*testing.T)) {
+	t.Helper()
 	if os.Getenv(inNetwork) != "" {
-		findRelayAddresses(t)
+		test(t)
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestRelayAddressesOfANetwork$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), inNetwork+"=yes")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
@@ -38,8 +50,40 @@ func TestRelayAddressesOfANetwork(t *testing.T) {
 		}
 		t.Skipf("no network of its own: %v, %v", noIP, err)
 	}
-	if err != nil || !strings.Contains(string(output), "--- PASS: TestRelayAddressesOfANetwork") {
+	if err != nil || !strings.Contains(string(output), "--- PASS: "+t.Name()) {
 		t.Errorf("%v:\n%s", err, output)
+	}
+}
+
+func relayOverIPv6(t *testing.T) {
+	needTool(t, uclient)
+	runIP(t, "link", "set", "lo", "up")
+	runIP(t, "-6", "addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
+	runIP(t, "addr", "add", "198.51.100.7/32", "dev", "lo")
+	cfg := testConfig()
+	cfg.UserQuota = 0
+	s := startServer(t, cfg)
+	port := strconv.Itoa(s.Port())
+	for name, args := range map[string][]string{
+		"from IPv4":      {"-x", "198.51.100.7"},
+		"from IPv6":      {"-x", "2001:db8::7"},
+		"from IPv6, TCP": {"-x", "-t", "2001:db8::7"},
+		"IPv4 from IPv6": {"-X", "2001:db8::7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runUclientRaw(t, "udp", append([]string{"-y", "-c", "-n", "50", "-m", "4", "-l", "170", "-W", testSecret, "-u", "bob", "-p", port}, args...)...)
+		})
+	}
+	c, _ := allocated(t, s, "udp", "both", attrAdditionalFamily(familyIPv6))
+	if relays := s.List()[0].Relays; len(relays) != 2 || !relays[0].Addr().Is4() || relays[1].Addr() != netip.MustParseAddr("2001:db8::7") {
+		t.Errorf("relays %v", relays)
+	}
+	if _, err := c.accepts(stun.MethodRefresh, attrFamily(familyIPv6), attrLifetime(0)); err != nil {
+		t.Error(err)
+	}
+	if relays := s.List()[0].Relays; len(relays) != 1 || !relays[0].Addr().Is4() {
+		t.Errorf("relays %v after the IPv6 one was released", relays)
 	}
 }
 

@@ -177,3 +177,34 @@ func TestSecondsValue(t *testing.T) {
 		}
 	}
 }
+
+func FuzzConfig(f *testing.F) {
+	for _, seed := range [][4]string{
+		{"127.0.0.1,::1", "10.0.0.0/8", "198.51.100.7/10.0.0.7", "turn:a.example:3478"}, {"", "", "auto", ""},
+		{"::,0.0.0.0", "::ffff:10.0.0.0/104", "2001:db8::7", "turns:[::1]?transport=tcp"}, {"x", "10.0.0.1/8", "/", "http://x"},
+		{"224.0.0.1", "0.0.0.0/0,::/0", "1.2.3.4/1.2.3.4/1.2.3.4", "turn:"}, {"fe80::1%eth0", "fe80::%1/64", "::", "stun:a"},
+	} {
+		f.Add(seed[0], seed[1], seed[2], seed[3], 3478, "signal")
+	}
+	f.Fuzz(func(t *testing.T, listen, peers, external, urls string, port int, realm string) {
+		cfg := DefaultConfig()
+		cfg.Port, cfg.Realm = port, realm
+		for to, text := range map[*[]string]string{&cfg.Listen: listen, &cfg.AllowPeers: peers, &cfg.DenyPeers: peers, &cfg.ExternalIP: external, &cfg.TURNURLs: urls} {
+			if err := (*list)(to).Set(text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := cfg.Validate()
+		if err != nil {
+			for line := range strings.Lines(err.Error()) {
+				if !strings.HasPrefix(line, "--") {
+					t.Fatalf("a problem that names no flag: %q", line)
+				}
+			}
+			return
+		}
+		if _, err := newPeerPolicy(cfg); err != nil {
+			t.Fatalf("a valid configuration makes no policy: %v", err)
+		}
+	})
+}

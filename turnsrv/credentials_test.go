@@ -128,3 +128,35 @@ func TestCredentialsOverTheWire(t *testing.T) {
 		}
 	}
 }
+
+func FuzzCredentials(f *testing.F) {
+	for _, seed := range []string{"1700000000:bob", "1700000000", "bob", "", "-5:bob", "99999999999999999999:x", "0x10:a", "1_0:a", ":", "7:a:b"} {
+		f.Add(seed, []byte("nonce"), true)
+		f.Add(seed, []byte{}, false)
+	}
+	cfg := testConfig()
+	cfg.Users = []string{"gate:pass"}
+	a := newAuthenticator(cfg)
+	client, now := netip.MustParseAddr("192.0.2.7"), time.Unix(1_700_000_000, 0)
+	f.Fuzz(func(t *testing.T, username string, nonce []byte, known bool) {
+		if len(username) > 500 || len(nonce) > 700 {
+			return
+		}
+		if known {
+			nonce = []byte(a.nonces.fresh(client, now))
+		}
+		m, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodAllocate, stun.ClassRequest), setRaw{stun.AttrUsername, []byte(username)},
+			stun.NewRealm("signal"), setRaw{stun.AttrNonce, nonce}, stun.NewLongTermIntegrity(username, "signal", password(testSecret, username)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		who, failure := a.authenticate(m, client, nil, now)
+		expiry, user, ok := splitUsername(username)
+		if want := ok && now.Before(expiry) && a.nonces.valid(nonce, client, now); (failure == nil) != want {
+			t.Fatalf("%q with nonce %q: %+v, want success %v", username, nonce, failure, want)
+		}
+		if failure == nil && (who.user != user || who.username != username) {
+			t.Fatalf("%q is %+v", username, who)
+		}
+	})
+}

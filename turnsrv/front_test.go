@@ -1,13 +1,17 @@
 package turnsrv
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,7 +38,12 @@ func addressOfServer(s *Server) netip.AddrPort {
 // wired returns a client with credentials of user that has a nonce.
 func wired(t *testing.T, s *Server, network, user string) *wireClient {
 	t.Helper()
-	c, err := newWireClient(network, loopbackIPv4, addressOfServer(s))
+	return wiredTo(t, network, addressOfServer(s), user)
+}
+
+func wiredTo(t *testing.T, network string, server netip.AddrPort, user string) *wireClient {
+	t.Helper()
+	c, err := newWireClient(network, loopbackIPv4, server)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,6 +52,19 @@ func wired(t *testing.T, s *Server, network, user string) *wireClient {
 	if err := c.challenge(); err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// newTLSClient returns a client over TLS with credentials of user.
+func newTLSClient(t *testing.T, port int, user string) *wireClient {
+	t.Helper()
+	conn, err := tls.Dial("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	c := &wireClient{conn: conn, reader: bufio.NewReaderSize(conn, wireBuffer)}
+	c.username, c.password = Credentials(testSecret, user, time.Now().Add(time.Hour))
 	return c
 }
 
@@ -85,6 +107,13 @@ func newFlow(t *testing.T, s *Server, network, user string) *flow {
 	t.Helper()
 	f := new(flow)
 	f.client, f.relay = allocated(t, s, network, user)
+	f.bind(t)
+	return f
+}
+
+// bind binds the channel to a peer of its own.
+func (f *flow) bind(t *testing.T) {
+	t.Helper()
 	var addr netip.AddrPort
 	f.peer, addr = udpPeer(t)
 	if _, err := f.client.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(addr)); err != nil {
@@ -93,7 +122,6 @@ func newFlow(t *testing.T, s *Server, network, user string) *flow {
 	if err := f.roundTrip("first"); err != nil {
 		t.Fatal(err)
 	}
-	return f
 }
 
 // roundTrip sends a text to the peer and back.
@@ -510,6 +538,71 @@ func TestNonceOutlivesARestart(t *testing.T) {
 	}
 	if err := wantSuccess(answer); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCertificateSwapUnderLoad replaces the certificate while clients relay over
+// TLS: theirs live on, new ones see the new one.
+func TestCertificateSwapUnderLoad(t *testing.T) {
+	var current atomic.Pointer[tls.Certificate]
+	old, fresh := makeCertificate(t.TempDir()), makeCertificate(t.TempDir())
+	current.Store(&old)
+	cfg := loopbackConfig()
+	cfg.TLS = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil }}
+	s := startServer(t, cfg)
+	var flows []*flow
+	for range 4 {
+		f := &flow{client: newTLSClient(t, s.TLSPort(), "alice")}
+		if err := f.client.challenge(); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := f.client.accepts(stun.MethodAllocate, attrTransport(protocolUDP))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.relay, err = answerAddress(answer, stun.AttrXORRelayedAddress); err != nil {
+			t.Fatal(err)
+		}
+		f.bind(t)
+		flows = append(flows, f)
+	}
+	stop, failed := make(chan struct{}), make(chan error, len(flows))
+	for _, f := range flows {
+		go func() { failed <- f.keepRelaying(stop) }()
+	}
+	for i := range 40 {
+		want := &old
+		if i >= 20 {
+			current.Store(&fresh)
+			want = &fresh
+		}
+		c := newTLSClient(t, s.TLSPort(), "bob")
+		if got := c.conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw; !bytes.Equal(got, want.Certificate[0]) {
+			t.Errorf("client %d sees another certificate", i)
+		}
+		if err := c.challenge(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	for range flows {
+		if err := <-failed; err != nil {
+			t.Errorf("an old connection: %v", err)
+		}
+	}
+}
+
+// keepRelaying makes round trips until stop is closed, at least one.
+func (f *flow) keepRelaying(stop <-chan struct{}) error {
+	for {
+		if err := f.roundTrip("load"); err != nil {
+			return err
+		}
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
 	}
 }
 
