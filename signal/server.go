@@ -97,7 +97,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.state = cfg.Attach(state.Events{View: s.onView, Message: s.onMessage})
+	s.state = cfg.Attach(state.Events{View: s.onView, Message: s.onMessage, Lost: func(string) {}})
 	return s, nil
 }
 

@@ -20,7 +20,10 @@ type node interface {
 	Ready() error
 	Join(ctx context.Context, room string, m Member, limit int) (View, error)
 	Leave(ctx context.Context, room, id string, epoch uint64, why Reason) (View, error)
+	Move(ctx context.Context, room string, old Member, epoch uint64) (View, error)
 	Send(ctx context.Context, node string, m Message) error
+	Announce(NodeInfo)
+	Nodes() []NodeInfo
 	Close(ctx context.Context) error
 }
 
@@ -45,6 +48,9 @@ func contract(t *testing.T, fresh func(*testing.T) attach) {
 		"RoomFull":               testRoomFull,
 		"CapUnderRace":           testCapUnderRace,
 		"EpochReplacesOnlyOlder": testEpoch,
+		"Move":                   testMove,
+		"MoveUnknown":            testMoveUnknown,
+		"Nodes":                  testNodes,
 		"LeaveUnknown":           testLeaveUnknown,
 		"VersionsSurviveEmpty":   testVersionsSurviveEmpty,
 		"OthersHear":             testOthersHear,
@@ -79,6 +85,11 @@ func (e *ear) events() Events {
 			defer e.mu.Unlock()
 			e.messages = append(e.messages, m)
 			e.log = append(e.log, "message "+string(m.Frame))
+		},
+		Lost: func(node string) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.log = append(e.log, "lost "+node)
 		},
 	}
 }
@@ -203,6 +214,60 @@ func testEpoch(t *testing.T, at attach) {
 	}
 	if _, err := n1.Leave(t.Context(), "r", "u", 5, ReasonDisconnect); !errors.Is(err, ErrNotMember) {
 		t.Fatalf("the replaced connection's leave: %v", err)
+	}
+}
+
+// testMove moves a member to another node: it keeps its place, nobody leaves, and the node that had
+// it is told even when it has no other member in the room.
+func testMove(t *testing.T, at attach) {
+	var e1, e3 ear
+	n1, n2, n3 := at(t, "n1", e1.events()), at(t, "n2", new(ear).events()), at(t, "n3", e3.events())
+	join(t, n1, "r", "u", 5)
+	join(t, n3, "r", "v", 1)
+	v, err := n2.Move(t.Context(), "r", Member{ID: "u", Epoch: 5}, 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(ids(v), []string{"u", "v"}) || len(v.Left) != 0 || v.Members[0].Node != "n2" || v.Members[0].Epoch != 6 {
+		t.Fatalf("after the move: %+v", v)
+	}
+	for _, e := range []*ear{&e1, &e3} {
+		e.wait(t, "the move", func(views []View, _ []Message) bool {
+			return len(views) > 0 && views[len(views)-1].Version == v.Version && views[len(views)-1].Members[0].Node == "n2"
+		})
+	}
+	if _, err := n1.Leave(t.Context(), "r", "u", 5, ReasonDisconnect); !errors.Is(err, ErrNotMember) {
+		t.Fatalf("the moved connection's leave: %v", err)
+	}
+}
+
+func testMoveUnknown(t *testing.T, at attach) {
+	n := at(t, "n1", new(ear).events())
+	join(t, n, "r", "u", 5)
+	for _, old := range []Member{{ID: "u", Epoch: 4}, {ID: "v", Epoch: 5}} {
+		if _, err := n.Move(t.Context(), "r", old, 9); !errors.Is(err, ErrNotMember) {
+			t.Errorf("moving %+v: %v", old, err)
+		}
+	}
+	if _, err := n.Move(t.Context(), "elsewhere", Member{ID: "u", Epoch: 5}, 9); !errors.Is(err, ErrNotMember) {
+		t.Errorf("moving in another room: %v", err)
+	}
+}
+
+func testNodes(t *testing.T, at attach) {
+	var e1 ear
+	n1, n2 := at(t, "n1", e1.events()), at(t, "n2", new(ear).events())
+	n2.Announce(NodeInfo{TURN: []string{"turn:h"}, Load: 7})
+	e1.wait(t, "n2's announcement", func([]View, []Message) bool {
+		nodes := n1.Nodes()
+		return len(nodes) == 1 && nodes[0].ID == "n2" && nodes[0].Load == 7 && slices.Equal(nodes[0].TURN, []string{"turn:h"})
+	})
+	if err := n2.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e1.wait(t, "n2's end", func([]View, []Message) bool { return len(n1.Nodes()) == 0 })
+	if log := e1.wait(t, "the loss", func([]View, []Message) bool { return true }); !slices.Contains(log, "lost n2") {
+		t.Errorf("heard %q", log)
 	}
 }
 

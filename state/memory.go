@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -17,11 +18,12 @@ type Memory struct {
 	version uint64
 	rooms   map[string][]Member
 	nodes   map[string]*MemoryNode
+	infos   map[string]NodeInfo
 }
 
 // NewMemory returns an empty state.
 func NewMemory() *Memory {
-	return &Memory{rooms: map[string][]Member{}, nodes: map[string]*MemoryNode{}}
+	return &Memory{rooms: map[string][]Member{}, nodes: map[string]*MemoryNode{}, infos: map[string]NodeInfo{}}
 }
 
 // Attach adds a node under an id that no other node has, and returns its access to the state.
@@ -69,6 +71,28 @@ func (n *MemoryNode) Join(_ context.Context, room string, m Member, limit int) (
 		return View{}, fmt.Errorf("joining: %w", ErrRoomFull)
 	}
 	view, others := n.changeLocked(room, append(slices.Clip(members), m), left)
+	s.mu.Unlock()
+	announce(view, others)
+	return view, nil
+}
+
+// Move puts a member's newer connection, on this node, into the place of the older one, at whatever
+// node that is, without a departure. It fails with ErrNotMember when the older one is not there.
+func (n *MemoryNode) Move(_ context.Context, room string, old Member, epoch uint64) (View, error) {
+	s := n.shared
+	s.mu.Lock()
+	members := slices.Clone(s.rooms[room])
+	i := slices.IndexFunc(members, old.Is)
+	if i < 0 {
+		s.mu.Unlock()
+		return View{}, fmt.Errorf("moving: %w", ErrNotMember)
+	}
+	from := members[i].Node
+	members[i].Node, members[i].Epoch = n.id, epoch
+	view, others := n.changeLocked(room, members, nil)
+	if left := s.nodes[from]; left != nil && left != n && !slices.Contains(others, left) {
+		others = append(others, left)
+	}
 	s.mu.Unlock()
 	announce(view, others)
 	return view, nil
@@ -127,8 +151,30 @@ func (n *MemoryNode) Send(_ context.Context, node string, m Message) error {
 	if to == nil {
 		return fmt.Errorf("sending to node %s: %w", node, ErrNoNode)
 	}
+	m.Node = n.id
 	to.events.Message(m)
 	return nil
+}
+
+// Announce tells the other nodes about this one; the ID is filled in.
+func (n *MemoryNode) Announce(info NodeInfo) {
+	info.ID = n.id
+	n.shared.mu.Lock()
+	defer n.shared.mu.Unlock()
+	n.shared.infos[n.id] = info
+}
+
+// Nodes returns what the other living nodes announced, in no order.
+func (n *MemoryNode) Nodes() []NodeInfo {
+	n.shared.mu.Lock()
+	defer n.shared.mu.Unlock()
+	var out []NodeInfo
+	for id, info := range n.shared.infos {
+		if id != n.id {
+			out = append(out, info)
+		}
+	}
+	return out
 }
 
 // Close detaches the node and removes the members it still has, which the other nodes are told
@@ -137,6 +183,8 @@ func (n *MemoryNode) Close(context.Context) error {
 	s := n.shared
 	s.mu.Lock()
 	delete(s.nodes, n.id)
+	delete(s.infos, n.id)
+	others := slices.Collect(maps.Values(s.nodes))
 	type change struct {
 		view   View
 		others []*MemoryNode
@@ -161,6 +209,9 @@ func (n *MemoryNode) Close(context.Context) error {
 	s.mu.Unlock()
 	for _, c := range changes {
 		announce(c.view, c.others)
+	}
+	for _, other := range others {
+		other.events.Lost(n.id)
 	}
 	return nil
 }

@@ -44,7 +44,8 @@ type Member struct {
 	// Node is the id of the node that holds the member's connection.
 	Node string
 	// Epoch grows with every connection of the same ID, so that a newer connection replaces an
-	// older one and never the other way round.
+	// older one and never the other way round. A member whose epoch changes in place, without a
+	// Departure, has moved to another connection and is the same participant.
 	Epoch uint64
 }
 
@@ -81,13 +82,31 @@ func (v View) Find(id string) (Member, bool) {
 }
 
 // A Message is on its way from a member on one node to a member on another, or, with an empty To,
-// to all members that the other node holds in that room.
+// to all members that the other node holds in that room. It arrives once and in the order of its
+// sender's calls, or the receiving node hears Events.Lost.
 type Message struct {
+	// Node is the node that sent it; Send fills it in.
+	Node string
+	// Op is empty for a frame to a client. Otherwise it names something that the nodes say to each
+	// other, which the state does not look into.
+	Op   string
 	Room string
 	From string
 	To   string
-	// Frame is the complete frame for the receiving client. It must not be modified.
+	// Frame is the complete frame for the receiving client, or what the Op needs. It must not be
+	// modified.
 	Frame []byte
+}
+
+// NodeInfo is what a node tells the others about itself with its lease.
+type NodeInfo struct {
+	ID string `json:"id"`
+	// TURN are the URLs of the node's TURN server, none when it has no public ones.
+	TURN []string `json:"turn,omitempty"`
+	// Load is the node's number of connections and allocations.
+	Load int `json:"load"`
+	// Draining says that the node is about to go away and wants nobody new.
+	Draining bool `json:"draining,omitempty"`
 }
 
 // Events is how a node hears of what others do. The functions are called in the order in which
@@ -99,4 +118,7 @@ type Events struct {
 	View func(View)
 	// Message delivers a message for members of this node.
 	Message func(Message)
+	// Lost says that messages of a node to this one may be missing for good: the node died, or
+	// what it sent cannot be had again. Whatever it sends afterwards is complete again.
+	Lost func(node string)
 }
