@@ -383,7 +383,19 @@ func (n *node) run(ctx context.Context) error {
 	if err := n.signal.Shutdown(limit); err != nil {
 		n.log.Warn("stopping signaling", "error", err)
 	}
-	return errors.Join(failure, <-ended, n.closeTURN(), n.state.Close(limit))
+	return errors.Join(failure, <-ended, n.drainTURN(limit), n.state.Close(limit))
+}
+
+// drainTURN lets calls that are relayed end by themselves until ctx ends.
+func (n *node) drainTURN(ctx context.Context) error {
+	if n.turn == nil {
+		return nil
+	}
+	n.turn.Drain()
+	if left := n.turn.Allocations(); left > 0 {
+		n.log.Info("waiting for relayed calls to end", "allocations", left, "at_most_s", n.settings.drainTimeout)
+	}
+	return n.turn.Shutdown(ctx)
 }
 
 // watchCertificate keeps the certificate current until the returned function is
@@ -405,13 +417,6 @@ func (n *node) watchCertificate(ctx context.Context) (stop func()) {
 		ossignal.Stop(hangup)
 		<-done
 	}
-}
-
-func (n *node) closeTURN() error {
-	if n.turn == nil {
-		return nil
-	}
-	return n.turn.Close()
 }
 
 func (n *node) turnPort() int {
