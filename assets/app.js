@@ -6,7 +6,7 @@
  *   autojoin=1                               join at once
  *   name=TEXT                                the name shown to the others
  *   media=camera|synthetic|none              what to send
- *   transport=all|relay|relay-udp|relay-tcp  how to connect
+ *   transport=all|relay|relay-udp|relay-tcp|relay-tls  how to connect
  *
  * `window.signalPage` tells tests and the console what is going on. All of it is read-only:
  *   userId  string                the id given by the server, empty when not connected

@@ -3,8 +3,16 @@ package assets_test
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,14 +30,15 @@ const patience = 60 * time.Second
 
 // startProgram builds and runs the whole program on free ports of the loopback interface and
 // returns the URL of its page. The test's end stops it.
-func startProgram(t *testing.T) string {
+func startProgram(t *testing.T, flags ...string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "signal")
 	if out, err := exec.Command("go", "build", "-o", binary, "cline-meet/signal").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	cmd := exec.Command(binary, "serve", "--server-host", "127.0.0.1", "--server-port", "0", "--admin-addr", "127.0.0.1:0",
-		"--turn-listen", "127.0.0.1", "--turn-port", "0", "--log-format", "json")
+		"--turn-listen", "127.0.0.1", "--turn-port", "0", "--turn-tls-port", "0", "--log-format", "json")
+	cmd.Args = append(cmd.Args, flags...)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -47,6 +56,9 @@ func startProgram(t *testing.T) string {
 	for lines.Scan() {
 		var line struct{ Msg, HTTP string }
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "serving" {
+			if slices.Contains(flags, "--tls-cert") {
+				return "https://" + line.HTTP + "/"
+			}
 			return "http://" + line.HTTP + "/"
 		}
 	}
@@ -71,6 +83,7 @@ func startBrowser(t *testing.T) context.Context {
 		chromedp.Flag("disable-gpu", true),
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("ignore-certificate-errors", true),
 		chromedp.Flag("use-fake-ui-for-media-stream", true),
 		chromedp.Flag("use-fake-device-for-media-stream", true),
 	)
@@ -183,23 +196,61 @@ func (p page) user() string {
 		func(id string) bool { return id != "" })
 }
 
+// call opens a page for each of two people, waits until they see each other by the transport that
+// the link asks for, and lets them chat.
+func call(t *testing.T, browser context.Context, link, transport string) (a, b page) {
+	t.Helper()
+	a, b = open(t, browser, link, true), open(t, browser, link, true)
+	for _, p := range []page{a, b} {
+		for _, c := range p.connected(1) {
+			t.Logf("selected pair: %s to %s over %s, relay protocol %q", c.LocalType, c.RemoteType, c.Protocol, c.RelayProtocol)
+			if want, relayed := strings.CutPrefix(transport, "relay-"); relayed &&
+				(c.LocalType != "relay" || c.RemoteType != "relay" || c.RelayProtocol != want) {
+				t.Errorf("not relayed over %s: %+v", want, c)
+			}
+		}
+	}
+	talk(a, b, "hello from a")
+	talk(b, a, "hello from b")
+	return a, b
+}
+
+// TestCallOverTLS opens the page over HTTPS and relays over TURN in TLS.
+func TestCallOverTLS(t *testing.T) {
+	cert, key := writeCertificate(t)
+	url, browser := startProgram(t, "--tls-cert", cert, "--tls-key", key), startBrowser(t)
+	call(t, browser, url+"?autojoin=1&room=tls&transport=relay-tls", "relay-tls")
+}
+
+// writeCertificate makes a self-signed certificate for 127.0.0.1.
+func writeCertificate(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	cert, errCert := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	der, errKey := x509.MarshalPKCS8PrivateKey(key)
+	certFile, keyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	err = errors.Join(errCert, errKey,
+		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certFile, keyFile
+}
+
 func TestTwoWindowsSeeAndHearEachOther(t *testing.T) {
 	url, browser := startProgram(t), startBrowser(t)
 	for _, transport := range []string{"all", "relay-udp", "relay-tcp"} {
 		t.Run(transport, func(t *testing.T) {
 			link := url + "?autojoin=1&room=" + transport + "&transport=" + transport
-			a, b := open(t, browser, link, true), open(t, browser, link, true)
-			for _, p := range []page{a, b} {
-				for _, c := range p.connected(1) {
-					t.Logf("selected pair: %s to %s over %s, relay protocol %q", c.LocalType, c.RemoteType, c.Protocol, c.RelayProtocol)
-					if want, relayed := strings.CutPrefix(transport, "relay-"); relayed &&
-						(c.LocalType != "relay" || c.RemoteType != "relay" || c.RelayProtocol != want) {
-						t.Errorf("not relayed over %s: %+v", want, c)
-					}
-				}
-			}
-			talk(a, b, "hello from a")
-			talk(b, a, "hello from b")
+			a, b := call(t, browser, link, transport)
 
 			t.Log("a reloads and is somebody new to b")
 			before := a.user()

@@ -544,9 +544,10 @@ function resolvers() {
 
 /**
  * How a call may connect: directly or relayed (`all`), only through TURN (`relay`), and only through
- * TURN that is itself reached over UDP (`relay-udp`) or over TCP or TLS (`relay-tcp`).
+ * TURN that is itself reached over UDP (`relay-udp`), over TCP or TLS (`relay-tcp`) or over TLS
+ * (`relay-tls`).
  *
- * @typedef {"all"|"relay"|"relay-udp"|"relay-tcp"} Transport
+ * @typedef {"all"|"relay"|"relay-udp"|"relay-tcp"|"relay-tls"} Transport
  */
 
 /**
@@ -568,6 +569,7 @@ function relays(url, transport) {
   const scheme = url.split(":", 1)[0].toLowerCase();
   if (scheme !== "turn" && scheme !== "turns") return false;
   if (transport === "relay") return true;
+  if (transport === "relay-tls") return scheme === "turns";
   const named = /[?&]transport=(\w+)/i.exec(url)?.[1].toLowerCase();
   return (named ?? (scheme === "turns" ? "tcp" : "udp")) === transport.slice("relay-".length);
 }
