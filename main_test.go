@@ -26,6 +26,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/pion/logging"
+	"github.com/pion/turn/v3"
 	"github.com/urfave/cli/v2"
 	"go.uber.org/goleak"
 
@@ -320,6 +322,89 @@ func TestTURNOff(t *testing.T) {
 	if s := <-status; s != 0 {
 		t.Errorf("exit status %d", s)
 	}
+}
+
+// TestStopLetsCallsEnd stops a node while it relays: the call goes on until its client ends it, and
+// then the node has stopped.
+func TestStopLetsCallsEnd(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log, w := io.Pipe()
+	status := make(chan int, 1)
+	args := append(slices.Clone(quiet), "--turn-secret", "north")
+	go func() {
+		status <- run(ctx, args, io.Discard, w)
+		_ = w.Close()
+	}()
+	at := whereabouts(t, log)
+	caller, relay := allocate(t, at, "north")
+	callee, other := allocate(t, at, "north")
+	stop()
+	for gone := false; !gone; {
+		_, err := http.Get("http://" + at.HTTP + "/health")
+		gone = err != nil
+	}
+	// Both sides have to open themselves for the other before anything passes.
+	for _, r := range []struct {
+		from net.PacketConn
+		to   net.Addr
+	}{{relay, other.LocalAddr()}, {other, relay.LocalAddr()}} {
+		if _, err := r.from.WriteTo([]byte("still here"), r.to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := relay.WriteTo([]byte("goodbye"), other.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	_ = other.SetReadDeadline(time.Now().Add(patience))
+	for text := ""; text != "goodbye"; {
+		n, _, err := other.ReadFrom(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = string(buf[:n])
+	}
+	select {
+	case s := <-status:
+		t.Fatalf("the node stopped with status %d during a call", s)
+	default:
+	}
+	for _, end := range []func() error{relay.Close, other.Close} {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	}
+	caller.Close()
+	callee.Close()
+	if s := <-status; s != 0 {
+		t.Errorf("exit status %d", s)
+	}
+}
+
+// allocate makes a client with a relay of the node.
+func allocate(t *testing.T, at serving, secret string) (*turn.Client, net.PacketConn) {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	user, password := turnsrv.Credentials(secret, "bob", time.Now().Add(time.Minute))
+	server := net.JoinHostPort("127.0.0.1", strconv.Itoa(at.Turn))
+	c, err := turn.NewClient(&turn.ClientConfig{Conn: conn, STUNServerAddr: server, TURNServerAddr: server,
+		Username: user, Password: password, LoggerFactory: logging.NewDefaultLoggerFactory()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	relay, err := c.Allocate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, relay
 }
 
 func TestMetricsOfBothParts(t *testing.T) {
