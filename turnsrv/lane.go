@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,10 @@ const (
 	// engineChannelLifetime is a little below channelLifetime, so that the engine
 	// never still holds a binding that the front has given up.
 	engineChannelLifetime = channelLifetime - time.Second
+
+	// enginePeers is how many peers a request of the engine names: it reads no
+	// more than 1,600 bytes of one.
+	enginePeers = 32
 )
 
 var errEngine = errors.New("the allocation engine refused")
@@ -77,12 +82,18 @@ func (e *engine) refresh(r *relay, lifetime time.Duration) error {
 	return e.lane(r.id).do(stun.MethodRefresh, r, setLifetime(lifetime))
 }
 
+// permit installs or refreshes permissions, in several requests if need be.
 func (e *engine) permit(r *relay, peers []netip.AddrPort) error {
-	setters := make([]stun.Setter, 0, len(peers))
-	for _, peer := range peers {
-		setters = append(setters, setXORAddress{stun.AttrXORPeerAddress, peer})
+	for batch := range slices.Chunk(peers, enginePeers) {
+		setters := make([]stun.Setter, 0, len(batch))
+		for _, peer := range batch {
+			setters = append(setters, setXORAddress{stun.AttrXORPeerAddress, peer})
+		}
+		if err := e.lane(r.id).do(stun.MethodCreatePermission, r, setters...); err != nil {
+			return err
+		}
 	}
-	return e.lane(r.id).do(stun.MethodCreatePermission, r, setters...)
+	return nil
 }
 
 func (e *engine) bind(r *relay, number uint16, peer netip.AddrPort) error {

@@ -1,0 +1,32 @@
+package turnsrv
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/pion/stun/v2"
+)
+
+// TestManyPeersInOneRequest permits about as many peers as a request can hold.
+func TestManyPeersInOneRequest(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.RelayIP = loopbacks()
+	s := startServer(t, cfg)
+	for family, peer := range map[byte]netip.Addr{
+		familyIPv4: netip.MustParseAddr("127.0.3.1"),
+		familyIPv6: netip.MustParseAddr("2001:4860:4860::8888"),
+	} {
+		if len(cfg.RelayIP) == 1 && family == familyIPv6 {
+			continue
+		}
+		c, _ := allocated(t, s, "tcp", "alice", attrFamily(family))
+		var peers []stun.Setter
+		for range 120 {
+			peers = append(peers, attrPeer(netip.AddrPortFrom(peer, 9)))
+			peer = peer.Next()
+		}
+		if _, err := c.accepts(stun.MethodCreatePermission, peers...); err != nil {
+			t.Errorf("family %d: %v", family, err)
+		}
+	}
+}
