@@ -30,3 +30,10 @@ func TestManyPeersInOneRequest(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowUnauthRateLetsClientsIn allows less than one answer a second.
+func TestSlowUnauthRateLetsClientsIn(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.UnauthRate = 0.4
+	wired(t, startServer(t, cfg), "udp", "alice")
+}

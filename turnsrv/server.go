@@ -106,7 +106,7 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		auth:     newAuthenticator(cfg),
 		reserved: newReservations(),
 		quotas:   newQuotas(cfg.UserQuota, cfg.totalQuota()),
-		sources:  newSourceLimit(cfg.UnauthRate, int(2*cfg.UnauthRate), maxSources),
+		sources:  newSourceLimit(cfg.UnauthRate, max(1, int(2*cfg.UnauthRate)), maxSources),
 		rate:     limiter(cfg.AllocateRate),
 		noise:    rate.NewLimiter(noiseRate, noiseRate),
 		total:    newByteBucket(cfg.TotalBandwidth),
