@@ -31,6 +31,22 @@ func TestManyPeersInOneRequest(t *testing.T) {
 	}
 }
 
+// TestRevokeLeavesStaticUsers uses a static user whose name was revoked: only
+// what was minted is void.
+func TestRevokeLeavesStaticUsers(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.Users = []string{"gate:a password"}
+	s := startServer(t, cfg)
+	s.Revoke("gate")
+	c := wired(t, s, "udp", "x")
+	c.username, c.password = "gate", "a password"
+	for _, method := range []stun.Method{stun.MethodAllocate, stun.MethodRefresh} {
+		if _, err := c.accepts(method, attrTransport(protocolUDP)); err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+}
+
 // TestSlowUnauthRateLetsClientsIn allows less than one answer a second.
 func TestSlowUnauthRateLetsClientsIn(t *testing.T) {
 	cfg := loopbackConfig()

@@ -152,7 +152,7 @@ func (a *authenticator) identify(m *stun.Message, username string, known *alloca
 // every call would end with the credential that it was set up with, since
 // browsers keep using it; unless the expiry is strict.
 func (a *authenticator) refusal(m *stun.Message, id identity, exists bool, now time.Time) string {
-	if a.isRevoked(id.user, now) {
+	if a.isRevoked(id, now) {
 		return failRevoked
 	}
 	expired := !id.expiry.IsZero() && !now.Before(id.expiry)
@@ -168,7 +168,8 @@ func (a *authenticator) key(username, secret string) []byte {
 	return stun.NewLongTermIntegrity(username, a.realm, secret)
 }
 
-// revoke makes every credential void that was minted for user until now.
+// revoke makes minted credentials of user void for as long as those that exist
+// may live, new ones included. A static user's password stays good.
 func (a *authenticator) revoke(user string, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -180,9 +181,14 @@ func (a *authenticator) revoke(user string, now time.Time) {
 	a.revoked[user] = now.Add(a.ttl)
 }
 
-func (a *authenticator) isRevoked(user string, now time.Time) bool {
+// isRevoked says whether an identity's credential was minted for a user who was
+// revoked. A static user's was not minted.
+func (a *authenticator) isRevoked(id identity, now time.Time) bool {
+	if id.expiry.IsZero() {
+		return false
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	until, ok := a.revoked[user]
+	until, ok := a.revoked[id.user]
 	return ok && now.Before(until)
 }

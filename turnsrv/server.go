@@ -308,6 +308,7 @@ func (s *Server) KillUser(user string) int {
 	return s.front.endAll(endKilled, func(a *allocation) bool { return a.owner().user == user })
 }
 
-// Revoke makes every credential void that was minted for a user until now, also
-// for what exists, ends the user's allocations and returns their number.
+// Revoke ends a user's allocations and returns their number. Credentials that
+// were minted for the user open nothing for --turn-ttl, the longest that one can
+// live; new ones neither, so who may come back needs another name.
 func (s *Server) Revoke(user string) int { return s.front.revoke(user) }
