@@ -2,6 +2,8 @@ package turnsrv
 
 import (
 	"net/netip"
+	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/pion/stun/v2"
@@ -28,6 +30,25 @@ func TestManyPeersInOneRequest(t *testing.T) {
 		if _, err := c.accepts(stun.MethodCreatePermission, peers...); err != nil {
 			t.Errorf("family %d: %v", family, err)
 		}
+	}
+}
+
+// TestRevokeWhileAllocating revokes users at whatever moment of their Allocate:
+// afterwards they have nothing.
+func TestRevokeWhileAllocating(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.AllocateRate = 0
+	s := startServer(t, cfg)
+	for i := range 300 {
+		user := "user" + strconv.Itoa(i)
+		c := wired(t, s, "udp", user)
+		var both sync.WaitGroup
+		both.Go(func() { _, _ = c.call(stun.MethodAllocate, attrTransport(protocolUDP)) })
+		both.Go(func() { s.Revoke(user) })
+		both.Wait()
+	}
+	if left := s.List(); len(left) != 0 {
+		t.Errorf("%d revoked users have an allocation, the first %+v", len(left), left[0])
 	}
 }
 

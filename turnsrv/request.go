@@ -548,6 +548,11 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 		setters = append(setters, setRaw{attrAddressErrorCode, []byte{familyIPv6, 0, 4, 40}})
 	}
 	f.add(a)
+	if f.auth.isRevoked(q.who, q.now) { // A revocation that came meanwhile may not have seen the allocation.
+		a.end(endRevoked)
+		q.challenge(&authFailure{stun.CodeUnauthorized, failRevoked})
+		return
+	}
 	answer := q.succeed(setters...)
 	a.mu.Lock()
 	a.answer = answer
