@@ -1,10 +1,13 @@
 package turnsrv
 
 import (
+	"log/slog"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pion/stun/v2"
 )
@@ -73,4 +76,27 @@ func TestSlowUnauthRateLetsClientsIn(t *testing.T) {
 	cfg := loopbackConfig()
 	cfg.UnauthRate = 0.4
 	wired(t, startServer(t, cfg), "udp", "alice")
+}
+
+// TestFullRangeIsNoFloodOfLogs asks for more relays than there are ports.
+func TestFullRangeIsNoFloodOfLogs(t *testing.T) {
+	low, high := freePair(t)
+	var logs lockedBuffer
+	cfg := loopbackConfig()
+	cfg.MinPort, cfg.MaxPort = low, high
+	cfg.Logger = slog.New(slog.NewTextHandler(&logs, nil))
+	s := startServer(t, cfg)
+	allocated(t, s, "udp", "alice")
+	allocated(t, s, "udp", "alice")
+	c := wired(t, s, "udp", "bob")
+	began := time.Now()
+	for range 200 {
+		if err := c.refuses(508, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allowed := noiseRate * (2 + int(time.Since(began)/time.Second))
+	if n := strings.Count(logs.String(), "no turn relay"); n == 0 || n > allowed {
+		t.Errorf("%d lines for 200 requests", n)
+	}
 }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// noiseRate is how many lines a second may be logged about what strangers send.
+// noiseRate is how many lines a second may be logged about what clients send.
 const noiseRate = 10
 
 // Reasons for which an allocation ends, as the metric names them.
@@ -43,8 +43,9 @@ type front struct {
 	quotas   *quotas
 	sources  *sourceLimit
 	rate     *rate.Limiter
-	noise    *rate.Limiter
-	total    *byteBucket // total shapes the node, both directions together.
+	noise    *rate.Limiter // noise bounds what is logged at debug about strangers.
+	alarms   *rate.Limiter // alarms bounds the warnings that requests cause.
+	total    *byteBucket   // total shapes the node, both directions together.
 	now      func() time.Time
 
 	maxChannel uint16
@@ -298,6 +299,13 @@ func pad(buffer []byte, end, n int) int {
 func (f *front) debug(message string, args ...any) {
 	if f.log.Enabled(context.Background(), slog.LevelDebug) && f.noise.Allow() {
 		f.log.Debug(message, args...)
+	}
+}
+
+// warn logs what an operator should know and clients can cause again and again.
+func (f *front) warn(message string, args ...any) {
+	if f.alarms.Allow() {
+		f.log.Warn(message, args...)
 	}
 }
 

@@ -274,7 +274,7 @@ func (q *request) exceeded(quota string) {
 
 // serverError answers a request that failed for no fault of the client.
 func (q *request) serverError(doing string, err error) {
-	q.front.log.Warn("turn request failed", "doing", doing, "error", err)
+	q.front.warn("turn request failed", "doing", doing, "error", err)
 	q.fail(stun.CodeServerError)
 }
 
@@ -325,7 +325,7 @@ func (q *request) answer(class stun.MessageClass, setters []stun.Setter) []byte 
 	}
 	response, err := stun.Build(all...)
 	if err != nil {
-		q.front.log.Warn("building a turn response", "error", err)
+		q.front.warn("building a turn response", "error", err)
 		return nil
 	}
 	if err := q.via.send(response.Raw); err != nil {
@@ -489,7 +489,7 @@ func (q *request) openSockets(want *allocateRequest) (sockets []*relaySocket, re
 		first, err = pool.open()
 	}
 	if err != nil {
-		f.log.Warn("no turn relay could be opened", "error", err)
+		f.warn("no turn relay could be opened", "error", err)
 		return nil, nil, stun.CodeInsufficientCapacity
 	}
 	sockets = []*relaySocket{first}

@@ -109,6 +109,7 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		sources:  newSourceLimit(cfg.UnauthRate, max(1, int(2*cfg.UnauthRate)), maxSources),
 		rate:     limiter(cfg.AllocateRate),
 		noise:    rate.NewLimiter(noiseRate, noiseRate),
+		alarms:   rate.NewLimiter(noiseRate, noiseRate),
 		total:    newByteBucket(cfg.TotalBandwidth),
 		now:      cfg.now,
 		allocs:   map[fiveTuple]*allocation{},
