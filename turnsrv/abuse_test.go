@@ -12,6 +12,47 @@ import (
 	"github.com/pion/stun/v2"
 )
 
+// TestReservationsCountForQuotas makes allocations that reserve a port and
+// releases them: what is held back must not grow with every round.
+func TestReservationsCountForQuotas(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.UserQuota = 3
+	s := startServer(t, cfg)
+	c := wired(t, s, "udp", "alice")
+	reserve := func() (token stun.Setter, code int) {
+		t.Helper()
+		answer, err := c.call(stun.MethodAllocate, attrTransport(protocolUDP), attrEvenPort(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code := answerCode(answer); code != 0 {
+			return nil, code
+		}
+		value, err := answer.Get(stun.AttrReservationToken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.accepts(stun.MethodRefresh, attrLifetime(0)); err != nil {
+			t.Fatal(err)
+		}
+		return attrRaw(stun.AttrReservationToken, value...), 0
+	}
+	token, _ := reserve()
+	if _, code := reserve(); code != 0 {
+		t.Fatalf("the second of three places: %d", code)
+	}
+	if _, code := reserve(); code != 486 {
+		t.Fatalf("a third reservation got %d, want 486", code)
+	}
+	if _, err := c.accepts(stun.MethodAllocate, attrTransport(protocolUDP), token); err != nil {
+		t.Fatalf("the place of a token is its allocation's: %v", err)
+	}
+	allocated(t, s, "udp", "alice")
+	if err := wired(t, s, "udp", "alice").refuses(486, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestManyPeersInOneRequest permits about as many peers as a request can hold.
 func TestManyPeersInOneRequest(t *testing.T) {
 	cfg := loopbackConfig()

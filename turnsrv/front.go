@@ -120,7 +120,7 @@ func (f *front) forget(a *allocation, why string) {
 		delete(f.allocs, a.tuple)
 	}
 	f.mu.Unlock()
-	f.quotas.release(a.quotaKey())
+	f.quotas.release(a.quotaKey(), 1)
 	if !known {
 		return
 	}

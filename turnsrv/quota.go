@@ -1,11 +1,9 @@
 package turnsrv
 
-import (
-	"sync"
-)
+import "sync"
 
-// quotas bounds how many allocations exist, of one user and in total. 0 means
-// no bound. Its methods may be called by any goroutine.
+// quotas bounds how many allocations and reserved ports exist, of one user and
+// in total. 0 means no bound. Its methods may be called by any goroutine.
 type quotas struct {
 	perUser, total int
 
@@ -27,27 +25,27 @@ const (
 	quotaDrain = "drain"
 )
 
-// acquire takes a place for one allocation of user, or names the quota that has
-// none.
-func (q *quotas) acquire(user string) (exceeded string) {
+// acquire takes so many places for user, or names the quota that has less and
+// takes none.
+func (q *quotas) acquire(user string, places int) (exceeded string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
-	case q.perUser > 0 && q.users[user] >= q.perUser:
+	case q.perUser > 0 && q.users[user]+places > q.perUser:
 		return quotaUser
-	case q.total > 0 && q.all >= q.total:
+	case q.total > 0 && q.all+places > q.total:
 		return quotaTotal
 	}
-	q.users[user]++
-	q.all++
+	q.users[user] += places
+	q.all += places
 	return ""
 }
 
-func (q *quotas) release(user string) {
+func (q *quotas) release(user string, places int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.all--
-	if q.users[user]--; q.users[user] <= 0 {
+	q.all -= places
+	if q.users[user] -= places; q.users[user] <= 0 {
 		delete(q.users, user)
 	}
 }

@@ -355,6 +355,18 @@ type allocateRequest struct {
 	noRelayV6 bool // noRelayV6 is set when both cannot be had.
 }
 
+// places is how many the request needs in the quotas: a port that is held back
+// costs as much as an allocation, and a token comes with the place of its port.
+func (a *allocateRequest) places() int {
+	switch {
+	case a.hasToken:
+		return 0
+	case a.reserve:
+		return 2
+	}
+	return 1
+}
+
 var (
 	errTransport = errors.New("unsupported transport")
 	errFamily    = errors.New("unsupported address family")
@@ -438,13 +450,14 @@ func (q *request) allocate() {
 		q.exceeded(quotaRate)
 		return
 	}
-	if quota := q.front.quotas.acquire(quotaKey(q.who)); quota != "" {
+	places := want.places()
+	if quota := q.front.quotas.acquire(quotaKey(q.who), places); quota != "" {
 		q.exceeded(quota)
 		return
 	}
 	sockets, reserved, code := q.openSockets(&want)
 	if code != 0 {
-		q.front.quotas.release(quotaKey(q.who))
+		q.front.quotas.release(quotaKey(q.who), places)
 		q.fail(code)
 		return
 	}
@@ -520,8 +533,8 @@ func (f *front) pool(family byte) *relayPool {
 	return nil
 }
 
-// create makes the allocation and answers. The place in the quotas is the
-// allocation's from here on.
+// create makes the allocation and answers. The places in the quotas are the
+// allocation's and the reserved socket's from here on.
 func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved *relaySocket) {
 	f := q.front
 	a := f.newAllocation(q, want.lifetime, sockets)
@@ -529,7 +542,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 		if err := f.engine.allocate(r, want.lifetime); err != nil {
 			a.end(endClosed)
 			if reserved != nil {
-				reserved.close()
+				f.reserved.discard(reserved, quotaKey(q.who))
 			}
 			q.serverError("allocating", err)
 			return

@@ -11,8 +11,11 @@ import (
 const reservationLifetime = 30 * time.Second
 
 // reservations holds the sockets that EVEN-PORT reserved, by token. A socket
-// stays bound meanwhile, so that nobody else can get the port.
+// stays bound meanwhile, so that nobody else can get the port, and keeps the
+// place in the quotas that the allocation of the token takes over.
 type reservations struct {
+	quotas *quotas // Fixed after construction.
+
 	mu   sync.Mutex
 	held map[reservationToken]*reservation
 }
@@ -25,11 +28,12 @@ type reservation struct {
 	expiry *time.Timer
 }
 
-func newReservations() *reservations {
-	return &reservations{held: map[reservationToken]*reservation{}}
+func newReservations(q *quotas) *reservations {
+	return &reservations{quotas: q, held: map[reservationToken]*reservation{}}
 }
 
-// hold keeps a socket for the one who brings the token.
+// hold keeps a socket, which has a place in the quotas, for the one who brings
+// the token.
 func (r *reservations) hold(s *relaySocket, user string) reservationToken {
 	var token reservationToken
 	_, _ = rand.Read(token[:]) // Never fails, as its documentation says.
@@ -37,10 +41,16 @@ func (r *reservations) hold(s *relaySocket, user string) reservationToken {
 	defer r.mu.Unlock()
 	r.held[token] = &reservation{socket: s, user: user, expiry: time.AfterFunc(reservationLifetime, func() {
 		if s := r.take(token, user); s != nil {
-			s.close()
+			r.discard(s, user)
 		}
 	})}
 	return token
+}
+
+// discard gives up a socket and its place in the quotas.
+func (r *reservations) discard(s *relaySocket, user string) {
+	s.close()
+	r.quotas.release(user, 1)
 }
 
 // take returns the socket of a token, which is of no more use then; nil when

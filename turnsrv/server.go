@@ -100,20 +100,20 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		return nil, err
 	}
 	f := &front{
-		cfg:      cfg,
-		log:      cfg.logger(),
-		metrics:  m,
-		auth:     newAuthenticator(cfg),
-		reserved: newReservations(),
-		quotas:   newQuotas(cfg.UserQuota, cfg.totalQuota()),
-		sources:  newSourceLimit(cfg.UnauthRate, max(1, int(2*cfg.UnauthRate)), maxSources),
-		rate:     limiter(cfg.AllocateRate),
-		noise:    rate.NewLimiter(noiseRate, noiseRate),
-		alarms:   rate.NewLimiter(noiseRate, noiseRate),
-		total:    newByteBucket(cfg.TotalBandwidth),
-		now:      cfg.now,
-		allocs:   map[fiveTuple]*allocation{},
+		cfg:     cfg,
+		log:     cfg.logger(),
+		metrics: m,
+		auth:    newAuthenticator(cfg),
+		quotas:  newQuotas(cfg.UserQuota, cfg.totalQuota()),
+		sources: newSourceLimit(cfg.UnauthRate, max(1, int(2*cfg.UnauthRate)), maxSources),
+		rate:    limiter(cfg.AllocateRate),
+		noise:   rate.NewLimiter(noiseRate, noiseRate),
+		alarms:  rate.NewLimiter(noiseRate, noiseRate),
+		total:   newByteBucket(cfg.TotalBandwidth),
+		now:     cfg.now,
+		allocs:  map[fiveTuple]*allocation{},
 	}
+	f.reserved = newReservations(f.quotas)
 	f.maxChannel = maxChannel5766
 	if cfg.StrictChannels {
 		f.maxChannel = maxChannel
