@@ -141,3 +141,12 @@ func TestFullRangeIsNoFloodOfLogs(t *testing.T) {
 		t.Errorf("%d lines for 200 requests", n)
 	}
 }
+
+// TestAllowedPeerWithoutPort permits an allowed own address by no port, as a
+// CreatePermission may.
+func TestAllowedPeerWithoutPort(t *testing.T) {
+	c, _ := allocated(t, startServer(t, loopbackConfig()), "udp", "alice")
+	if _, err := c.accepts(stun.MethodCreatePermission, attrPeer(netip.AddrPortFrom(loopbackIPv4, 0))); err != nil {
+		t.Error(err)
+	}
+}

@@ -134,6 +134,9 @@ func (f *front) decidePeers(ports ...int) error {
 	cfg := f.cfg
 	cfg.ForbiddenPeers = slices.Clone(cfg.ForbiddenPeers)
 	for _, port := range ports {
+		if port == 0 { // There is no such listener. In a permission it stands for no port in particular.
+			continue
+		}
 		cfg.ForbiddenPeers = append(cfg.ForbiddenPeers, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)))
 	}
 	var own []relayAddress
