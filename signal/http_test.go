@@ -5,17 +5,21 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/fstest"
+	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cline-meet/signal/signal/client"
+	"cline-meet/signal/state"
 )
 
 func (s *testServer) get(path string, header http.Header) (*http.Response, string) {
@@ -330,5 +334,36 @@ func TestPortInUse(t *testing.T) {
 	cfg.AdminAddr = s.AdminAddr().String()
 	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "--admin-addr") {
 		t.Errorf("admin port in use: %v", err)
+	}
+}
+
+// TestRunEndsWhenAListenerFails loses one of the two listeners of a server that
+// nobody has stopped.
+func TestRunEndsWhenAListenerFails(t *testing.T) {
+	for _, lost := range []string{"public", "admin"} {
+		cfg := DefaultConfig()
+		cfg.Host, cfg.Port, cfg.AdminAddr = "127.0.0.1", 0, "127.0.0.1:0"
+		cfg.Logger, cfg.Registry = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+		cfg.Page = fstest.MapFS{"index.html": {}}
+		cfg.ICE = func(string, string) ICEConfig { return ICEConfig{} }
+		cfg.Attach = func(ev state.Events) State { return state.NewMemory().Attach("n1", ev) }
+		s, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ran := make(chan error, 1)
+		go func() { ran <- s.Run() }()
+		_ = map[string]net.Listener{"public": s.listener, "admin": s.admin}[lost].Close()
+		select {
+		case err := <-ran:
+			if err == nil {
+				t.Errorf("%s: Run ended without an error", lost)
+			}
+		case <-time.After(patience):
+			t.Errorf("%s: Run goes on", lost)
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
 }

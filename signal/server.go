@@ -135,7 +135,8 @@ func (s *Server) AdminAddr() net.Addr {
 	return s.admin.Addr()
 }
 
-// Run serves until Shutdown or Close; its error is nil then. It may be called once.
+// Run serves until Shutdown, and its error is nil then, or until a listener fails. WebSockets live
+// on until Shutdown. It may be called once.
 func (s *Server) Run() error {
 	errs := make(chan error, len(s.http))
 	var wg sync.WaitGroup
@@ -145,6 +146,9 @@ func (s *Server) Run() error {
 			if err := s.http[i].Serve(l); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {
 				errs <- fmt.Errorf("serving %s: %w", l.Addr(), err)
 				s.cancel()
+				for _, other := range s.http {
+					_ = other.Close() // Half a server is no use; the error says why it ends.
+				}
 			}
 		})
 	}
