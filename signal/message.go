@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 )
 
 // The types of messages, as PROTOCOL.md names them.
@@ -83,7 +84,7 @@ func decode(frame []byte) (envelope, error) {
 	switch {
 	case err != nil:
 		return env, fault(codeBadRequest, "%v", err)
-	case len(env.ID) > maxIDLen:
+	case utf8.RuneCountInString(env.ID) > maxIDLen:
 		env.ID = ""
 		return env, fault(codeBadRequest, "id: longer than %d characters", maxIDLen)
 	case env.Type == "":

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func FuzzDecode(f *testing.F) {
@@ -26,7 +27,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil && (!errors.As(err, &ce) || ce.code != codeBadRequest) {
 			t.Fatalf("decode failed with %v", err)
 		}
-		if len(env.ID) > maxIDLen {
+		if utf8.RuneCountInString(env.ID) > maxIDLen {
 			t.Fatalf("id of %d characters passed", len(env.ID))
 		}
 		if err != nil {

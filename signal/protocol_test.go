@@ -199,8 +199,9 @@ func TestBadMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.expectError(400)
-	a.say(`{"type":"leave_room","id":"alive"}`)
-	same(t, a.next().Raw, `{"type":"ack","id":"alive"}`)
+	alive := strings.Repeat("ä", 64) // Characters, not bytes.
+	a.say(`{"type":"leave_room","id":"` + alive + `"}`)
+	same(t, a.next().Raw, `{"type":"ack","id":"`+alive+`"}`)
 	a.say(`{"type":"offer","target_id":"` + b.user + `","data":"{}"}`)
 	a.expectError(409)
 }
