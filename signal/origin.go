@@ -29,16 +29,27 @@ func identify(r *http.Request, proxies []netip.Prefix) clientID {
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, hop := range slices.Backward(hops) {
-		addr, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
+		addr, ok := parseHop(strings.TrimSpace(hop))
+		if !ok {
 			break
 		}
-		c.addr = addr.Unmap()
+		c.addr = addr
 		if !contains(proxies, c.addr) {
 			break
 		}
 	}
 	return c
+}
+
+// parseHop reads one hop of X-Forwarded-For, to which some proxies add the port.
+func parseHop(text string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		var hop netip.AddrPort
+		hop, err = netip.ParseAddrPort(text)
+		addr = hop.Addr()
+	}
+	return addr.Unmap(), err == nil
 }
 
 func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
