@@ -17,6 +17,9 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
+// minReadTimeout keeps the ticks of the wheel, a small part of it, apart.
+const minReadTimeout = 100 * time.Millisecond
+
 // Config is all that a Server needs to know. The first group is filled by the flags, the second is
 // handed in by main.
 type Config struct {
@@ -127,7 +130,7 @@ func (c *Config) Validate() error {
 	check(c.Port >= 0 && c.Port <= 65535, "--server-port: %d is not a port (0-65535)", c.Port)
 	check(c.Host == "" || net.ParseIP(c.Host) != nil || c.Host == "localhost",
 		"--server-host: %q is not an IP address", c.Host)
-	check(c.ReadTimeout > 0, "--read-timeout: must be more than 0 seconds")
+	check(c.ReadTimeout >= minReadTimeout, "--read-timeout: %v is shorter than %v", c.ReadTimeout, minReadTimeout)
 	check(c.WriteTimeout > 0, "--write-timeout: must be more than 0 seconds")
 	check(c.MaxRoomUsers >= 1 && c.MaxRoomUsers <= 1000, "--max-room-users: %d is not between 1 and 1000", c.MaxRoomUsers)
 	check(c.MaxFrame >= 1<<10, "--max-frame-bytes: %d is too small for any offer, use at least 1024", c.MaxFrame)

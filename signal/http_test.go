@@ -305,7 +305,7 @@ func TestShutdownCutsTheStubborn(t *testing.T) {
 
 func TestConfigNamesEveryProblem(t *testing.T) {
 	c := DefaultConfig()
-	c.Port, c.Host, c.ReadTimeout, c.MaxRoomUsers = 70000, "nowhere", 0, 0
+	c.Port, c.Host, c.ReadTimeout, c.MaxRoomUsers = 70000, "nowhere", time.Nanosecond, 0
 	c.SessionSecrets, c.AllowedOrigins = []string{"short"}, []string{"example.org"}
 	c.TrustedProxies, c.AdminAddr = []string{"10.0.0.0/99"}, "0.0.0.0:9090"
 	err := c.Validate()
