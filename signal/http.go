@@ -20,9 +20,16 @@ import (
 const contentPolicy = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; " +
 	"media-src 'self' blob: mediastream:; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
 
-func (s *Server) newHTTPServer(h http.Handler) *http.Server {
+// requestTimeout bounds the reading of a public request with its body, although none needs one: the
+// HTTP server waits for it before it answers. A WebSocket leaves the bound behind.
+const requestTimeout = 10 * time.Second
+
+// newHTTPServer returns a server of requests that are read within limit, 0 for none but for their
+// headers. The limit would also end a handler that takes longer, such as a profile.
+func (s *Server) newHTTPServer(h http.Handler, limit time.Duration) *http.Server {
 	return &http.Server{
 		Handler:           h,
+		ReadTimeout:       limit,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,

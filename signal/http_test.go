@@ -11,8 +11,10 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -369,3 +371,47 @@ func TestRunEndsWhenAListenerFails(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowRequestIsCut announces a body and never sends it, which the HTTP server waits for before
+// it answers. The test's clock is a bubble's, and so is its network.
+func TestSlowRequestIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{cfg: Config{Logger: slog.New(slog.DiscardHandler)}}
+		h := s.newHTTPServer(http.HandlerFunc(s.serveHealth), requestTimeout)
+		listener := &pipeListener{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
+		go func() { _ = h.Serve(listener) }()
+		mine, theirs := net.Pipe()
+		listener.conns <- theirs
+		if _, err := io.WriteString(mine, "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		_ = mine.SetReadDeadline(time.Now().Add(time.Minute))
+		if _, err := io.Copy(io.Discard, mine); err != nil {
+			t.Errorf("after a minute: %v", err)
+		}
+		_ = h.Close()
+	})
+}
+
+// pipeListener accepts the connections that it is given.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *pipeListener) Addr() net.Addr { return new(net.TCPAddr) }

@@ -113,14 +113,14 @@ func (s *Server) listen() error {
 		cfg.NextProtos = []string{"http/1.1"} // A WebSocket takes over its connection, which HTTP/2 does not allow.
 		s.listener = tls.NewListener(s.listener, cfg)
 	}
-	s.http = append(s.http, s.newHTTPServer(s.handler()))
+	s.http = append(s.http, s.newHTTPServer(s.handler(), requestTimeout))
 	if s.cfg.AdminAddr == "" {
 		return nil
 	}
 	if s.admin, err = net.Listen("tcp", s.cfg.AdminAddr); err != nil {
 		return errors.Join(fmt.Errorf("--admin-addr: binding %s: %w", s.cfg.AdminAddr, err), s.listener.Close())
 	}
-	s.http = append(s.http, s.newHTTPServer(s.adminHandler()))
+	s.http = append(s.http, s.newHTTPServer(s.adminHandler(), 0))
 	return nil
 }
 
