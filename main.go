@@ -274,6 +274,7 @@ func text(a net.Addr) string {
 type node struct {
 	settings  *settings
 	log       *slog.Logger
+	registry  *prometheus.Registry
 	generated []string // the secrets that nobody configured
 	signal    *signal.Server
 	turn      *turnsrv.Server // nil when TURN is off
@@ -284,8 +285,8 @@ type node struct {
 
 // newNode builds every part and binds every address. When one fails, what was built is closed.
 func newNode(s *settings, log *slog.Logger) (*node, error) {
-	n := &node{settings: s, log: log}
 	registry := prometheus.NewRegistry()
+	n := &node{settings: s, log: log, registry: registry}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
 	n.generate("session-secret", &s.signal.SessionSecrets)
@@ -489,9 +490,13 @@ func (n *node) warnings() []string {
 	if n.turn == nil {
 		return out
 	}
+	if slices.ContainsFunc(n.settings.turn.Secrets, func(s string) bool { return len(s) < 16 }) {
+		out = append(out, "--turn-secret is short: whoever gets one credential can find it by trial; use at least 16 characters")
+	}
 	if addr, err := netip.ParseAddr(n.relayIP()); err == nil && (addr.IsPrivate() || addr.IsLoopback()) {
-		out = append(out, fmt.Sprintf("relay address %s is private: clients elsewhere cannot reach it, and private peers are denied; "+
-			"set --turn-relay-ip or --turn-external-ip", addr))
+		out = append(out,
+			fmt.Sprintf("relay address %s is private: clients elsewhere cannot reach it; set --turn-relay-ip or --turn-external-ip", addr),
+			"peers on private addresses are denied; open your network with --turn-allow-peer, such as 192.168.0.0/16")
 	}
 	return out
 }

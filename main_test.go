@@ -12,6 +12,7 @@ import (
 	"go/token"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -28,6 +29,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/pion/logging"
 	"github.com/pion/turn/v3"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 	"go.uber.org/goleak"
 
@@ -290,7 +292,7 @@ func TestIntroduction(t *testing.T) {
 		t.Errorf("exit status %d", s)
 	}
 	for _, part := range []string{"http://localhost:", "turn:localhost:", "transport=tcp", "127.0.0.1, UDP ports 49152-65535",
-		"in memory", "no TLS", "--turn-secret is generated", "--session-secret is generated", "is private", "/metrics"} {
+		"in memory", "no TLS", "--turn-secret is generated", "--session-secret is generated", "is private", "--turn-allow-peer", "/metrics"} {
 		if !strings.Contains(text.String(), part) {
 			t.Errorf("%q is missing in:\n%s", part, &text)
 		}
@@ -542,4 +544,67 @@ func TestImportsPointOneWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestREADMENamesEveryMetric compares the README's table with what a node registers.
+func TestREADMENamesEveryMetric(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := startNode(t, func(*settings) {})
+	descriptions := make(chan *prometheus.Desc, 1000)
+	n.registry.Describe(descriptions)
+	close(descriptions)
+	var told, real []string
+	for d := range descriptions {
+		if name := regexp.MustCompile(`fqName: "(signal_\w+)"`).FindStringSubmatch(d.String()); name != nil {
+			real = append(real, name[1])
+		}
+	}
+	for _, row := range regexp.MustCompile("(?m)^\\| (`signal_.*?) \\|").FindAllStringSubmatch(string(readme), -1) {
+		for _, name := range regexp.MustCompile("`(signal_\\w+)").FindAllStringSubmatch(row[1], -1) {
+			told = append(told, name[1])
+		}
+	}
+	slices.Sort(told)
+	slices.Sort(real)
+	if !slices.Equal(told, real) {
+		t.Errorf("the metrics differ:\nREADME %v\nnode   %v", told, real)
+	}
+}
+
+func TestNotesOnWhatIsUnsafe(t *testing.T) {
+	for note, change := range map[string]func(*settings){
+		"--turn-secret is short":       func(s *settings) { s.turn.Secrets = []string{"a fine long secret", "short"} },
+		"--turn-secret is generated":   func(*settings) {},
+		"open your network":            func(*settings) {},
+		"--session-secret is generate": func(*settings) {},
+	} {
+		notes := startNode(t, change).warnings()
+		if !slices.ContainsFunc(notes, func(text string) bool { return strings.Contains(text, note) }) {
+			t.Errorf("%q is in none of %q", note, notes)
+		}
+	}
+}
+
+// startNode builds a node on loopback, which the test's end stops.
+func startNode(t *testing.T, change func(*settings)) *node {
+	t.Helper()
+	s := newSettings()
+	s.signal.Host, s.signal.Port, s.signal.AdminAddr = "127.0.0.1", 0, ""
+	s.turn.Listen, s.turn.Port, s.turn.RelayIP = []string{"127.0.0.1"}, 0, []string{"127.0.0.1"}
+	change(s)
+	n, err := newNode(s, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, stop := context.WithCancel(context.Background())
+		stop()
+		if err := n.run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
 }
