@@ -1,0 +1,173 @@
+package state
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+)
+
+// What one node publishes for another begins with its kind and the id of the node that sent it.
+const (
+	// packetBatch carries parcels of a stream: the number of the last parcel before, which the
+	// receiver must have; the number of the first one here, the others follow; 1 if what is
+	// missing before is lost for good; how many there are; the parcels.
+	packetBatch = 'B'
+	// packetAsk asks for everything after a parcel, by number, once more.
+	packetAsk = 'A'
+	// packetProbe is from a node to itself and carries a number.
+	packetProbe = 'P'
+)
+
+// The kinds of parcels.
+const (
+	parcelMessage = 'm'
+	parcelView    = 'v'
+	parcelBye     = 'b' // the node has ended in good order
+)
+
+var errPacket = errors.New("malformed packet")
+
+// parcel is one thing that a node has to say to another.
+type parcel struct {
+	kind    byte
+	message Message
+	change  change
+	// done is told what became of a message, once; nil for the other kinds.
+	done chan error
+	// gone says that nobody waits any more. The outbox' lock guards it.
+	gone bool
+}
+
+// packet is a decoded publish.
+type packet struct {
+	kind    byte
+	source  string
+	number  uint64 // packetAsk: the last parcel that the source has; packetProbe: which probe
+	before  uint64
+	first   uint64
+	lost    bool
+	parcels []parcel
+}
+
+func appendText[T string | []byte](b []byte, text T) []byte {
+	b = binary.AppendUvarint(b, uint64(len(text)))
+	return append(b, text...)
+}
+
+func encodeNumber(kind byte, source string, number uint64) []byte {
+	return binary.AppendUvarint(appendText([]byte{kind}, source), number)
+}
+
+// encodeParcel writes a parcel as it stands in a batch.
+func encodeParcel(p *parcel) []byte {
+	b := []byte{p.kind}
+	switch p.kind {
+	case parcelMessage:
+		for _, text := range []string{p.message.Op, p.message.Room, p.message.From, p.message.To} {
+			b = appendText(b, text)
+		}
+		return appendText(b, p.message.Frame)
+	case parcelView:
+		text, err := json.Marshal(p.change)
+		if err != nil {
+			panic(err) // It is made of texts and numbers.
+		}
+		return append(b, text...)
+	}
+	return b
+}
+
+func encodeBatch(source string, before, first uint64, lost bool, blobs [][]byte) []byte {
+	size := 64 + len(source)
+	for _, blob := range blobs {
+		size += len(blob) + binary.MaxVarintLen32
+	}
+	b := appendText(append(make([]byte, 0, size), packetBatch), source)
+	b = binary.AppendUvarint(binary.AppendUvarint(b, before), first)
+	if lost {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	b = binary.AppendUvarint(b, uint64(len(blobs)))
+	for _, blob := range blobs {
+		b = appendText(b, blob)
+	}
+	return b
+}
+
+// decodePacket reads what a node published. Frames share memory with data.
+func decodePacket(data []byte) (packet, error) {
+	d := decoder{rest: data}
+	p := packet{kind: d.byte(), source: string(d.text())}
+	switch p.kind {
+	case packetAsk, packetProbe:
+		p.number = d.number()
+	case packetBatch:
+		p.before, p.first, p.lost = d.number(), d.number(), d.byte() == 1
+		for n := d.number(); n > 0 && !d.bad; n-- {
+			p.parcels = append(p.parcels, decodeParcel(&d, p.source))
+		}
+	default:
+		d.bad = true
+	}
+	if d.bad || len(d.rest) > 0 {
+		return packet{}, errPacket
+	}
+	return p, nil
+}
+
+func decodeParcel(outer *decoder, source string) parcel {
+	d := decoder{rest: outer.text()}
+	p := parcel{kind: d.byte()}
+	switch p.kind {
+	case parcelMessage:
+		p.message = Message{Node: source, Op: string(d.text()), Room: string(d.text()), From: string(d.text()), To: string(d.text())}
+		p.message.Frame = d.text()
+	case parcelView:
+		d.bad = json.Unmarshal(d.rest, &p.change) != nil
+	case parcelBye:
+	default:
+		d.bad = true
+	}
+	outer.bad = outer.bad || d.bad
+	return p
+}
+
+// decoder takes things off the front of rest. After the first that is not there it is bad and
+// returns nothing any more.
+type decoder struct {
+	rest []byte
+	bad  bool
+}
+
+func (d *decoder) byte() byte {
+	if len(d.rest) == 0 {
+		d.bad = true
+		return 0
+	}
+	b := d.rest[0]
+	d.rest = d.rest[1:]
+	return b
+}
+
+func (d *decoder) number() uint64 {
+	n, size := binary.Uvarint(d.rest)
+	if size <= 0 {
+		d.bad, d.rest = true, nil
+		return 0
+	}
+	d.rest = d.rest[size:]
+	return n
+}
+
+func (d *decoder) text() []byte {
+	n := d.number()
+	if n > uint64(len(d.rest)) {
+		d.bad, d.rest = true, nil
+		return nil
+	}
+	text := d.rest[:n:n]
+	d.rest = d.rest[n:]
+	return text
+}

@@ -1,0 +1,330 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// opTimeout bounds one round trip. What is not done by then has an unknown outcome.
+	opTimeout = 2 * time.Second
+	// maxScripts bounds the scripts at a time, so that a rush of joins leaves connections for
+	// what keeps the node alive, which spareConns are for.
+	maxScripts = 24
+	spareConns = 8
+	// repairers is how many rooms are compared with Redis at a time.
+	repairers = 16
+	// ttlLeases is how many leases a room outlives its last change: only a backstop, since the
+	// rooms of dead nodes are swept.
+	ttlLeases = 240
+)
+
+var errStarting = errors.New("not connected yet")
+
+// Redis is one node's access to the state that all nodes share through Redis. All methods may be
+// called by any goroutine.
+//
+// It holds a mirror of every room in which it has members, and knows better than Redis about these:
+// whenever in doubt it asserts them, which makes the room right. See assert.lua.
+type Redis struct {
+	// Fixed after construction.
+	id      string
+	cfg     RedisConfig
+	events  Events
+	log     *slog.Logger
+	client  redis.UniversalClient
+	cluster *redis.ClusterClient // nil unless it is a Cluster
+	metrics *redisMetrics
+	scripts chan struct{} // holds one element for each script that runs
+	poke    chan struct{} // wakes the keeper
+	work    chan struct{} // wakes the repairer
+	settled chan struct{} // closed once it is known whether Redis is there
+	settle  func()        // closes settled
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+
+	floor   atomic.Uint64 // the highest version that was seen anywhere
+	skew    atomic.Int64  // Redis' clock minus ours, µs
+	probe   atomic.Uint64 // number of the last probe
+	echoed  atomic.Pointer[time.Time]
+	renewed atomic.Pointer[time.Time]
+
+	life  sync.Mutex // the innermost lock
+	ended bool       // no goroutine may be started any more; guarded by life
+
+	// mu guards what follows. An outbox's lock is taken after it, never before.
+	mu       sync.Mutex
+	down     error     // why the state is not usable, nil when it is
+	want     uint64    // the probe that must come back to end down
+	calm     time.Time // before it no silent node is buried: it may be as short of Redis as we were
+	closed   bool      // Close was called
+	beaten   bool      // the lease was renewed before
+	ask      bool      // the other nodes are to be asked what we missed
+	sub      *redis.PubSub
+	info     NodeInfo
+	rooms    map[string]*mirror
+	dirty    map[string]struct{} // rooms to compare with Redis
+	peers    map[string]*peer    // nodes that are not known to be dead
+	dead     map[string]time.Time
+	graves   []string // dead nodes whose members are to be removed
+	sweeps   []string // dead nodes whose rooms are to be looked for
+	outboxes map[string]*outbox
+	inboxes  map[string]*inbox
+	secrets  map[string]string // as Redis has them
+	told     map[string]string // as OnSecret was told
+	masters  map[string]bool   // run ids of the Redis processes that hold data
+}
+
+// ConnectRedis attaches a node to Redis under an id that no other node ever had. It waits a moment
+// for the connection, but its absence is no error: the node works as during any outage, see Ready,
+// until Redis is there. Only wrong settings are an error. The node must be closed.
+func ConnectRedis(cfg RedisConfig, id string, ev Events) (*Redis, error) {
+	options, err := cfg.options()
+	if err != nil {
+		return nil, err
+	}
+	silence()
+	r := &Redis{
+		id: id, cfg: cfg, events: ev, log: cfg.Logger, down: errStarting,
+		scripts: make(chan struct{}, maxScripts), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
+		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]time.Time{},
+		outboxes: map[string]*outbox{}, inboxes: map[string]*inbox{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]bool{},
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if options.IsClusterMode {
+		of := options.Cluster()
+		of.DisableRoutingPolicies = true // All commands of ours name their slot; COMMAND need not be allowed.
+		r.cluster = redis.NewClusterClient(of)
+		r.client = r.cluster
+	} else {
+		r.client = redis.NewUniversalClient(options)
+	}
+	now := time.Now()
+	r.echoed.Store(&now)
+	r.renewed.Store(&now)
+	r.metrics = newRedisMetrics(r, cfg.Registerer)
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	for name, value := range cfg.Secrets {
+		r.secrets[name] = value
+	}
+	r.settle = sync.OnceFunc(func() { close(r.settled) })
+	r.calm = now.Add(cfg.Lease)
+	r.wg.Go(r.keep)
+	r.wg.Go(r.listen)
+	r.wg.Go(r.repair)
+	patience := time.NewTimer(opTimeout)
+	defer patience.Stop()
+	select {
+	case <-r.settled:
+	case <-patience.C:
+	}
+	return r, nil
+}
+
+// silence keeps the client from writing to stderr: what matters of it comes back as errors.
+var silence = sync.OnceFunc(func() { redis.SetLogger(mute{}) })
+
+type mute struct{}
+
+func (mute) Printf(context.Context, string, ...any) {}
+
+// ID returns the id of this node.
+func (r *Redis) ID() string { return r.id }
+
+// Ready is nil while the shared state can be reached: Redis takes commands and this node hears what
+// is published for it. Otherwise it wraps ErrUnavailable.
+func (r *Redis) Ready() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, r.down)
+}
+
+// Announce tells the other nodes about this one with the next beat; the ID is filled in. A node that
+// begins to drain is announced at once.
+func (r *Redis) Announce(info NodeInfo) {
+	info.ID = r.id
+	r.mu.Lock()
+	urgent := info.Draining != r.info.Draining
+	r.info = info
+	r.mu.Unlock()
+	if urgent {
+		wake(r.poke)
+	}
+}
+
+// Nodes returns what the other living nodes announced, in no order. It does no I/O.
+func (r *Redis) Nodes() []NodeInfo {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []NodeInfo
+	for id, p := range r.peers {
+		if p.alive && id != r.id {
+			out = append(out, p.info)
+		}
+	}
+	return out
+}
+
+// Close ends the node: the members that it still has leave with ReasonNodeLost, what waits to be
+// sent is sent, the lease ends. It takes no longer than ctx allows; what it leaves undone the other
+// nodes do when the lease runs out. Its error is what it could not do.
+func (r *Redis) Close(ctx context.Context) error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return nil
+	}
+	r.closed = true
+	up := r.down == nil
+	r.mu.Unlock()
+	var err error
+	if up {
+		err = r.goodbye(ctx)
+	}
+	r.life.Lock()
+	r.ended = true
+	r.life.Unlock()
+	r.mu.Lock()
+	sub := r.sub
+	r.mu.Unlock()
+	if sub != nil {
+		_ = sub.Unsubscribe(ctx) // In Redis' order of things before the end of the lease.
+		_ = sub.SUnsubscribe(ctx)
+	}
+	r.cancel()
+	if sub != nil {
+		_ = sub.Close()
+	}
+	r.wg.Wait()
+	if up && err == nil {
+		err = r.release(ctx, r.id)
+	}
+	return errors.Join(err, r.client.Close())
+}
+
+// goodbye empties this node's rooms, tells the other nodes and waits until Redis has taken it all.
+func (r *Redis) goodbye(ctx context.Context) error {
+	r.mu.Lock()
+	for room, m := range r.rooms {
+		for id := range m.own {
+			delete(m.own, id)
+		}
+		r.dirty[room] = struct{}{}
+	}
+	r.mu.Unlock()
+	r.assertDirty(ctx)
+	r.mu.Lock()
+	for id, p := range r.peers {
+		if p.alive && id != r.id {
+			r.outboxLocked(id).push(&parcel{kind: parcelBye})
+		}
+	}
+	boxes := make([]*outbox, 0, len(r.outboxes))
+	for _, o := range r.outboxes {
+		boxes = append(boxes, o)
+	}
+	r.mu.Unlock()
+	for _, o := range boxes {
+		if err := o.drained(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// trip notes that the shared state is away; from now on operations fail at once until a probe that
+// is sent from now on has come back.
+func (r *Redis) trip(cause error) {
+	r.mu.Lock()
+	was := r.down
+	r.want = r.probe.Load() + 1
+	if was == nil {
+		r.down = cause
+	}
+	r.mu.Unlock()
+	if was == nil && r.ctx.Err() == nil {
+		r.log.Warn("shared state is away", "node", r.id, "error", cause, "joins", r.cfg.Outage)
+	}
+	wake(r.poke)
+}
+
+// echo notes a probe that came back, which ends an outage.
+func (r *Redis) echo(number uint64) {
+	now := time.Now()
+	r.echoed.Store(&now)
+	r.mu.Lock()
+	if r.down == nil || number < r.want {
+		r.mu.Unlock()
+		return
+	}
+	r.down = nil
+	r.ask = true
+	r.doubtLocked("recovery")
+	r.mu.Unlock()
+	r.log.Info("shared state is reachable", "node", r.id)
+	r.settle()
+	wake(r.work)
+}
+
+// doubtLocked has all rooms compared with Redis and gives the other nodes a whole lease to show that
+// they live: during an outage nobody could.
+func (r *Redis) doubtLocked(cause string) {
+	for room := range r.rooms {
+		r.dirty[room] = struct{}{}
+	}
+	r.metrics.resyncs.WithLabelValues(cause).Add(float64(len(r.rooms)))
+	grace := time.Now().Add(r.cfg.Lease)
+	r.calm = grace
+	for _, p := range r.peers {
+		if p.expiry.Before(grace) {
+			p.expiry = grace
+		}
+	}
+	clear(r.dead)
+}
+
+func (r *Redis) roomTTL() time.Duration { return ttlLeases * r.cfg.Lease }
+
+// wake makes a goroutine look at what there is to do, now or when it is done with what it does.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// spawn runs f in a goroutine that Close waits for. It reports false when the node has ended.
+func (r *Redis) spawn(f func()) bool {
+	r.life.Lock()
+	defer r.life.Unlock()
+	if r.ended {
+		return false
+	}
+	r.wg.Go(f)
+	return true
+}
+
+// pause waits until a time, or until the node ends, which it reports as false.
+func (r *Redis) pause(until time.Time) bool {
+	t := time.NewTimer(time.Until(until))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-r.ctx.Done():
+		return false
+	}
+}

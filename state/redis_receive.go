@@ -1,0 +1,224 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = time.Second
+	// askEvery is the least time between two requests to one node to repeat.
+	askEvery = 250 * time.Millisecond
+)
+
+// inbox is what a node knows of the stream from another. It is kept for as long as the process
+// lives, since a node that comes back must not be heard twice.
+type inbox struct {
+	seen  uint64    // the number of the last parcel that was delivered
+	gap   bool      // parcels are missing
+	asked time.Time // when they were asked for
+}
+
+// listen is the goroutine that holds the node's one subscription and rebuilds it when it breaks.
+func (r *Redis) listen() {
+	wait := minBackoff
+	for {
+		heard, err := r.hear()
+		if r.ctx.Err() != nil {
+			return
+		}
+		r.trip(fmt.Errorf("subscription: %w", err))
+		if wait = min(2*wait, maxBackoff); heard {
+			wait = minBackoff
+		}
+		if !r.pause(time.Now().Add(wait)) {
+			return
+		}
+	}
+}
+
+// hear subscribes and handles what comes until the subscription breaks or is silent for longer than
+// the probes allow. It reports whether there was a subscription.
+func (r *Redis) hear() (bool, error) {
+	sub := r.subscribe()
+	defer func() { _ = sub.Close() }()
+	if !r.hold(sub) {
+		return false, context.Canceled
+	}
+	first, err := sub.ReceiveTimeout(r.ctx, opTimeout)
+	if err != nil {
+		return false, err
+	}
+	if _, ok := first.(*redis.Subscription); !ok {
+		return false, fmt.Errorf("%T before the confirmation", first)
+	}
+	wake(r.poke) // A probe shows whether it works.
+	for {
+		next, err := sub.ReceiveTimeout(r.ctx, 2*r.cfg.Beat+opTimeout)
+		if err != nil {
+			return true, err
+		}
+		switch m := next.(type) {
+		case *redis.Message:
+			r.receive([]byte(m.Payload))
+		case *redis.Subscription:
+			return true, errors.New("it was ended by Redis") // As when a slot moves to another master.
+		}
+	}
+}
+
+func (r *Redis) subscribe() *redis.PubSub {
+	if r.cluster != nil {
+		return r.cluster.SSubscribe(r.ctx, r.channel(r.id))
+	}
+	return r.client.Subscribe(r.ctx, r.channel(r.id))
+}
+
+// hold lets others close the subscription. It reports false when the node has ended.
+func (r *Redis) hold(sub *redis.PubSub) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sub = sub
+	return r.ctx.Err() == nil
+}
+
+// receive handles one publish for this node.
+func (r *Redis) receive(payload []byte) {
+	p, err := decodePacket(payload)
+	if err != nil {
+		r.log.Warn("reading what was published for this node", "node", r.id, "error", err)
+		return
+	}
+	switch p.kind {
+	case packetProbe:
+		r.echo(p.number)
+	case packetAsk:
+		r.mu.Lock()
+		o := r.outboxLocked(p.source)
+		r.mu.Unlock()
+		o.repeat(p.number)
+	case packetBatch:
+		r.receiveBatch(p)
+	}
+}
+
+// receiveBatch delivers what is new in a batch, in order. When something before it is missing, it is
+// asked for, and comes again together with what follows; or it is known to be lost.
+func (r *Redis) receiveBatch(p packet) {
+	r.mu.Lock()
+	delete(r.dead, p.source)
+	in := r.inboxes[p.source]
+	if in == nil {
+		in = &inbox{}
+		r.inboxes[p.source] = in
+	}
+	missing := in.seen < p.before
+	if missing && !p.lost {
+		in.gap = true
+		r.mu.Unlock()
+		r.askFor(p.source)
+		return
+	}
+	if missing {
+		in.seen = p.before
+	}
+	in.gap = false
+	skip := min(uint64(len(p.parcels)), max(in.seen+1, p.first)-p.first)
+	in.seen = max(in.seen, p.first+uint64(len(p.parcels))-1)
+	r.mu.Unlock()
+	if missing {
+		r.lose(p.source)
+	}
+	for _, parcel := range p.parcels[skip:] {
+		r.deliver(p.source, parcel)
+	}
+}
+
+func (r *Redis) deliver(source string, p parcel) {
+	switch p.kind {
+	case parcelMessage:
+		r.events.Message(p.message)
+	case parcelView:
+		r.log.Debug("room heard of", "node", r.id, "from", source, "room", p.change.Room, "version", p.change.Version, "members", len(p.change.Members))
+		if v, news := r.take(p.change); news {
+			r.events.View(v)
+		}
+	case parcelBye:
+		r.farewell(source)
+	}
+}
+
+// lose notes that something a node sent is lost: the rooms it is in are compared.
+func (r *Redis) lose(source string) {
+	r.log.Warn("what a node sent is lost", "node", r.id, "from", source)
+	r.mu.Lock()
+	for room, m := range r.rooms {
+		for _, e := range m.members {
+			if e.Node == source {
+				r.dirty[room] = struct{}{}
+			}
+		}
+	}
+	r.mu.Unlock()
+	r.metrics.resyncs.WithLabelValues("lost").Inc()
+	wake(r.work)
+	r.events.Lost(source)
+}
+
+// farewell notes that a node has ended in good order.
+func (r *Redis) farewell(source string) {
+	r.mu.Lock()
+	if r.peers[source] != nil {
+		r.dieLocked(source)
+	}
+	r.mu.Unlock()
+	wake(r.work)
+}
+
+// askFor asks a node to repeat what is missing, not too often.
+func (r *Redis) askFor(source string) {
+	r.mu.Lock()
+	in := r.inboxes[source]
+	soon := in != nil && time.Since(in.asked) < askEvery
+	var seen uint64
+	if in != nil && !soon {
+		in.asked = time.Now()
+		seen = in.seen
+	}
+	r.mu.Unlock()
+	if soon {
+		return
+	}
+	r.metrics.resyncs.WithLabelValues("gap").Inc()
+	r.spawn(func() {
+		_ = r.publish("ask", source, encodeNumber(packetAsk, r.id, seen)) // The next beat repeats it.
+	})
+}
+
+// askAround asks all nodes to repeat what this one missed, after an outage.
+func (r *Redis) askAround() {
+	r.mu.Lock()
+	ask := r.ask
+	r.ask = false
+	var sources []string
+	for id, p := range r.peers {
+		if in := r.inboxes[id]; id != r.id && (ask && p.alive || in != nil && in.gap) {
+			sources = append(sources, id)
+		}
+	}
+	r.mu.Unlock()
+	each(sources, func(id string) {
+		r.mu.Lock()
+		var seen uint64
+		if in := r.inboxes[id]; in != nil {
+			seen = in.seen
+		}
+		r.mu.Unlock()
+		_ = r.publish("ask", id, encodeNumber(packetAsk, r.id, seen)) // A node that does not hear it hints at its tip.
+	})
+}

@@ -1,0 +1,458 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// mirror is what the node knows of a room in which it has members, or is about to. Redis' mu guards
+// it.
+type mirror struct {
+	version uint64
+	members []entry
+	// own are this node's members, by id: what Redis must hold of them whatever happens to it.
+	own map[string]stay
+	// leaving are members that left, of which the others may not have heard yet.
+	leaving map[string]Departure
+	// busy counts the changes of this node that are under way; no assertion begins meanwhile.
+	busy int
+	// asserting is closed at the end of an assertion; no change begins meanwhile.
+	asserting chan struct{}
+}
+
+// stay is one member of this node in a room.
+type stay struct {
+	epoch   uint64
+	joined  uint64
+	settled bool // the join is done; until then Redis may or may not have it
+}
+
+// change is a room after a change, on its way to the other nodes.
+type change struct {
+	Room    string
+	Version uint64
+	Members []entry
+	Left    []Departure `json:",omitempty"`
+}
+
+func (c change) view() View {
+	members := make([]Member, len(c.Members))
+	for i, e := range c.Members {
+		members[i] = e.member()
+	}
+	return View{Room: c.Room, Version: c.Version, Members: members, Left: c.Left}
+}
+
+func find(members []entry, id string) (entry, bool) {
+	i := slices.IndexFunc(members, func(e entry) bool { return e.ID == id })
+	if i < 0 {
+		return entry{}, false
+	}
+	return members[i], true
+}
+
+// begin announces a change of a room, once no assertion is under way. It must be followed by end.
+func (r *Redis) begin(ctx context.Context, room string) (*mirror, error) {
+	for {
+		r.mu.Lock()
+		m := r.mirrorLocked(room)
+		if m.asserting == nil {
+			m.busy++
+			r.mu.Unlock()
+			return m, nil
+		}
+		wait := m.asserting
+		r.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for the room: %w", ErrUnavailable)
+		}
+	}
+}
+
+func (r *Redis) end(room string, m *mirror) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.busy--
+	r.tidyLocked(room, m)
+	if _, dirty := r.dirty[room]; dirty && m.busy == 0 {
+		wake(r.work)
+	}
+}
+
+func (r *Redis) mirrorLocked(room string) *mirror {
+	m := r.rooms[room]
+	if m == nil {
+		m = &mirror{own: map[string]stay{}, leaving: map[string]Departure{}}
+		r.rooms[room] = m
+	}
+	return m
+}
+
+// tidyLocked forgets a room that is none of this node's business any more.
+func (r *Redis) tidyLocked(room string, m *mirror) {
+	if _, dirty := r.dirty[room]; !dirty && m.busy == 0 && m.asserting == nil && len(m.own) == 0 {
+		delete(r.rooms, room)
+	}
+}
+
+// Join adds a member of this node to a room of at most limit members and returns the room as it is
+// then. A member that is there with an older epoch is replaced, at the end of the join order. It
+// fails with ErrRoomFull, with ErrStale when the same or a newer epoch is there, and with
+// ErrUnavailable while Redis is away, unless the policy is OutageLocal. Then the limit counts the
+// members that this node knows of, and nodes that did so at the same time may exceed it together.
+func (r *Redis) Join(ctx context.Context, room string, who Member, limit int) (View, error) {
+	began := time.Now()
+	m, err := r.begin(ctx, room)
+	if err != nil {
+		return View{}, err
+	}
+	defer r.end(room, m)
+	undo, ok := r.claim(m, who)
+	if !ok {
+		return View{}, fmt.Errorf("joining: %w", ErrStale)
+	}
+	args := []any{who.ID, epochText(who.Epoch), limit}
+	for _, node := range r.deadNodes() {
+		args = append(args, node)
+	}
+	rep, err := r.change(ctx, "join", joinScript, room, 0, args...)
+	switch {
+	case err != nil && ctx.Err() == nil && r.cfg.Outage == OutageLocal:
+		return r.joinLocally(room, m, who, limit, undo)
+	case err != nil:
+		r.suspect(room)
+	case rep.status == "stale":
+		err = ErrStale
+	case rep.status == "full":
+		err = ErrRoomFull
+	}
+	if err != nil {
+		undo()
+		return View{}, fmt.Errorf("joining: %w", err)
+	}
+	reason := func(e entry) Reason {
+		if e.ID == who.ID {
+			return ReasonDisconnect
+		}
+		return ReasonNodeLost
+	}
+	v := r.conclude(room, m, rep, reason)
+	r.follow("join", v, who, began)
+	return v, nil
+}
+
+// Move puts a member's newer connection, on this node, into the place of the older one, at whatever
+// node that is, without a departure. It fails with ErrNotMember when the older one is not there, and
+// with ErrUnavailable while Redis is away, unless the older one is on this node too.
+func (r *Redis) Move(ctx context.Context, room string, old Member, epoch uint64) (View, error) {
+	began := time.Now()
+	m, err := r.begin(ctx, room)
+	if err != nil {
+		return View{}, err
+	}
+	defer r.end(room, m)
+	who := Member{ID: old.ID, Epoch: epoch}
+	r.mu.Lock()
+	before, own := m.own[old.ID]
+	own = own && before.epoch == old.Epoch
+	r.mu.Unlock()
+	undo, ok := r.claim(m, who)
+	if !ok {
+		return View{}, fmt.Errorf("moving: %w", ErrNotMember)
+	}
+	rep, err := r.change(ctx, "move", moveScript, room, 0, old.ID, epochText(old.Epoch), epochText(epoch))
+	if err != nil && own && ctx.Err() == nil {
+		return r.moveLocally(room, m, who, before), nil
+	}
+	if err == nil && rep.status == "none" {
+		err = ErrNotMember
+	} else if err != nil {
+		r.suspect(room)
+	}
+	if err != nil {
+		undo()
+		return View{}, fmt.Errorf("moving: %w", err)
+	}
+	v := r.conclude(room, m, rep, nil, rep.status[len("ok "):])
+	r.follow("move", v, who, began)
+	return v, nil
+}
+
+// Leave removes the member with that id and epoch and returns the room as it is then. It fails with
+// ErrNotMember when that connection is not in the room. A member of this node leaves also while
+// Redis is away: the others hear of it when it is back.
+func (r *Redis) Leave(ctx context.Context, room, id string, epoch uint64, why Reason) (View, error) {
+	began := time.Now()
+	m, err := r.begin(ctx, room)
+	if err != nil {
+		return View{}, err
+	}
+	defer r.end(room, m)
+	who := Member{ID: id, Epoch: epoch}
+	own := r.disown(m, who, why)
+	rep, err := r.change(ctx, "leave", leaveScript, room, 0, id, epochText(epoch))
+	switch {
+	case own && (err != nil || rep.status == "none"):
+		return r.leaveLocally(room, m, Departure{Member: who, Reason: why}), nil
+	case err == nil && rep.status != "ok":
+		err = ErrNotMember
+		r.forgive(m, id)
+	}
+	if err != nil {
+		return View{}, fmt.Errorf("leaving: %w", err)
+	}
+	v := r.conclude(room, m, rep, func(entry) Reason { return why })
+	r.follow("leave", v, who, began)
+	return v, nil
+}
+
+// follow lets an operator follow a member through the nodes.
+func (r *Redis) follow(op string, v View, who Member, began time.Time) {
+	r.log.Debug("room changed", "op", op, "node", r.id, "room", v.Room, "user", who.ID, "epoch", who.Epoch,
+		"version", v.Version, "members", len(v.Members), "took_ms", time.Since(began).Milliseconds())
+}
+
+// claim notes a member whose join is under way, unless the same or a newer one is here. Undo takes
+// it back.
+func (r *Redis) claim(m *mirror, who Member) (undo func(), ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before, was := m.own[who.ID]
+	if was && before.epoch >= who.Epoch {
+		return nil, false
+	}
+	m.own[who.ID] = stay{epoch: who.Epoch}
+	delete(m.leaving, who.ID)
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if m.own[who.ID].epoch != who.Epoch {
+			return
+		}
+		delete(m.own, who.ID)
+		if was {
+			m.own[who.ID] = before
+		}
+	}, true
+}
+
+// disown forgets a member of this node and reports whether it was one.
+func (r *Redis) disown(m *mirror, who Member, why Reason) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := m.own[who.ID]
+	if !ok || s.epoch != who.Epoch {
+		return false
+	}
+	delete(m.own, who.ID)
+	who.Node = r.id
+	m.leaving[who.ID] = Departure{Member: who, Reason: why}
+	return true
+}
+
+// forgive forgets a departure that was none.
+func (r *Redis) forgive(m *mirror, id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(m.leaving, id)
+}
+
+// conclude takes over the room as a change of this node's left it, has the other nodes told, those
+// that also names included, and returns the view for the caller.
+func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reason, also ...string) View {
+	c := change{Room: room, Version: rep.version, Members: rep.members}
+	for _, e := range rep.left {
+		c.Left = append(c.Left, Departure{Member: e.member(), Reason: why(e)})
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, s := range m.own {
+		e, there := find(rep.members, id)
+		switch {
+		case there && e.Epoch == s.epoch && e.Node == r.id:
+			m.own[id] = stay{epoch: e.Epoch, joined: e.Joined, settled: true}
+		case s.settled && rep.version > s.joined && rep.version > m.version:
+			r.dirty[room] = struct{}{} // Somebody took this node for dead. The end of the change sees to it.
+		}
+	}
+	for _, d := range c.Left {
+		delete(m.leaving, d.ID)
+	}
+	if rep.version > m.version {
+		m.version, m.members = rep.version, rep.members
+	}
+	r.tellLocked(c, also...)
+	return c.view()
+}
+
+// tellLocked queues a change for all other nodes that it concerns.
+func (r *Redis) tellLocked(c change, also ...string) {
+	nodes := map[string]bool{}
+	for _, e := range c.Members {
+		nodes[e.Node] = true
+	}
+	for _, d := range c.Left {
+		nodes[d.Node] = true
+	}
+	for _, node := range also {
+		nodes[node] = true
+	}
+	for node := range nodes {
+		if _, dead := r.dead[node]; node != r.id && node != "" && !dead {
+			r.outboxLocked(node).push(&parcel{kind: parcelView, change: c})
+		}
+	}
+}
+
+// suspect has a room compared with Redis because what Redis holds of it is not known.
+func (r *Redis) suspect(room string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dirty[room] = struct{}{}
+}
+
+func (r *Redis) deadNodes() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.dead))
+}
+
+// joinLocally joins with what this node knows.
+func (r *Redis) joinLocally(room string, m *mirror, who Member, limit int, undo func()) (View, error) {
+	r.mu.Lock()
+	members := slices.DeleteFunc(slices.Clone(m.members), func(e entry) bool { return e.ID == who.ID })
+	old, there := find(m.members, who.ID)
+	if full := len(members) >= limit; full || there && old.Epoch >= who.Epoch {
+		r.mu.Unlock()
+		undo()
+		if full {
+			return View{}, fmt.Errorf("joining: %w", ErrRoomFull)
+		}
+		return View{}, fmt.Errorf("joining: %w", ErrStale)
+	}
+	defer r.mu.Unlock()
+	var left []Departure
+	if there {
+		left = append(left, Departure{Member: old.member(), Reason: ReasonDisconnect})
+	}
+	version := r.localVersionLocked(m)
+	m.own[who.ID] = stay{epoch: who.Epoch, joined: version, settled: true}
+	return r.locallyLocked(room, m, append(members, entry{ID: who.ID, Node: r.id, Epoch: who.Epoch, Joined: version}), left), nil
+}
+
+func (r *Redis) moveLocally(room string, m *mirror, who Member, before stay) View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.own[who.ID] = stay{epoch: who.Epoch, joined: before.joined, settled: true}
+	members := slices.Clone(m.members)
+	for i := range members {
+		if members[i].ID == who.ID {
+			members[i].Epoch, members[i].Node = who.Epoch, r.id
+		}
+	}
+	return r.locallyLocked(room, m, members, nil)
+}
+
+func (r *Redis) leaveLocally(room string, m *mirror, who Departure) View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	who.Node = r.id
+	members := slices.DeleteFunc(slices.Clone(m.members), func(e entry) bool { return e.member().Is(who.Member) })
+	return r.locallyLocked(room, m, members, []Departure{who})
+}
+
+// locallyLocked changes the mirror alone and has Redis told when that is possible.
+func (r *Redis) locallyLocked(room string, m *mirror, members []entry, left []Departure) View {
+	m.version, m.members = r.localVersionLocked(m), members
+	r.dirty[room] = struct{}{}
+	return change{Room: room, Version: m.version, Members: members, Left: left}.view()
+}
+
+// localVersionLocked returns the next version of a room without asking Redis, whose next one is
+// higher since it follows the clock.
+func (r *Redis) localVersionLocked(m *mirror) uint64 {
+	if m.version == 0 {
+		return uint64(max(r.clock(time.Now()), 1))
+	}
+	return m.version + 1
+}
+
+// take takes over a room as another node, or the burial of one, left it. It reports whether the
+// view is for this node's members: not when it is old, and not when it lacks members that this node
+// has; those are asserted, and the room as it is then is for them.
+func (r *Redis) take(c change) (View, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.raise(c.Version)
+	m := r.rooms[c.Room]
+	if m == nil {
+		if slices.ContainsFunc(c.Members, func(e entry) bool { return e.Node == r.id }) {
+			r.conflictLocked(c.Room)
+		}
+		return View{}, false
+	}
+	if c.Version <= m.version {
+		return View{}, false
+	}
+	if r.robbedLocked(m, c) {
+		r.conflictLocked(c.Room)
+		return View{}, false
+	}
+	for _, e := range c.Members {
+		if _, own := m.own[e.ID]; e.Node == r.id && !own && m.busy == 0 {
+			r.conflictLocked(c.Room)
+		}
+	}
+	r.explainLocked(m, &c)
+	m.version, m.members = c.Version, c.Members
+	r.tidyLocked(c.Room, m)
+	return c.view(), true
+}
+
+func (r *Redis) conflictLocked(room string) {
+	r.mirrorLocked(room)
+	r.dirty[room] = struct{}{}
+	r.metrics.resyncs.WithLabelValues("conflict").Inc()
+	wake(r.work)
+}
+
+// robbedLocked reports whether members of this node are missing for no good reason: it was taken for
+// dead. It forgets those that have another connection now or were made to leave.
+func (r *Redis) robbedLocked(m *mirror, c change) bool {
+	robbed := false
+	for id, s := range m.own {
+		e, there := find(c.Members, id)
+		left := slices.ContainsFunc(c.Left, func(d Departure) bool {
+			return d.ID == id && d.Epoch == s.epoch && d.Reason != ReasonNodeLost
+		})
+		switch {
+		case there && e.Epoch > s.epoch, left && !there:
+			delete(m.own, id)
+		case s.settled && c.Version > s.joined && (!there || e.Epoch < s.epoch):
+			robbed = true
+		}
+	}
+	return robbed
+}
+
+// explainLocked adds to a change the departures of members whose leaving this node did not hear of.
+func (r *Redis) explainLocked(m *mirror, c *change) {
+	for _, old := range m.members {
+		if _, there := find(c.Members, old.ID); there {
+			continue
+		}
+		if slices.ContainsFunc(c.Left, func(d Departure) bool { return d.ID == old.ID }) {
+			continue
+		}
+		reason := ReasonLeave
+		if _, dead := r.dead[old.Node]; dead {
+			reason = ReasonNodeLost
+		}
+		c.Left = append(c.Left, Departure{Member: old.member(), Reason: reason})
+	}
+}

@@ -1,0 +1,186 @@
+package state
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/*.lua
+var lua embed.FS
+
+// The scripts. Those of rooms share their beginning.
+var (
+	joinScript    = roomScript("join")
+	moveScript    = roomScript("move")
+	leaveScript   = roomScript("leave")
+	assertScript  = roomScript("assert")
+	reapScript    = roomScript("reap")
+	leaseScript   = redis.NewScript(source("lease"))
+	releaseScript = redis.NewScript(source("release"))
+	rotateScript  = redis.NewScript(source("rotate"))
+)
+
+func source(name string) string {
+	text, err := lua.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic(err) // The file is part of the executable.
+	}
+	return string(text)
+}
+
+func roomScript(name string) *redis.Script {
+	return redis.NewScript(source("room") + source(name))
+}
+
+// entry is a member as Redis holds it.
+type entry struct {
+	ID     string `json:"i"`
+	Node   string `json:"n"`
+	Epoch  uint64 `json:"e"`
+	Joined uint64 `json:"j"` // Joined is the room's version at the join: the join order.
+}
+
+func (e entry) member() Member { return Member{ID: e.ID, Node: e.Node, Epoch: e.Epoch} }
+
+// epochText writes an epoch so that epochs compare as text.
+func epochText(epoch uint64) string { return fmt.Sprintf("%020d", epoch) }
+
+// reply is a room as a script left it.
+type reply struct {
+	status  string
+	version uint64
+	changed bool
+	left    []entry
+	members []entry
+}
+
+var errReply = errors.New("unexpected reply of a script")
+
+func parseReply(raw any) (reply, error) {
+	fields, ok := raw.([]any)
+	if !ok || len(fields) == 0 {
+		return reply{}, errReply
+	}
+	status, _ := fields[0].(string)
+	r := reply{status: status}
+	if len(fields) == 1 {
+		return r, nil
+	}
+	if len(fields) != 5 {
+		return reply{}, errReply
+	}
+	version, _ := fields[1].(string)
+	changed, _ := fields[2].(int64)
+	r.changed = changed == 1
+	var errs [3]error
+	r.version, errs[0] = strconv.ParseUint(version, 10, 64)
+	r.left, errs[1] = parseEntries(fields[3])
+	r.members, errs[2] = parseEntries(fields[4])
+	return r, errors.Join(errs[:]...)
+}
+
+// parseEntries reads (id, "EPOCH JOINED NODE") pairs into join order.
+func parseEntries(raw any) ([]entry, error) {
+	fields, _ := raw.([]any)
+	var out []entry
+	for i := 0; i+1 < len(fields); i += 2 {
+		id, _ := fields[i].(string)
+		text, _ := fields[i+1].(string)
+		parts := strings.SplitN(text, " ", 3)
+		if len(parts) != 3 {
+			return nil, errReply
+		}
+		epoch, bad := strconv.ParseUint(parts[0], 10, 64)
+		joined, worse := strconv.ParseUint(parts[1], 10, 64)
+		if bad != nil || worse != nil {
+			return nil, errReply
+		}
+		out = append(out, entry{ID: id, Node: parts[2], Epoch: epoch, Joined: joined})
+	}
+	sortEntries(out)
+	return out, nil
+}
+
+func sortEntries(members []entry) {
+	slices.SortFunc(members, func(a, b entry) int {
+		if a.Joined != b.Joined {
+			return int(int64(a.Joined) - int64(b.Joined))
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+}
+
+// roomKey is the room's hash; the braces make it one slot of a Cluster.
+func (r *Redis) roomKey(room string) string { return r.cfg.Prefix + "{r:" + room + "}" }
+
+// channel is where a node listens.
+func (r *Redis) channel(node string) string { return r.cfg.Prefix + "{n:" + node + "}" }
+
+// directoryKeys are what the lease script works on, all in one slot of a Cluster.
+func directoryKeys(prefix string) []string {
+	nodes := prefix + "nodes"
+	return []string{nodes, "{" + nodes + "}:info", "{" + nodes + "}:dead", "{" + nodes + "}:secrets"}
+}
+
+// change runs a script on a room. It fails with ErrUnavailable when the outcome is unknown; then
+// the script has no effect after now + opTimeout.
+func (r *Redis) change(ctx context.Context, kind string, script *redis.Script, room string, floor uint64, args ...any) (reply, error) {
+	if err := r.Ready(); err != nil {
+		return reply{}, err
+	}
+	select {
+	case r.scripts <- struct{}{}:
+		defer func() { <-r.scripts }()
+	case <-ctx.Done():
+		return reply{}, fmt.Errorf("waiting for a turn: %w", ErrUnavailable)
+	}
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	head := []any{r.clock(deadline), max(floor, r.floor.Load()), r.roomTTL().Milliseconds(), r.cfg.Lease.Milliseconds(), r.id}
+	r.metrics.trips.WithLabelValues(kind).Inc()
+	raw, err := script.Run(ctx, r.client, []string{r.roomKey(room)}, append(head, args...)...).Result()
+	if err != nil {
+		return reply{}, r.failed(ctx, kind, err)
+	}
+	out, err := parseReply(raw)
+	if err != nil {
+		return reply{}, fmt.Errorf("reading the reply to %s: %w", kind, err)
+	}
+	if out.status == "late" {
+		return reply{}, fmt.Errorf("too late to %s: %w", kind, ErrUnavailable)
+	}
+	r.raise(out.version)
+	return out, nil
+}
+
+// clock translates a time of this machine to Redis' clock, in µs.
+func (r *Redis) clock(t time.Time) int64 { return t.UnixMicro() + r.skew.Load() }
+
+// raise notes a version that every later one must exceed.
+func (r *Redis) raise(version uint64) {
+	for {
+		old := r.floor.Load()
+		if old >= version || r.floor.CompareAndSwap(old, version) {
+			return
+		}
+	}
+}
+
+// failed says what an error of an operation means: the contract's ErrUnavailable and, unless it was
+// the caller who gave up or there were too many of us, that Redis is away.
+func (r *Redis) failed(ctx context.Context, kind string, err error) error {
+	gaveUp := errors.Is(ctx.Err(), context.Canceled) || errors.Is(err, redis.ErrPoolTimeout)
+	if !gaveUp {
+		r.trip(fmt.Errorf("%s: %w", kind, err))
+	}
+	return fmt.Errorf("%s: %w: %w", kind, ErrUnavailable, err)
+}
