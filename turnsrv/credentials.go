@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/stun/v2"
@@ -72,8 +73,8 @@ type authFailure struct {
 // 8489, section 9.2. It may be used by any goroutine.
 type authenticator struct {
 	// Fixed after construction.
-	secrets []string
-	static  map[string]string // static holds the passwords of static users.
+	secrets atomic.Pointer[[]string] // secrets are newest first.
+	static  map[string]string        // static holds the passwords of static users.
 	realm   string
 	nonces  nonces
 	strict  bool          // strict refuses an expired credential also for what exists.
@@ -85,7 +86,6 @@ type authenticator struct {
 
 func newAuthenticator(cfg Config) *authenticator {
 	a := &authenticator{
-		secrets: cfg.Secrets,
 		static:  map[string]string{},
 		realm:   cfg.Realm,
 		nonces:  newNonces(cfg.Secrets),
@@ -93,11 +93,18 @@ func newAuthenticator(cfg Config) *authenticator {
 		ttl:     cfg.TTL,
 		revoked: map[string]time.Time{},
 	}
+	a.setSecrets(cfg.Secrets)
 	for _, entry := range cfg.Users {
 		name, secret, _ := strings.Cut(entry, ":")
 		a.static[name] = secret
 	}
 	return a
+}
+
+// setSecrets replaces the shared secrets, newest first, of which there must be at least one.
+func (a *authenticator) setSecrets(secrets []string) {
+	a.secrets.Store(&secrets)
+	a.nonces.set(secrets)
 }
 
 // authenticate returns who sent a request. Known is the allocation of the
@@ -137,7 +144,7 @@ func (a *authenticator) identify(m *stun.Message, username string, known *alloca
 	if !ok {
 		return identity{}, failUsername
 	}
-	for _, secret := range a.secrets {
+	for _, secret := range *a.secrets.Load() {
 		key := a.key(username, password(secret, username))
 		if proves(m, key) {
 			id := identity{username: username, user: user, key: key, expiry: expiry}

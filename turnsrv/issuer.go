@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,11 +21,11 @@ type ICEServer struct {
 }
 
 // Issuer names ICE servers and mints credentials for them. It needs no Server:
-// the TURN server may be another one that knows the same secret. It is
-// immutable, so any number of goroutines may use it.
+// the TURN server may be another one that knows the same secret. Any number of
+// goroutines may use it.
 type Issuer struct {
 	enabled  bool
-	secret   string // secret is empty when there is nothing to mint with.
+	secret   atomic.Pointer[string] // secret is empty when there is nothing to mint with.
 	public   string
 	fallback string
 	port     string
@@ -49,10 +50,17 @@ func NewIssuer(cfg Config, port int) *Issuer {
 	if cfg.TLS != nil {
 		i.tlsPort = strconv.Itoa(cfg.TLSPort)
 	}
-	if len(cfg.Secrets) > 0 {
-		i.secret = cfg.Secrets[0]
-	}
+	i.secret.Store(new(string))
+	i.SetSecrets(cfg.Secrets)
 	return i
+}
+
+// SetSecrets replaces the shared secrets, newest first. An empty list changes
+// nothing.
+func (i *Issuer) SetSecrets(secrets []string) {
+	if len(secrets) > 0 {
+		i.secret.Store(&secrets[0])
+	}
 }
 
 // fallbackHost is what a client is told when it did not say how it got here: the
@@ -79,8 +87,8 @@ func (i *Issuer) ICEServers(host, user string, now time.Time) (servers []ICEServ
 	if url := i.stun(host); url != "" {
 		servers = append(servers, ICEServer{URLs: []string{url}})
 	}
-	if urls := i.turn(host); len(urls) > 0 && i.secret != "" {
-		username, credential := Credentials(i.secret, user, now.Add(i.ttl))
+	if urls := i.turn(host); len(urls) > 0 && *i.secret.Load() != "" {
+		username, credential := Credentials(*i.secret.Load(), user, now.Add(i.ttl))
 		servers = append(servers, ICEServer{URLs: urls, Username: username, Credential: credential})
 	}
 	return servers, i.ttl

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,25 +22,32 @@ const (
 // nonces makes and checks nonces without remembering any: a nonce is the second
 // it was made in and a MAC over that and the client's address (RFC 8489,
 // section 9.2). The keys come from the shared secrets, so every node accepts the
-// nonces of every other, also after a restart. It is immutable.
+// nonces of every other, also after a restart. It may be used by any goroutine.
 type nonces struct {
-	keys [][]byte // keys are newest first: the first signs, all verify.
+	keys *atomic.Pointer[[][]byte] // keys are newest first: the first signs, all verify.
 }
 
 func newNonces(secrets []string) nonces {
-	var n nonces
+	n := nonces{keys: new(atomic.Pointer[[][]byte])}
+	n.set(secrets)
+	return n
+}
+
+// set replaces the shared secrets that the keys come from.
+func (n nonces) set(secrets []string) {
+	var keys [][]byte
 	for _, secret := range secrets {
 		mac := hmac.New(sha256.New, []byte(secret))
 		mac.Write([]byte("signal turn nonce"))
-		n.keys = append(n.keys, mac.Sum(nil))
+		keys = append(keys, mac.Sum(nil))
 	}
-	return n
+	n.keys.Store(&keys)
 }
 
 // fresh returns a nonce for a client.
 func (n nonces) fresh(client netip.Addr, now time.Time) string {
 	made := binary.BigEndian.AppendUint32(make([]byte, 0, nonceTimeSize+nonceMACSize), uint32(now.Unix()))
-	return base64.RawURLEncoding.EncodeToString(append(made, nonceMAC(n.keys[0], made, client)...))
+	return base64.RawURLEncoding.EncodeToString(append(made, nonceMAC((*n.keys.Load())[0], made, client)...))
 }
 
 // valid reports whether nonce was made for that client and is not stale.
@@ -57,7 +65,7 @@ func (n nonces) valid(nonce []byte, client netip.Addr, now time.Time) bool {
 	if age < -int32(nonceLifetime/time.Second) || age > int32(nonceLifetime/time.Second) {
 		return false
 	}
-	for _, key := range n.keys {
+	for _, key := range *n.keys.Load() {
 		if hmac.Equal(raw[nonceTimeSize:], nonceMAC(key, made, client)) {
 			return true
 		}

@@ -241,6 +241,14 @@ func (s *Server) relayTexts() []string {
 	return texts
 }
 
+// SetSecrets replaces the shared secrets, newest first: requests proved with any of them are accepted
+// from now on. Allocations that exist live on. An empty list changes nothing.
+func (s *Server) SetSecrets(secrets []string) {
+	if len(secrets) > 0 {
+		s.front.auth.setSecrets(slices.Clone(secrets))
+	}
+}
+
 // Allocations returns how many allocations exist now.
 func (s *Server) Allocations() int { return s.front.count() }
 
