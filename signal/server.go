@@ -205,6 +205,17 @@ func (s *Server) snapshot() []*conn {
 	return out
 }
 
+// Connections returns the number of WebSockets that are open.
+func (s *Server) Connections() int { return s.connections() }
+
+// SetSessionSecrets replaces the secrets that sign cookies, newest first: all are accepted, the first
+// signs. An empty list changes nothing.
+func (s *Server) SetSessionSecrets(secrets []string) {
+	if len(secrets) > 0 {
+		s.sessions.set(secrets)
+	}
+}
+
 func (s *Server) connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

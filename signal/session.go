@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"strings"
+	"sync/atomic"
 )
 
 const (
@@ -21,18 +22,25 @@ var userEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPa
 // server keeps nothing of it. It defends against made-up ids, not against a stolen cookie.
 type sessions struct {
 	// secrets are newest first: the first signs, all verify.
-	secrets [][]byte
+	secrets *atomic.Pointer[[][]byte]
 }
 
 func newSessions(secrets []string) sessions {
-	var s sessions
-	for _, secret := range secrets {
-		s.secrets = append(s.secrets, []byte(secret))
+	s := sessions{secrets: new(atomic.Pointer[[][]byte])}
+	if len(secrets) == 0 {
+		secrets = []string{rand.Text()}
 	}
-	if len(s.secrets) == 0 {
-		s.secrets = [][]byte{[]byte(rand.Text())}
-	}
+	s.set(secrets)
 	return s
+}
+
+// set replaces the secrets, of which there must be at least one.
+func (s sessions) set(secrets []string) {
+	var all [][]byte
+	for _, secret := range secrets {
+		all = append(all, []byte(secret))
+	}
+	s.secrets.Store(&all)
 }
 
 // find returns the session id of a request's cookie, and whether the cookie is signed by the
@@ -46,7 +54,7 @@ func (s sessions) find(r *http.Request, secure bool) (id string, current bool) {
 	if !ok || id == "" {
 		return "", false
 	}
-	for i, secret := range s.secrets {
+	for i, secret := range *s.secrets.Load() {
 		if hmac.Equal([]byte(mac), []byte(sign(secret, id))) {
 			return id, i == 0
 		}
@@ -66,7 +74,7 @@ func (s sessions) ensure(r *http.Request, secure bool) (string, *http.Cookie) {
 	}
 	return id, &http.Cookie{
 		Name:     nameOfCookie(secure),
-		Value:    id + "." + sign(s.secrets[0], id),
+		Value:    id + "." + sign((*s.secrets.Load())[0], id),
 		Path:     "/",
 		HttpOnly: true,
 		Secure:   secure,
