@@ -294,6 +294,9 @@ func (r *Redis) doubtLocked(cause string) {
 		}
 	}
 	clear(r.dead)
+	for _, o := range r.outboxes {
+		o.refresh()
+	}
 }
 
 func (r *Redis) roomTTL() time.Duration { return ttlLeases * r.cfg.Lease }

@@ -247,6 +247,10 @@ func (r *Redis) dieLocked(node string) {
 // tend gives every stream what a beat brings.
 func (r *Redis) tend() {
 	r.mu.Lock()
+	if r.down != nil {
+		r.mu.Unlock()
+		return
+	}
 	boxes := make([]*outbox, 0, len(r.outboxes))
 	for node, o := range r.outboxes {
 		if _, dead := r.dead[node]; !dead {

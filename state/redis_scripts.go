@@ -127,7 +127,8 @@ func (r *Redis) channel(node string) string { return r.cfg.Prefix + "{n:" + node
 // directoryKeys are what the lease script works on, all in one slot of a Cluster.
 func directoryKeys(prefix string) []string {
 	nodes := prefix + "nodes"
-	return []string{nodes, "{" + nodes + "}:info", "{" + nodes + "}:dead", "{" + nodes + "}:secrets"}
+	tagged := prefix + "{" + nodes + "}:"
+	return []string{nodes, tagged + "info", tagged + "dead", tagged + "secrets"}
 }
 
 // change runs a script on a room. It fails with ErrUnavailable when the outcome is unknown; then

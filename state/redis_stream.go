@@ -272,6 +272,15 @@ func (o *outbox) accept(b batch) {
 	}
 }
 
+// refresh keeps the window longer: during an outage nobody could ask for it.
+func (o *outbox) refresh() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range o.window {
+		o.window[i].at = time.Now()
+	}
+}
+
 // trimLocked forgets what is older than a time, and the oldest of what is too much.
 func (o *outbox) trimLocked(since time.Time) {
 	n := 0
