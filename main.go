@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -58,7 +60,7 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		Writer:               stdout,
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
-		Commands:             []*cli.Command{serveCommand(args, stdout, stderr), credentialsCommand(stdout), versionCommand(stdout)},
+		Commands:             []*cli.Command{serveCommand(args, stdout, stderr), credentialsCommand(stdout), rotateCommand(stdout), versionCommand(stdout)},
 	}
 }
 
@@ -88,6 +90,7 @@ type settings struct {
 	drainTimeout int
 	signal       signal.Config
 	turn         turnsrv.Config
+	redis        state.RedisConfig
 }
 
 func newSettings() *settings {
@@ -97,6 +100,7 @@ func newSettings() *settings {
 		drainTimeout: 30,
 		signal:       signal.DefaultConfig(),
 		turn:         turnsrv.DefaultConfig(),
+		redis:        state.DefaultRedisConfig(),
 	}
 }
 
@@ -112,7 +116,7 @@ func (s *settings) flags() []cli.Flag {
 		&cli.IntFlag{Category: category, Name: "drain-timeout", EnvVars: []string{"DRAIN_TIMEOUT"},
 			Usage: "`SECONDS` that a stop may take", Value: s.drainTimeout, Destination: &s.drainTimeout},
 	}
-	return slices.Concat(s.signal.Flags(), s.turn.Flags(), own)
+	return slices.Concat(s.signal.Flags(), s.turn.Flags(), s.redis.Flags(), own)
 }
 
 // complete adds the config file to what the flags and the environment set, and returns every
@@ -191,7 +195,7 @@ func (s *settings) validate() error {
 	if s.drainTimeout < 1 {
 		problems = append(problems, errors.New("--drain-timeout: must be at least 1 second"))
 	}
-	return errors.Join(append(problems, s.signal.Validate(), s.turn.Validate())...)
+	return errors.Join(append(problems, s.signal.Validate(), s.turn.Validate(), s.redis.Validate())...)
 }
 
 // usageProblems finds all that is wrong after the CLI has stopped at the first value that it could
@@ -276,20 +280,33 @@ type node struct {
 	log       *slog.Logger
 	registry  *prometheus.Registry
 	generated []string // the secrets that nobody configured
+	shared    *secrets // those of them that the cluster agrees on
 	signal    *signal.Server
 	turn      *turnsrv.Server // nil when TURN is off
 	issuer    *turnsrv.Issuer
-	state     *state.MemoryNode
+	state     sharedState
+	draining  atomic.Bool
 	cert      *signal.Certificate // nil without TLS
+}
+
+// sharedState is what a node needs of memory or Redis.
+type sharedState interface {
+	signal.State
+	Announce(state.NodeInfo)
+	Nodes() []state.NodeInfo
+	Close(context.Context) error
 }
 
 // newNode builds every part and binds every address. When one fails, what was built is closed.
 func newNode(s *settings, log *slog.Logger) (*node, error) {
 	registry := prometheus.NewRegistry()
-	n := &node{settings: s, log: log, registry: registry}
+	n := &node{settings: s, log: log, registry: registry, shared: newSecrets()}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
-	n.generate("session-secret", &s.signal.SessionSecrets)
+	n.generate(sessionSecret, &s.signal.SessionSecrets)
+	if s.turn.Enabled {
+		n.generate(turnSecret, &s.turn.Secrets)
+	}
 	cfg := s.signal
 	if err := n.loadCertificate(&cfg, &s.turn); err != nil {
 		return nil, err
@@ -297,7 +314,7 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
 	cfg.ICE = n.ice
 	cfg.Attach = func(ev state.Events) signal.State {
-		n.state = state.NewMemory().Attach(rand.Text(), ev)
+		n.attach(ev, registry)
 		return n.state
 	}
 	var err error
@@ -305,9 +322,73 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 		return nil, err
 	}
 	if err := n.buildTURN(s.turn, registry); err != nil {
-		return nil, errors.Join(err, n.signal.Shutdown(context.Background()))
+		return nil, errors.Join(err, n.signal.Shutdown(context.Background()), n.state.Close(context.Background()))
 	}
+	n.shared.use(sessionSecret, n.signal.SetSessionSecrets)
+	n.shared.use(turnSecret, n.setTURNSecrets)
+	n.announce()
 	return n, nil
+}
+
+// attach connects to the shared state. Redis need not be there: the node says so, is not ready and
+// goes on trying.
+func (n *node) attach(ev state.Events, registry prometheus.Registerer) {
+	cfg := n.settings.redis
+	if !cfg.Enabled() {
+		n.state = state.NewMemory().Attach(rand.Text(), ev)
+		return
+	}
+	cfg.Logger, cfg.Registerer = n.log, registry
+	cfg.Secrets, cfg.OnSecret = n.shared.proposals(), n.shared.set
+	redis, err := state.ConnectRedis(cfg, rand.Text(), ev)
+	if err != nil {
+		panic(err) // Validate has seen the settings.
+	}
+	n.state = redis
+	if err := redis.Ready(); err != nil {
+		n.log.Warn("starting without Redis, trying on", "error", err, "joins", cfg.Outage)
+	}
+}
+
+// announce tells the other nodes about this one.
+func (n *node) announce() {
+	info := state.NodeInfo{Load: n.signal.Connections(), Draining: n.draining.Load()}
+	if n.turn != nil {
+		info.Load += n.turn.Allocations()
+	}
+	if n.turn != nil && len(n.settings.turn.TURNURLs) == 0 {
+		info.TURN = turnURLs(n.ownServers("", ""))
+	}
+	n.state.Announce(info)
+}
+
+// keepAnnouncing announces the node with every beat until the returned function is called.
+func (n *node) keepAnnouncing() (stop func()) {
+	done, end := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		beat := time.NewTicker(n.settings.redis.Beat)
+		defer beat.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-beat.C:
+				n.announce()
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-done
+	}
+}
+
+func (n *node) setTURNSecrets(values []string) {
+	if n.turn != nil {
+		n.turn.SetSecrets(values)
+	}
+	n.issuer.SetSecrets(values)
 }
 
 // loadCertificate gives both parts the certificate, if there is one.
@@ -327,7 +408,6 @@ func (n *node) buildTURN(cfg turnsrv.Config, registry prometheus.Registerer) err
 	cfg.Logger, cfg.Registerer = n.log, registry
 	cfg.ForbiddenPeers = n.ownServices()
 	if cfg.Enabled {
-		n.generate("turn-secret", &cfg.Secrets)
 		var err error
 		if n.turn, err = turnsrv.New(cfg); err != nil {
 			return fmt.Errorf("starting TURN: %w", err)
@@ -346,25 +426,153 @@ func (n *node) ownServices() []netip.AddrPort {
 			own = append(own, tcp.AddrPort())
 		}
 	}
+	if !n.settings.redis.Enabled() {
+		return own
+	}
+	for _, addr := range n.settings.redis.Addrs() {
+		own = append(own, resolve(addr)...)
+	}
 	return own
 }
 
-// generate makes a secret where none is configured.
-func (n *node) generate(name string, secrets *[]string) {
-	if len(*secrets) == 0 {
-		*secrets = []string{rand.Text()}
-		n.generated = append(n.generated, "--"+name)
+// resolve returns the addresses of a host:port, none when its name is unknown now.
+func resolve(addr string) []netip.AddrPort {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	host, service, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		return nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, ip := range ips {
+		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	return out
+}
+
+// generate makes a secret where none is configured. With Redis it is a proposal: the whole cluster
+// uses the first node's.
+func (n *node) generate(name string, values *[]string) {
+	if len(*values) > 0 {
+		return
+	}
+	*values = []string{rand.Text()}
+	if n.settings.redis.Enabled() {
+		n.shared.propose(name, (*values)[0])
+		return
+	}
+	n.generated = append(n.generated, "--"+name)
+}
+
+// The names of the secrets: of their flags, and in Redis.
+const (
+	sessionSecret = "session-secret"
+	turnSecret    = "turn-secret"
+)
+
+// secrets are those that the cluster agrees on. They may be set before the parts that use them are
+// built.
+type secrets struct {
+	mu       sync.Mutex
+	proposed map[string]string
+	values   map[string][]string
+	users    map[string]func([]string)
+}
+
+func newSecrets() *secrets {
+	return &secrets{proposed: map[string]string{}, values: map[string][]string{}, users: map[string]func([]string){}}
+}
+
+func (s *secrets) propose(name, value string) { s.proposed[name] = value }
+
+func (s *secrets) proposals() map[string]string { return s.proposed }
+
+// set takes over what the cluster agreed on. What this node proposed stays valid here: it may have
+// been used before Redis was there.
+func (s *secrets) set(name string, values []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if own := s.proposed[name]; !slices.Contains(values, own) {
+		values = append(slices.Clone(values), own)
+	}
+	s.values[name] = values
+	if use := s.users[name]; use != nil {
+		use(values)
 	}
 }
 
-// ice is how signaling learns of ICE servers.
+// use has a part told of a secret's values, now and whenever they change.
+func (s *secrets) use(name string, f func([]string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[name] = f
+	if values := s.values[name]; len(values) > 0 {
+		f(values)
+	}
+}
+
+// ice is how signaling learns of ICE servers: this node's, and the TURN server of another for when
+// this one fails. A node that drains names the other first.
 func (n *node) ice(host, user string) signal.ICEConfig {
 	servers, ttl := n.issuer.ICEServers(host, user, time.Now())
 	out := signal.ICEConfig{TTL: ttl}
 	for _, s := range servers {
 		out.Servers = append(out.Servers, signal.ICEServer(s))
 	}
+	if n.turn == nil || len(n.settings.turn.TURNURLs) > 0 || len(servers) == 0 {
+		return out
+	}
+	own := len(out.Servers) - 1
+	second := out.Servers[own] // The secret is the cluster's, so its credentials are good there too.
+	if second.URLs = n.otherTURN(second.URLs); len(second.URLs) == 0 {
+		return out
+	}
+	out.Servers = append(out.Servers, second)
+	if n.draining.Load() {
+		out.Servers[own], out.Servers[own+1] = second, out.Servers[own]
+	}
 	return out
+}
+
+func (n *node) ownServers(host, user string) []turnsrv.ICEServer {
+	servers, _ := n.issuer.ICEServers(host, user, time.Now())
+	return servers
+}
+
+// turnURLs returns the URLs of the servers that want credentials.
+func turnURLs(servers []turnsrv.ICEServer) []string {
+	var urls []string
+	for _, s := range servers {
+		if s.Username != "" {
+			urls = append(urls, s.URLs...)
+		}
+	}
+	return urls
+}
+
+// otherTURN returns the TURN URLs of the node with the least load that has others than ours, one
+// that drains only if there is no other.
+func (n *node) otherTURN(ours []string) []string {
+	nodes := slices.DeleteFunc(n.state.Nodes(), func(i state.NodeInfo) bool {
+		return len(i.TURN) == 0 || slices.Contains(ours, i.TURN[0])
+	})
+	if len(nodes) == 0 {
+		return nil
+	}
+	return slices.MinFunc(nodes, func(a, b state.NodeInfo) int {
+		if a.Draining != b.Draining {
+			return map[bool]int{false: -1, true: 1}[a.Draining]
+		}
+		return a.Load - b.Load
+	}).TURN
 }
 
 // run serves until ctx ends or a part fails, then stops every part within the drain timeout.
@@ -372,6 +580,7 @@ func (n *node) run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- n.signal.Run() }()
 	defer n.watchCertificate(ctx)()
+	stopAnnouncing := n.keepAnnouncing()
 	var failure error
 	select {
 	case <-ctx.Done():
@@ -381,10 +590,27 @@ func (n *node) run(ctx context.Context) error {
 	}
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(n.settings.drainTimeout)*time.Second)
 	defer cancel()
+	n.draining.Store(true)
+	n.announce()
 	if err := n.signal.Shutdown(limit); err != nil {
 		n.log.Warn("stopping signaling", "error", err)
 	}
-	return errors.Join(failure, <-ended, n.drainTURN(limit), n.state.Close(limit))
+	failure = errors.Join(failure, <-ended, n.drainTURN(limit))
+	stopAnnouncing()
+	return errors.Join(failure, n.closeState(limit))
+}
+
+// closeState gives the shared state a moment also when the drain has used up its time.
+func (n *node) closeState(ctx context.Context) error {
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+	}
+	if err := n.state.Close(ctx); err != nil {
+		n.log.Warn("leaving the shared state", "error", err) // The other nodes do the rest when the lease runs out.
+	}
+	return nil
 }
 
 // drainTURN lets calls that are relayed end by themselves until ctx ends.
@@ -455,7 +681,7 @@ func (n *node) introduce(w io.Writer) {
 	if n.turn != nil {
 		line("relay", "%s, UDP ports %d-%d", n.relayIP(), n.settings.turn.MinPort, n.settings.turn.MaxPort)
 	}
-	line("state", "in memory: this node is alone")
+	line("state", "%s", n.stateText())
 	if addr := n.signal.AdminAddr(); addr != nil {
 		line("metrics", "http://%s/metrics", addr)
 	}
@@ -463,6 +689,17 @@ func (n *node) introduce(w io.Writer) {
 		line("note", "%s", warning)
 	}
 	_, _ = fmt.Fprintln(w)
+}
+
+func (n *node) stateText() string {
+	if !n.settings.redis.Enabled() {
+		return "in memory: this node is alone"
+	}
+	where := "Redis at " + strings.Join(n.settings.redis.Addrs(), ", ")
+	if err := n.state.Ready(); err != nil {
+		return where + ", which is away; joins meanwhile: " + n.settings.redis.Outage
+	}
+	return where
 }
 
 // pageHosts returns the hosts under which this machine's browsers, and others, reach the page.
@@ -545,6 +782,34 @@ func printCredentials(w io.Writer, cfg turnsrv.Config, user string, asJSON bool)
 	username, credential := turnsrv.Credentials(cfg.Secrets[0], user, now.Add(cfg.TTL))
 	_, err := fmt.Fprintf(w, "username   %s\ncredential %s\n", username, credential)
 	return err
+}
+
+// rotateCommand replaces a secret that the nodes agreed on through Redis.
+func rotateCommand(stdout io.Writer) *cli.Command {
+	cfg := state.DefaultRedisConfig()
+	names := map[string]string{"turn": turnSecret, "session": sessionSecret}
+	return &cli.Command{
+		Name:      "rotate-secret",
+		Usage:     "Make a new secret for all nodes; the one before stays valid",
+		ArgsUsage: "turn|session",
+		Description: "For secrets that the nodes generated and agreed on through Redis. Where --turn-secret or\n" +
+			"--session-secret is set, prepend the new one there instead.",
+		Flags: cfg.Flags(),
+		Action: func(c *cli.Context) error {
+			name, ok := names[c.Args().First()]
+			if !ok || c.NArg() != 1 {
+				return errors.New("rotate-secret: name one secret, turn or session")
+			}
+			if err := cfg.Validate(); err != nil {
+				return wrong(err)
+			}
+			if err := state.RotateSecret(c.Context, cfg, name); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(stdout, "new --%s: nodes accept it within %v and use it after %v\n", name, cfg.Beat, 2*cfg.Beat)
+			return err
+		},
+	}
 }
 
 func versionCommand(stdout io.Writer) *cli.Command {

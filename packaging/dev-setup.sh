@@ -11,6 +11,7 @@ gcc gcc the race detector
 chromium chromium the browser tests
 turnutils_uclient coturn the TURN interoperability tests
 redis-server redis-server the shared state tests
+redis-sentinel redis-sentinel the shared state tests with Sentinel
 ip iproute2 the tests in network namespaces
 "
 
