@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -483,8 +484,16 @@ func checkBandwidth(bytesPerSecond int) error {
 	return nil
 }
 
+// brackets matches what may follow the address in brackets of a URL. The parser never ends when
+// something else does.
+var brackets = regexp.MustCompile(`^[^\]]*(\](:.*|\?.*)?)?$`)
+
 func checkURL(url string, schemes ...stun.SchemeType) error {
-	parsed, err := stun.ParseURI(url)
+	var parsed *stun.URI
+	err := errors.New("the address in brackets is followed by neither port nor query")
+	if brackets.MatchString(url) {
+		parsed, err = stun.ParseURI(url)
+	}
 	if err != nil || !slices.Contains(schemes, parsed.Scheme) {
 		return fmt.Errorf("%q is not a %s: or %s: URL", url, schemes[0], schemes[1])
 	}
