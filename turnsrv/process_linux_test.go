@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -28,12 +27,10 @@ type processSettings struct {
 	AddrConns        int
 }
 
-// serverProcess is a server in a process of its own, whose memory and
-// descriptors are its alone.
+// serverProcess is a server in a process of its own.
 type serverProcess struct {
+	*child
 	Port, TLSPort int
-	questions     io.Writer
-	lines         *bufio.Scanner
 }
 
 // TestServerProcess is the other process of startProcess.
@@ -72,76 +69,31 @@ func memoryInUse() uint64 {
 	return m.HeapAlloc + m.StackInuse
 }
 
-func limitDescriptors(t *testing.T, spare int) {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	limit := syscall.Rlimit{Cur: uint64(len(entries) + spare), Max: uint64(len(entries) + spare)}
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// startProcess runs TestServerProcess; the test's end stops it and looks at how
-// it went.
+// startProcess runs TestServerProcess until the test's end.
 func startProcess(t *testing.T, settings processSettings) serverProcess {
 	t.Helper()
 	text, err := json.Marshal(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestServerProcess$")
-	cmd.Env = append(os.Environ(), processEnv+"="+string(text))
-	stdin, errIn := cmd.StdinPipe()
-	stdout, errOut := cmd.StdoutPipe()
-	if err := errors.Join(errIn, errOut); err != nil {
+	p := serverProcess{child: startChild(t, "TestServerProcess", processEnv, string(text))}
+	if err := json.Unmarshal([]byte(p.says(t, "serving")), &p); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(stdout)
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		var rest strings.Builder
-		for lines.Scan() {
-			rest.WriteString(lines.Text() + "\n")
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the server: %v\n%s", err, &rest)
-		}
-	})
-	p := serverProcess{questions: stdin, lines: lines}
-	for lines.Scan() {
-		if line, ok := strings.CutPrefix(lines.Text(), "serving "); ok {
-			if err := json.Unmarshal([]byte(line), &p); err != nil {
-				t.Fatal(err)
-			}
-			return p
-		}
-	}
-	t.Fatal("the server does not serve")
 	return p
 }
 
 // holding returns the memory that the server holds, in bytes.
 func (p serverProcess) holding(t *testing.T) int {
 	t.Helper()
-	if _, err := io.WriteString(p.questions, "\n"); err != nil {
+	if _, err := io.WriteString(p.stdin, "\n"); err != nil {
 		t.Fatal(err)
 	}
-	for p.lines.Scan() {
-		if text, ok := strings.CutPrefix(p.lines.Text(), "holding "); ok {
-			bytes, err := strconv.Atoi(text)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return bytes
-		}
+	bytes, err := strconv.Atoi(p.says(t, "holding"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("the server does not answer")
-	return 0
+	return bytes
 }
 
 // client returns a client with an allocation of the process, and its relay.

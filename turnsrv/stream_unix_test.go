@@ -3,15 +3,11 @@
 package turnsrv
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -63,14 +59,7 @@ func TestDescriptorsServer(t *testing.T) {
 		t.Skip("only runs as another test's server")
 	}
 	s := startTransports(t, testTransports(t), newEcho())
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	limit := syscall.Rlimit{Cur: uint64(len(entries) + 4), Max: uint64(len(entries) + 4)}
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
+	limitDescriptors(t, 4)
 	fmt.Printf("port %d\n", s.port())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	if valueOf(t, s.common.metrics.socketErrors.WithLabelValues("tcp")) == 0 {
@@ -83,7 +72,10 @@ func TestDescriptorsComeBack(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("there is no /proc here")
 	}
-	port := startDescriptorsServer(t)
+	port, err := strconv.Atoi(startChild(t, "TestDescriptorsServer", descriptorsEnv, "1").says(t, "port"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var conns []net.Conn
 	for range 16 {
 		conn, err := net.Dial("tcp4", at("127.0.0.1", port))
@@ -112,45 +104,4 @@ func TestDescriptorsComeBack(t *testing.T) {
 	if _, err := io.ReadFull(last, make([]byte, 20)); err != nil {
 		t.Errorf("the descriptors came back, the server did not: %v", err)
 	}
-}
-
-func parsePort(line string) (int, error) {
-	return strconv.Atoi(strings.TrimPrefix(strings.TrimSpace(line), "port "))
-}
-
-// startDescriptorsServer runs TestDescriptorsServer in a process of its own and
-// returns its port.
-func startDescriptorsServer(t *testing.T) int {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestDescriptorsServer$")
-	cmd.Env = append(os.Environ(), descriptorsEnv+"=1")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(stdout)
-	for lines.Scan() && !strings.HasPrefix(lines.Text(), "port ") {
-	}
-	port, errPort := parsePort(lines.Text())
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		var rest strings.Builder
-		for lines.Scan() {
-			rest.WriteString(lines.Text() + "\n")
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the server: %v\n%s", err, &rest)
-		}
-	})
-	if err := errors.Join(lines.Err(), errPort); err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
