@@ -552,7 +552,8 @@ func TestREADMENamesEveryMetric(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := startNode(t, func(*settings) {})
+	port := startRedis(t)
+	n := startNode(t, func(s *settings) { s.redis.Host, s.redis.Port = "127.0.0.1", port })
 	descriptions := make(chan *prometheus.Desc, 1000)
 	n.registry.Describe(descriptions)
 	close(descriptions)
@@ -586,6 +587,43 @@ func TestNotesOnWhatIsUnsafe(t *testing.T) {
 			t.Errorf("%q is in none of %q", note, notes)
 		}
 	}
+}
+
+// startRedis runs a redis-server that keeps nothing until the test ends, and returns its port.
+func startRedis(t *testing.T) int {
+	t.Helper()
+	program, err := exec.LookPath("redis-server")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := free.Addr().(*net.TCPAddr).Port
+	_ = free.Close()
+	redis := exec.Command(program, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+	said, err := redis.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := redis.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = redis.Process.Kill()
+		_ = redis.Wait()
+	})
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		if strings.Contains(lines.Text(), "Ready to accept connections") {
+			return port
+		}
+	}
+	t.Fatal("redis-server does not start")
+	return 0
 }
 
 // startNode builds a node on loopback, which the test's end stops.
