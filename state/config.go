@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -178,9 +179,9 @@ func (c *RedisConfig) options() (*redis.UniversalOptions, error) {
 	}
 	switch {
 	case len(c.Cluster) > 0:
-		o.Addrs = c.Cluster
+		o.Addrs = slices.Clone(c.Cluster) // The client appends to it.
 	case len(c.Sentinels) > 0:
-		o.Addrs = c.Sentinels
+		o.Addrs = slices.Clone(c.Sentinels)
 	case c.URL != "":
 		u, err := redis.ParseURL(c.URL)
 		if err != nil {

@@ -18,8 +18,9 @@ import (
 // peer is another node, or this one, as the last beat showed it.
 type peer struct {
 	info   NodeInfo
-	alive  bool      // it had a lease then
-	expiry time.Time // when to take it for dead unless it is seen with a lease until then
+	alive  bool      // its lease was good then
+	listed bool      // it had a lease, if not a good one: nobody has buried it
+	expiry time.Time // the end of its lease, or when to take it for dead if it never had one
 }
 
 // keep is the goroutine that keeps the node alive: it beats, and when a beat fails it tries again
@@ -103,9 +104,9 @@ func (r *Redis) leaseArgs() []any {
 	if err != nil {
 		panic(err) // It is made of texts and numbers.
 	}
-	bury := 0
-	if r.down == nil && time.Now().After(r.calm) {
-		bury = 1
+	var bury int64
+	if now := time.Now(); r.down == nil && now.After(r.calm) {
+		bury = r.clock(now.Add(r.cfg.Beat)) / 1000
 	}
 	args := []any{r.id, r.cfg.Lease.Milliseconds(), info, bury, r.roomTTL().Milliseconds()}
 	for name, value := range r.secrets {
@@ -191,13 +192,12 @@ func (r *Redis) learn(l lease, masters map[string]bool) time.Time {
 		_ = r.sub.Close() // It may be with the Redis that was.
 	}
 	for _, p := range r.peers {
-		p.alive = false
+		p.alive, p.listed = false, false
 	}
 	for node, end := range l.nodes {
-		if left := time.Duration(end-l.now/1000) * time.Millisecond; left > 0 {
-			r.peers[node] = &peer{info: l.infos[node], alive: true, expiry: now.Add(left)}
-			delete(r.dead, node)
-		}
+		left := time.Duration(end-l.now/1000) * time.Millisecond
+		r.peers[node] = &peer{info: l.infos[node], alive: left > 0, listed: true, expiry: now.Add(left)}
+		delete(r.dead, node)
 	}
 	for _, node := range l.sweep {
 		r.sweeps = append(r.sweeps, node)
@@ -211,7 +211,10 @@ func (r *Redis) learn(l lease, masters map[string]bool) time.Time {
 // reviewLocked finds the nodes whose lease has ended, and those that rooms name and that have none,
 // and returns when the next one is due.
 func (r *Redis) reviewLocked(now time.Time) (due time.Time) {
-	for _, m := range r.rooms {
+	for room, m := range r.rooms {
+		if now.Sub(m.touched) > r.roomTTL()/3 {
+			r.dirty[room] = struct{}{} // Which makes Redis keep it for longer.
+		}
 		for _, e := range m.members {
 			if e.Node != r.id && r.peers[e.Node] == nil {
 				r.peers[e.Node] = &peer{expiry: now.Add(r.cfg.Lease)}
@@ -222,14 +225,21 @@ func (r *Redis) reviewLocked(now time.Time) (due time.Time) {
 	for node, p := range r.peers {
 		switch {
 		case node == r.id:
-		case !p.alive && !now.Before(p.expiry):
+		case !p.listed && !now.Before(p.expiry) && r.down == nil:
 			r.dieLocked(node)
 		case p.expiry.Before(due):
-			due = p.expiry
+			due = maxTime(p.expiry, r.calm)
 		}
 	}
 	maps.DeleteFunc(r.dead, func(_ string, since time.Time) bool { return now.Sub(since) > 10*r.cfg.Lease })
 	return due.Add(20 * time.Millisecond)
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // dieLocked takes a node for dead.

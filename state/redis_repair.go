@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -132,6 +133,7 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 		r.tellLocked(c)
 	}
 	clear(m.leaving)
+	m.touched = time.Now()
 	if rep.version <= m.version {
 		return View{}, false
 	}

@@ -21,6 +21,8 @@ type mirror struct {
 	busy int
 	// asserting is closed at the end of an assertion; no change begins meanwhile.
 	asserting chan struct{}
+	// touched is when this node last made Redis keep the room for longer.
+	touched time.Time
 }
 
 // stay is one member of this node in a room.
@@ -87,7 +89,7 @@ func (r *Redis) end(room string, m *mirror) {
 func (r *Redis) mirrorLocked(room string) *mirror {
 	m := r.rooms[room]
 	if m == nil {
-		m = &mirror{own: map[string]stay{}, leaving: map[string]Departure{}}
+		m = &mirror{touched: time.Now(), own: map[string]stay{}, leaving: map[string]Departure{}}
 		r.rooms[room] = m
 	}
 	return m
@@ -286,6 +288,7 @@ func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reas
 	if rep.version > m.version {
 		m.version, m.members = rep.version, rep.members
 	}
+	m.touched = time.Now()
 	r.tellLocked(c, also...)
 	return c.view()
 }
@@ -302,8 +305,8 @@ func (r *Redis) tellLocked(c change, also ...string) {
 	for _, node := range also {
 		nodes[node] = true
 	}
-	for node := range nodes {
-		if _, dead := r.dead[node]; node != r.id && node != "" && !dead {
+	for node := range nodes { // Dead ones too, in case they are not.
+		if node != r.id {
 			r.outboxLocked(node).push(&parcel{kind: parcelView, change: c})
 		}
 	}
@@ -383,8 +386,8 @@ func (r *Redis) localVersionLocked(m *mirror) uint64 {
 }
 
 // take takes over a room as another node, or the burial of one, left it. It reports whether the
-// view is for this node's members: not when it is old, and not when it lacks members that this node
-// has; those are asserted, and the room as it is then is for them.
+// view is for this node's members: not when it is old, and not when it is wrong about them; then they
+// are asserted, and the room as it is after that is for them.
 func (r *Redis) take(c change) (View, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -399,14 +402,13 @@ func (r *Redis) take(c change) (View, bool) {
 	if c.Version <= m.version {
 		return View{}, false
 	}
-	if r.robbedLocked(m, c) {
+	ghost := slices.ContainsFunc(c.Members, func(e entry) bool {
+		_, own := m.own[e.ID]
+		return e.Node == r.id && !own && m.busy == 0
+	})
+	if r.robbedLocked(m, c) || ghost {
 		r.conflictLocked(c.Room)
 		return View{}, false
-	}
-	for _, e := range c.Members {
-		if _, own := m.own[e.ID]; e.Node == r.id && !own && m.busy == 0 {
-			r.conflictLocked(c.Room)
-		}
 	}
 	r.explainLocked(m, &c)
 	m.version, m.members = c.Version, c.Members

@@ -139,6 +139,11 @@ func (s *server) kill() {
 	s.cmd = nil
 }
 
+// freeze stops the process without ending it; thaw lets it go on.
+func (s *server) freeze() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
+
+func (s *server) thaw() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
+
 // client returns a connection of the test to the server.
 func (s *server) client() *redis.Client {
 	s.t.Helper()
@@ -149,11 +154,11 @@ func (s *server) client() *redis.Client {
 
 func (s *server) do(args ...any) string {
 	s.t.Helper()
-	out, err := s.client().Do(context.Background(), args...).Text()
+	out, err := s.client().Do(context.Background(), args...).Result()
 	if err != nil && err != redis.Nil {
 		s.t.Fatalf("%v: %v", args, err)
 	}
-	return out
+	return fmt.Sprint(out)
 }
 
 // startSentinel runs a master, a replica and a Sentinel that watches them as "rooms".

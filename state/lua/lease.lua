@@ -3,7 +3,8 @@
 -- KEYS[2] hash: node → what it announced
 -- KEYS[3] sorted set: dead node → when its rooms must be swept (again), ms
 -- KEYS[4] hash: name → cluster secret
--- ARGV[1] node, ARGV[2] ms of a lease, ARGV[3] announcement, ARGV[4] 1 to bury the dead,
+-- ARGV[1] node, ARGV[2] ms of a lease, ARGV[3] announcement, ARGV[4] the time, in ms, until
+-- which this call may bury the dead: one that was stuck would take all for dead that were stuck too,
 -- ARGV[5] ms that the directory outlives its last node, ARGV[6…] (name, value) of secrets to propose
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -13,7 +14,7 @@ redis.call('ZADD', KEYS[1], ends, ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 redis.call('ZREM', KEYS[3], ARGV[1])
 local sweep = {}
-if ARGV[4] == '1' then
+if now <= tonumber(ARGV[4]) then
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
     redis.call('ZREM', KEYS[1], dead)
     redis.call('HDEL', KEYS[2], dead)
