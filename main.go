@@ -312,7 +312,7 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 		return nil, err
 	}
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
-	cfg.ICE = n.ice
+	cfg.ICE, cfg.Clustered = n.ice, s.redis.Enabled()
 	cfg.Attach = func(ev state.Events) signal.State {
 		n.attach(ev, registry)
 		return n.state
@@ -588,16 +588,30 @@ func (n *node) run(ctx context.Context) error {
 	case failure = <-ended:
 		ended <- nil
 	}
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(n.settings.drainTimeout)*time.Second)
+	drainTime := time.Duration(n.settings.drainTimeout) * time.Second
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	n.draining.Store(true)
 	n.announce()
+	if n.turn != nil {
+		n.turn.Drain() // Who restarts ICE now must not end up here again.
+	}
+	if failure == nil {
+		n.drainSignaling(limit, drainTime*3/4)
+	}
 	if err := n.signal.Shutdown(limit); err != nil {
 		n.log.Warn("stopping signaling", "error", err)
 	}
 	failure = errors.Join(failure, <-ended, n.drainTURN(limit))
 	stopAnnouncing()
 	return errors.Join(failure, n.closeState(limit))
+}
+
+// drainSignaling moves the clients to other nodes, and leaves time for those who do not go.
+func (n *node) drainSignaling(ctx context.Context, most time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	n.signal.Drain(ctx)
 }
 
 // closeState gives the shared state a moment also when the drain has used up its time.
@@ -618,7 +632,6 @@ func (n *node) drainTURN(ctx context.Context) error {
 	if n.turn == nil {
 		return nil
 	}
-	n.turn.Drain()
 	if left := n.turn.Allocations(); left > 0 {
 		n.log.Info("waiting for relayed calls to end", "allocations", left, "at_most_s", n.settings.drainTimeout)
 	}

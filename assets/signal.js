@@ -106,7 +106,7 @@ function readData(data) {
  * | `state` | `{state}` | `state` changed |
  * | `retry` | `{attempt, delay, reason}` | the connection was lost and will be replaced in `delay` ms |
  * | `closed` | `{code, reason}` | the connection ended for good |
- * | `resumed` | `{userId}` | a lost connection was replaced and nothing was missed |
+ * | `resumed` | `{userId, moved}` | a lost connection was replaced and nothing was missed; `moved`: by one to another node |
  * | `ice` | `{iceServers, ttl}` | fresh ICE servers |
  * | `joined` | `{userId, room, users}` | you are in a room; `users` in join order |
  * | `left` | `{room}` | you are no longer in that room |
@@ -141,6 +141,11 @@ export class SignalClient extends EventTarget {
   #heardAt = 0;
   #returnAt = 0;
   #resumeToken = "";
+  /** How many frames of this session have come, those apart that are of one socket only. */
+  #got = 0;
+  /** Frames that still have to come of those that a resumed session had kept. */
+  #missed = 0;
+  #moving = false;
   /** The room to be in after a reconnect; unlike `room` it survives the loss of a connection. */
   #wanted = "";
   #join = null;
@@ -270,7 +275,10 @@ export class SignalClient extends EventTarget {
 
   #open() {
     const url = new URL(this.#url);
-    if (this.#resumeToken) url.searchParams.set("resume", this.#resumeToken);
+    if (this.#resumeToken) {
+      url.searchParams.set("resume", this.#resumeToken);
+      url.searchParams.set("got", this.#got);
+    }
     const ws = new WebSocket(url);
     this.#ws = ws;
     ws.onmessage = ({ data }) => {
@@ -329,6 +337,8 @@ export class SignalClient extends EventTarget {
     this.#ws = this.#ready = null;
     this.#attempt = this.#readyAt = this.#returnAt = 0;
     this.#resumeToken = "";
+    this.#got = this.#missed = 0;
+    this.#moving = false;
     this.#wanted = "";
     this.userId = "";
     if (ws && ws.readyState <= WebSocket.OPEN) ws.close(1000);
@@ -362,8 +372,11 @@ export class SignalClient extends EventTarget {
     } catch {
       return;
     }
+    const counts = message.type !== "stun_config" && message.type !== "reconnect";
+    if (counts) this.#got++;
     const handle = this.#handlers[message.type];
     handle?.(message, readData(message.data) ?? {});
+    if (counts && this.#missed > 0 && --this.#missed === 0) this.#resumed();
   }
 
   #handlers = {
@@ -391,18 +404,25 @@ export class SignalClient extends EventTarget {
     const first = this.#readyAt === 0;
     const returned = first && this.state === "reconnecting";
     if (first) this.#readyAt = Date.now();
+    if (first && !data.resumed) this.#got = this.#missed = 0;
     if (returned && !data.resumed) this.#forgetRoom();
     if (userId) this.userId = userId;
     if (first) this.#setState("connected");
     this.#emit("ice", { iceServers: this.iceServers, ttl: data.ttl ?? 0 });
-    if (returned && data.resumed) this.#resumed();
-    else if (returned) this.#rejoin();
+    if (returned && data.resumed) {
+      this.#missed = data.kept ?? 0;
+      if (this.#missed === 0) this.#resumed();
+    } else if (returned) {
+      this.#rejoin();
+    }
     this.#ready?.resolve();
   }
 
+  /** All that came while there was no connection is here, the answers to what is sent again too. */
   #resumed() {
     for (const { message } of this.#pending.values()) this.#write(message);
-    this.#emit("resumed", { userId: this.userId });
+    this.#emit("resumed", { userId: this.userId, moved: this.#moving });
+    this.#moving = false;
     if (this.#wanted !== this.room) this.#rejoin();
   }
 
@@ -498,6 +518,7 @@ export class SignalClient extends EventTarget {
 
   #told({ after_ms: after = 0, reason = "" }) {
     this.#returnAt = Date.now() + after;
+    this.#moving = true;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#drop(reason), after);
   }
@@ -645,6 +666,12 @@ export class Peer {
     this.pc.setConfiguration({ ...this.pc.getConfiguration(), ...configuration });
   }
 
+  /** Looks for another path if the present one goes through a relay of ours. */
+  leaveRelay() {
+    const pair = this.pc.sctp?.transport.iceTransport.getSelectedCandidatePair?.();
+    if (!pair || pair.local?.type === "relay") this.pc.restartIce();
+  }
+
   /** Ends the connection. */
   close() {
     this.#closed = true;
@@ -788,6 +815,7 @@ export class Call extends EventTarget {
     on("userleft", ({ userId }) => this.#remove(userId));
     on("left", () => this.#clear());
     on("ice", () => this.#configure());
+    on("resumed", ({ moved }) => moved && this.#leaveRelays());
     on("offer", ({ from, data }) => this.peers.get(from)?.describe({ type: "offer", sdp: data.sdp }));
     on("answer", ({ from, data }) => this.peers.get(from)?.describe({ type: "answer", sdp: data.sdp }));
     on("candidate", ({ from, data }) => this.peers.get(from)?.candidate(data));
@@ -880,6 +908,11 @@ export class Call extends EventTarget {
         this.failed(peer, error);
       }
     }
+  }
+
+  /** The node that was left takes its relays along before long: goes over to others while they last. */
+  #leaveRelays() {
+    for (const peer of this.peers.values()) peer.leaveRelay();
   }
 
   #shareUplink() {

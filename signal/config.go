@@ -32,6 +32,8 @@ type Config struct {
 	ReadTimeout    time.Duration
 	WriteTimeout   time.Duration
 	MaxRoomUsers   int
+	ResumeGrace    time.Duration
+	DrainSettle    time.Duration
 	MaxFrame       int
 	MessageRate    float64
 	MessageBurst   int
@@ -52,6 +54,8 @@ type Config struct {
 	Page fs.FS
 	// ICE issues ICE servers for one user. Host is the Host header that the client used.
 	ICE func(host, user string) ICEConfig
+	// Clustered says that other nodes may share the state.
+	Clustered bool
 	// Attach connects the server to the shared state.
 	Attach Attach
 }
@@ -64,6 +68,8 @@ func DefaultConfig() Config {
 		ReadTimeout:  60 * time.Second,
 		WriteTimeout: 60 * time.Second,
 		MaxRoomUsers: 10,
+		ResumeGrace:  15 * time.Second,
+		DrainSettle:  2 * time.Second,
 		MaxFrame:     64 << 10,
 		MessageRate:  50,
 		MessageBurst: 200,
@@ -112,6 +118,10 @@ func (c *Config) Flags() []cli.Flag {
 		&cli.IntFlag{Category: limits, Name: "address-connections", EnvVars: []string{"ADDRESS_CONNECTIONS"},
 			Usage: "`NUMBER` of WebSockets that one client address (IPv6: /64) may hold", Value: c.AddrConns, Destination: &c.AddrConns},
 
+		&cli.GenericFlag{Category: operation, Name: "resume-grace", EnvVars: []string{"RESUME_GRACE"},
+			Usage: "`SECONDS` that a client which lost its connection has to come back unnoticed, 0 for none", Value: (*seconds)(&c.ResumeGrace)},
+		&cli.GenericFlag{Category: operation, Name: "drain-settle", EnvVars: []string{"DRAIN_SETTLE"},
+			Usage: "`SECONDS` between not being ready and asking clients to go to another node", Value: (*seconds)(&c.DrainSettle)},
 		&cli.StringFlag{Category: operation, Name: "admin-addr", EnvVars: []string{"ADMIN_ADDR"},
 			Usage: "`HOST:PORT` of metrics and pprof, empty for none", Value: c.AdminAddr, Destination: &c.AdminAddr},
 		&cli.StringFlag{Category: operation, Name: "admin-token", EnvVars: []string{"ADMIN_TOKEN"},
@@ -132,6 +142,8 @@ func (c *Config) Validate() error {
 		"--server-host: %q is not an IP address", c.Host)
 	check(c.ReadTimeout >= minReadTimeout, "--read-timeout: %v is shorter than %v", c.ReadTimeout, minReadTimeout)
 	check(c.WriteTimeout > 0, "--write-timeout: must be more than 0 seconds")
+	check(c.ResumeGrace >= 0, "--resume-grace: must not be negative")
+	check(c.DrainSettle >= 0, "--drain-settle: must not be negative")
 	check(c.MaxRoomUsers >= 1 && c.MaxRoomUsers <= 1000, "--max-room-users: %d is not between 1 and 1000", c.MaxRoomUsers)
 	check(c.MaxFrame >= 1<<10, "--max-frame-bytes: %d is too small for any offer, use at least 1024", c.MaxFrame)
 	check(c.MessageRate > 0, "--message-rate: must be more than 0")

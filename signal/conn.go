@@ -17,8 +17,11 @@ import (
 
 // Close codes of our own. 4000–4499 tell a client to reconnect, 4500–4999 not to.
 const (
-	closeSlow    = 4000
-	closeTimeout = 4001
+	closeSlow        = 4000
+	closeTimeout     = 4001
+	closeLost        = 4002
+	closeUnavailable = 4003
+	closeReplaced    = 4500
 )
 
 // closeGrace is how long a client has to answer our close frame before the connection is cut.
@@ -34,22 +37,34 @@ const (
 // conn is one WebSocket of one participant. Its read loop runs in a goroutine of its own, which
 // the server waits for; a writer goroutine exists only while frames are queued, and the read loop
 // waits for it. send, ping and close may be called by any goroutine and never block.
+//
+// A participant outlives its WebSocket: when that is lost, the conn stays in its room as a detached
+// one, which only keeps frames, until another conn takes over from it or the grace is over.
 type conn struct {
 	// Fixed after construction.
-	srv   *Server
-	ws    *websocket.Conn
+	srv     *Server
+	ws      *websocket.Conn
+	session string
+	host    string // the Host header, which names us as this client sees us
+
+	// Fixed when the connection has begun: before that, nobody else knows it.
 	user  string
 	epoch uint64
-	host  string // the Host header, which names us as this client sees us
 	log   *slog.Logger
 
-	// Owned by the read loop.
+	// Owned by the read loop, and after it by who takes the detached connection.
 	room   *room
 	rate   *rate.Limiter
 	faults *rate.Limiter
 
 	// Guarded by the wheel's lock.
 	slot int
+
+	// Guarded by the server's lock.
+	state    connState
+	yield    bool          // another connection wants to take over
+	released chan struct{} // closed when the read loop has let go of the participant
+	grace    *time.Timer   // ends a detached connection
 
 	writer sync.WaitGroup
 
@@ -58,116 +73,21 @@ type conn struct {
 	queued     int  // bytes in queue and in the writer's hands
 	writing    bool // a writer goroutine exists
 	closing    bool // the close frame is queued or written; nothing may follow it
+	broken     bool // the WebSocket takes no more; frames are only kept
 	reason     state.Reason
+	goodbye    bool      // the client has left for good
 	iceRefresh time.Time // when fresh ICE servers are due; zero for never
+
+	sent      uint64   // how many frames that count were sent, ever
+	kept      [][]byte // the last of them, which the client has not confirmed
+	keptBytes int
+	asked     bool // a ping that asks for a confirmation is under way
 }
 
 // outgoing is a frame that waits for the writer: text, ping or close.
 type outgoing struct {
 	kind int
 	data []byte
-}
-
-// send queues a text frame. A client for which too much waits already is disconnected: signaling
-// must not lose a message silently, and no client may make the server hold memory for it.
-func (c *conn) send(frame []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closing {
-		return
-	}
-	if c.queued+len(frame) > c.srv.cfg.MaxQueue {
-		c.srv.metrics.overflows.Inc()
-		c.log.Debug("client is too slow", "queued", c.queued)
-		c.queue, c.queued = nil, 0
-		time.AfterFunc(closeGrace, c.abort) // The write under way may block much longer.
-		c.closeLocked(closeSlow, "too slow: messages piled up", state.ReasonDisconnect)
-		return
-	}
-	c.pushLocked(outgoing{websocket.TextMessage, frame})
-}
-
-// ping queues a ping unless frames are waiting, which prove or disprove the client as well.
-func (c *conn) ping() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closing && !c.writing {
-		c.pushLocked(outgoing{websocket.PingMessage, nil})
-	}
-}
-
-// close queues a close frame behind all that waits. The read loop ends when the client answers it,
-// or when closeGrace is over. Reason is what the room is told.
-func (c *conn) close(code int, text string, why state.Reason) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closing {
-		c.closeLocked(code, text, why)
-	}
-}
-
-func (c *conn) closeLocked(code int, text string, why state.Reason) {
-	c.closing, c.reason = true, why
-	c.pushLocked(outgoing{websocket.CloseMessage, websocket.FormatCloseMessage(code, text)})
-}
-
-// abort cuts the connection without a word; the read loop ends.
-func (c *conn) abort() { _ = c.ws.NetConn().Close() }
-
-func (c *conn) pushLocked(o outgoing) {
-	c.queue = append(c.queue, o)
-	c.queued += len(o.data)
-	if !c.writing {
-		c.writing = true
-		c.writer.Go(c.write)
-	}
-}
-
-// write sends what is queued and ends when nothing is left.
-func (c *conn) write() {
-	for {
-		c.mu.Lock()
-		batch := c.queue
-		c.queue = nil
-		if len(batch) == 0 {
-			c.writing = false
-			c.mu.Unlock()
-			return
-		}
-		c.mu.Unlock()
-		for _, o := range batch {
-			if err := c.writeOne(o); err != nil {
-				c.abort()
-				c.stopSending()
-				return
-			}
-		}
-	}
-}
-
-func (c *conn) writeOne(o outgoing) error {
-	deadline := time.Now().Add(c.srv.cfg.WriteTimeout)
-	if o.kind != websocket.TextMessage {
-		err := c.ws.WriteControl(o.kind, o.data, deadline)
-		if o.kind == websocket.CloseMessage {
-			_ = c.ws.SetReadDeadline(time.Now().Add(closeGrace))
-		}
-		return err
-	}
-	_ = c.ws.SetWriteDeadline(deadline)
-	err := c.ws.WriteMessage(websocket.TextMessage, o.data)
-	c.mu.Lock()
-	c.queued -= min(len(o.data), c.queued)
-	c.mu.Unlock()
-	return err
-}
-
-// stopSending drops all that waits and all that comes.
-func (c *conn) stopSending() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closing, c.writing = true, false
-	c.queue, c.queued = nil, 0
 }
 
 // alive gives the client another READ_TIMEOUT, unless the connection is closing, whose deadline
@@ -184,7 +104,7 @@ func (c *conn) alive() {
 // the reason for which it did.
 func (c *conn) readLoop() state.Reason {
 	c.alive()
-	c.ws.SetPongHandler(func(string) error { c.alive(); return nil })
+	c.ws.SetPongHandler(func(data string) error { c.alive(); c.confirmed(data); return nil })
 	answerPing := c.ws.PingHandler()
 	c.ws.SetPingHandler(func(data string) error { c.alive(); return answerPing(data) })
 	for {
@@ -235,11 +155,20 @@ func (c *conn) endReason(err error) state.Reason {
 	if c.reason != "" {
 		return c.reason
 	}
+	c.goodbye = websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseNoStatusReceived)
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return state.ReasonTimeout
 	}
 	return state.ReasonDisconnect
+}
+
+// mayReturn reports whether the client may resume after its connection has ended: not when it said
+// goodbye, as browsers do for a page that is left, when we closed it, or when nothing was heard for so long that no grace is left.
+func (c *conn) mayReturn(why state.Reason) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.srv.cfg.ResumeGrace > 0 && !c.closing && !c.goodbye && c.reason == "" && why != state.ReasonTimeout
 }
 
 // finish closes what is left of the connection and waits for its writer. The read loop's goroutine
@@ -250,7 +179,7 @@ func (c *conn) finish(why state.Reason) {
 		msg := websocket.FormatCloseMessage(closeTimeout, "nothing heard within the read timeout")
 		_ = c.ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(10*time.Millisecond))
 	}
-	c.stopSending()
+	c.stopWriting()
 	c.abort()
 	c.writer.Wait()
 }

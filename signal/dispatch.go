@@ -107,12 +107,12 @@ func (c *conn) joinRoom(env envelope) error {
 		c.room.welcome(c)
 		return nil
 	}
-	r := c.srv.attach(id, c)
+	r := c.srv.sit(id, &seat{conn: c})
 	ctx, cancel := context.WithTimeout(c.srv.ctx, stateTimeout)
 	defer cancel()
 	view, err := c.srv.state.Join(ctx, id, c.member(), c.srv.cfg.MaxRoomUsers)
 	if err != nil {
-		c.srv.detach(r, c)
+		c.srv.unseat(r, c)
 		return c.refuseJoin(id, env.ID, err)
 	}
 	c.depart(state.ReasonLeave)
@@ -159,7 +159,7 @@ func (c *conn) depart(why state.Reason) {
 	case !errors.Is(err, state.ErrNotMember):
 		c.log.Warn("leaving a room", "room", r.id, "error", err)
 	}
-	c.srv.detach(r, c)
+	c.srv.unseat(r, c)
 	c.log.Debug("left", "room", r.id, "reason", why, "version", view.Version)
 }
 
@@ -191,7 +191,10 @@ func (c *conn) relay(env envelope) error {
 		return fault(codeNoRoom, "you are in no room: join_room first")
 	}
 	frame := relayFrame(env, c.user, c.room.id)
-	nodes, ok := c.room.deliver(c.user, env.TargetID, frame)
+	j, ok := c.room.deliver(c.user, env.TargetID, frame)
+	if len(j.nodes) > 0 {
+		defer j.end()
+	}
 	if !ok {
 		return fault(codeNotMember, "target_id: not a member of your room")
 	}
@@ -199,7 +202,7 @@ func (c *conn) relay(env envelope) error {
 	ctx, cancel := context.WithTimeout(c.srv.ctx, stateTimeout)
 	defer cancel()
 	var errs []error
-	for _, node := range nodes {
+	for _, node := range j.nodes {
 		errs = append(errs, c.srv.state.Send(ctx, node, m))
 	}
 	return fromState(errors.Join(errs...))
@@ -224,21 +227,37 @@ func (c *conn) freshICE(envelope) error {
 	return nil
 }
 
-// sendICE sends ICE servers with fresh credentials and notes when they must be renewed.
-func (c *conn) sendICE() {
+// sendICE sends ICE servers with fresh credentials.
+func (c *conn) sendICE() { c.sendAside(c.iceFrame(false)) }
+
+// iceFrame returns a frame with ICE servers with fresh credentials, the token to resume with and, in
+// the greeting of a resumed session, how many kept frames follow. It notes when the servers must be
+// renewed.
+func (c *conn) iceFrame(resumed bool) []byte {
 	ice := c.srv.cfg.ICE(c.host, c.user)
 	c.mu.Lock()
 	c.iceRefresh = time.Time{}
 	if ice.TTL > 0 {
 		c.iceRefresh = time.Now().Add(ice.TTL * 3 / 4)
 	}
+	kept := 0
+	if resumed {
+		kept = len(c.kept)
+	}
 	c.mu.Unlock()
-	c.send(encode(serverMessage{Type: typeSTUNConfig, UserID: c.user, Data: struct {
+	token := ""
+	if c.srv.cfg.ResumeGrace > 0 {
+		token = c.token()
+	}
+	return encode(serverMessage{Type: typeSTUNConfig, UserID: c.user, Data: struct {
 		ICEServers     []ICEServer `json:"iceServers"`
 		TTL            int         `json:"ttl,omitempty"`
+		ResumeToken    string      `json:"resume_token,omitempty"`
+		Resumed        bool        `json:"resumed"`
+		Kept           int         `json:"kept,omitempty"`
 		MaxRoomUsers   int         `json:"max_room_users"`
 		PingIntervalMS int64       `json:"ping_interval_ms"`
-	}{ice.servers(), ice.seconds(), c.srv.cfg.MaxRoomUsers, c.srv.wheel.turn.Milliseconds()}}))
+	}{ice.servers(), ice.seconds(), token, resumed, kept, c.srv.cfg.MaxRoomUsers, c.srv.wheel.turn.Milliseconds()}})
 }
 
 // iceDue reports whether the ICE servers must be renewed before the next visit of the wheel.

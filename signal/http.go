@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"path"
 	"strconv"
 	"time"
@@ -55,7 +56,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, "origin", http.StatusForbidden, err.Error())
 		return
 	}
-	if s.draining.Load() {
+	if s.draining.Load() || s.leaving.Load() && s.othersAreThere() {
 		s.refuse(w, "draining", http.StatusServiceUnavailable, "server is going away")
 		return
 	}
@@ -77,22 +78,34 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &conn{
-		srv:    s,
-		ws:     ws,
-		epoch:  uint64(time.Now().UnixNano()),
-		host:   r.Host,
-		rate:   rate.NewLimiter(rate.Limit(s.cfg.MessageRate), s.cfg.MessageBurst),
-		faults: rate.NewLimiter(faultRate, faultBurst),
+		srv:      s,
+		ws:       ws,
+		session:  session,
+		epoch:    uint64(time.Now().UnixNano()),
+		host:     r.Host,
+		log:      s.cfg.Logger,
+		rate:     rate.NewLimiter(rate.Limit(s.cfg.MessageRate), s.cfg.MessageBurst),
+		faults:   rate.NewLimiter(faultRate, faultBurst),
+		released: make(chan struct{}),
 	}
-	if !s.register(c, session) {
+	if !s.admit() {
 		s.addrs.release(who.prefix())
 		c.abort()
 		return
 	}
-	c.log = s.cfg.Logger.With("user", c.user)
-	c.log.Debug("connected", "client", who.addr)
+	s.cfg.Logger.Debug("connected", "client", who.addr)
 	s.metrics.accepted.Inc()
-	go s.serve(c, who.prefix())
+	go s.serve(c, who.prefix(), wanted(r.URL.Query()))
+}
+
+// wanted reads what a client says of the session that it resumes. What it got is unknown when it
+// is no number.
+func wanted(query url.Values) resumption {
+	want := resumption{token: query.Get("resume")}
+	if got, err := strconv.ParseUint(query.Get("got"), 10, 64); err == nil {
+		want.got = &got
+	}
+	return want
 }
 
 func (s *Server) refuse(w http.ResponseWriter, reason string, status int, message string) {
@@ -110,7 +123,7 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 // serveReady tells a load balancer whether to send new users.
 func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 	notReady := map[string]string{}
-	if s.draining.Load() {
+	if s.leaving.Load() || s.draining.Load() {
 		notReady["server"] = "draining"
 	}
 	if err := s.state.Ready(); err != nil {

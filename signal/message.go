@@ -23,6 +23,7 @@ const (
 	typeRoomFull     = "room_full"
 	typeError        = "error"
 	typeAck          = "ack"
+	typeReconnect    = "reconnect"
 )
 
 // The codes of error messages.
@@ -30,6 +31,7 @@ const (
 	codeBadRequest  = 400
 	codeNotMember   = 404
 	codeNoRoom      = 409
+	codeGone        = 410
 	codeTooLarge    = 413
 	codeRateLimited = 429
 	codeUnavailable = 503

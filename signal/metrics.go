@@ -12,6 +12,8 @@ type metrics struct {
 	messages  *prometheus.CounterVec
 	ended     *prometheus.CounterVec
 	overflows prometheus.Counter
+	resumes   *prometheus.CounterVec
+	handovers *prometheus.CounterVec
 }
 
 func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
@@ -22,7 +24,12 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 	gauge("signal_connections", "WebSockets that are open on this node.", s.connections)
 	gauge("signal_rooms", "Rooms in which this node has members.", s.roomCount)
 	gauge("signal_members", "Members of rooms whose connection is on this node.", func() int { return int(s.members.Load()) })
+	gauge("signal_detached", "Participants that lost their connection and may come back.", s.detachedCount)
 	return &metrics{
+		resumes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signal_resumes_total", Help: "Attempts to resume, by outcome: here, moved (from another node), gone or unavailable."}, []string{"outcome"}),
+		handovers: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signal_handovers_total", Help: "Requests of other nodes for a participant, by outcome: handed or gone."}, []string{"outcome"}),
 		accepted: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_connections_accepted_total", Help: "WebSockets that were opened."}),
 		refused: f.NewCounterVec(prometheus.CounterOpts{

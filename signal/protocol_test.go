@@ -35,8 +35,8 @@ func TestSTUNConfigIsFirst(t *testing.T) {
 	p := s.dial(nil)
 	host := s.Addr().String()
 	want := fmt.Sprintf(`{"type":"stun_config","user_id":%q,"data":{"iceServers":[{"urls":["stun:%s"]},`+
-		`{"urls":["turn:%s"],"username":%q,"credential":"c"}],"ttl":3600,"max_room_users":10,"ping_interval_ms":24000}}`,
-		p.user, host, host, p.user)
+		`{"urls":["turn:%s"],"username":%q,"credential":"c"}],"ttl":3600,"resume_token":%q,"resumed":false,`+
+		`"max_room_users":10,"ping_interval_ms":24000}}`, p.user, host, host, p.user, p.token())
 	same(t, p.hub.Raw, want)
 	if !regexp.MustCompile(`^user-[a-z2-7]{8}-[a-z2-7]{4}$`).MatchString(p.user) {
 		t.Errorf("user id %q", p.user)
@@ -291,7 +291,7 @@ func TestSecretRotation(t *testing.T) {
 }
 
 func TestUserLeftReasons(t *testing.T) {
-	s := start(t, func(c *Config) { c.ReadTimeout = 400 * time.Millisecond })
+	s := start(t, func(c *Config) { c.ReadTimeout, c.ResumeGrace = 400*time.Millisecond, 50*time.Millisecond })
 	watch := s.enter("r")
 	closing, cut, deaf := s.enter("r"), s.enter("r"), s.enter("r")
 	for range 3 {
@@ -308,7 +308,7 @@ func TestUserLeftReasons(t *testing.T) {
 	_ = closing.Close()
 	left(closing, "disconnect")
 	_ = cut.WebSocket().NetConn().Close()
-	left(cut, "disconnect")
+	left(cut, "disconnect") // When its grace is over.
 	since := time.Now()
 	left(deaf, "timeout")
 	if err := deaf.ended(); !websocket.IsCloseError(err, closeTimeout) {
@@ -326,7 +326,10 @@ func TestNineOthersSeeATabClose(t *testing.T) {
 	}
 	closing, others := all[9], all[:9]
 	began := time.Now()
-	_ = closing.WebSocket().Close() // As the kernel does for a tab that is gone.
+	bye := websocket.FormatCloseMessage(websocket.CloseGoingAway, "") // As a browser says when a tab is closed.
+	if err := closing.WebSocket().WriteControl(websocket.CloseMessage, bye, time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	for _, p := range others {
 		m := p.next()
 		for m.Type == "user_joined" {
@@ -343,8 +346,8 @@ func TestICEIsRenewed(t *testing.T) {
 		c.ICE = func(string, string) ICEConfig { return ICEConfig{TTL: time.Second} }
 	})
 	p := s.dial(nil)
-	same(t, p.expect("stun_config").Raw, fmt.Sprintf(
-		`{"type":"stun_config","user_id":%q,"data":{"iceServers":[],"ttl":1,"max_room_users":10,"ping_interval_ms":200}}`, p.user))
+	same(t, p.expect("stun_config").Raw, fmt.Sprintf(`{"type":"stun_config","user_id":%q,"data":{"iceServers":[],"ttl":1,`+
+		`"resume_token":%q,"resumed":false,"max_room_users":10,"ping_interval_ms":200}}`, p.user, p.token()))
 }
 
 func TestSlowClientIsDisconnected(t *testing.T) {

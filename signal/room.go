@@ -11,14 +11,34 @@ import (
 // and the connections of its own. It exists from the first local join until the last local leave.
 // All methods may be called by any goroutine.
 type room struct {
-	id string
+	id         string
+	node       string // the id of this node
+	departures *departures
 
 	mu      sync.Mutex
 	version uint64
 	members []state.Member
 	// local holds the node's own connections by user id. One is there from before its join, so
 	// that no view can miss it, but hears nothing until a view names it as a member.
-	local map[string]*conn
+	local map[string]*seat
+	// flight counts the messages that are on their way to other nodes. It is replaced when a
+	// member moves, so that what was sent to its former node can be waited for.
+	flight *sync.WaitGroup
+}
+
+// seat is one local connection in a room.
+type seat struct {
+	conn *conn
+	// told are the members as the client knows them; nil before it was told of itself.
+	told []state.Member
+	// early are messages that came before that: others know of a join before it has returned.
+	early []held
+	// arrival is nil unless the participant has come from another node a moment ago.
+	arrival *arrival
+}
+
+func newRoom(id, node string, ds *departures) *room {
+	return &room{id: id, node: node, departures: ds, local: map[string]*seat{}, flight: new(sync.WaitGroup)}
 }
 
 // apply takes over a view unless a newer one was applied, and tells the local members what changed
@@ -29,45 +49,78 @@ func (r *room) apply(v state.View) {
 	if v.Version <= r.version {
 		return
 	}
-	old := r.members
-	r.version, r.members = v.Version, v.Members
-	for _, m := range old {
-		if !slices.ContainsFunc(v.Members, m.Is) {
-			r.tellLocked(old, v.Members, userLeftFrame(r.id, m.ID, string(reasonOf(v, m))))
-		}
-	}
-	users := make([]string, 0, len(v.Members))
-	for i, m := range v.Members {
-		users = append(users, m.ID)
-		if !slices.ContainsFunc(old, m.Is) {
-			r.tellLocked(v.Members[:i+1], v.Members, userJoinedFrame(r.id, m.ID, users))
+	r.version, r.members = v.Version, newest(v.Members, r.members)
+	for _, m := range r.members {
+		if s := r.seatLocked(m); s != nil {
+			r.tellLocked(s, v.Left)
 		}
 	}
 }
 
-func reasonOf(v state.View, m state.Member) state.Reason {
-	for _, d := range v.Left {
-		if d.Is(m) {
+// newest returns the members with the newest epoch of each that is known: a member that has moved
+// is not where an older view has it.
+func newest(members, known []state.Member) []state.Member {
+	for i, m := range members {
+		k := slices.IndexFunc(known, func(o state.Member) bool { return o.ID == m.ID && o.Epoch > m.Epoch })
+		if k >= 0 {
+			members = slices.Clone(members)
+			members[i] = known[k]
+		}
+	}
+	return members
+}
+
+// tellLocked brings a member's client from what it was told to what is.
+func (r *room) tellLocked(s *seat, left []state.Departure) {
+	old, self := s.told, s.conn.user
+	if old != nil {
+		for _, m := range old {
+			if m.ID != self && !stays(m, r.members, left) {
+				s.conn.send(userLeftFrame(r.id, m.ID, string(reasonOf(left, m))))
+			}
+		}
+	}
+	users := make([]string, 0, len(r.members))
+	reached := old != nil // A joiner is told of nobody before itself, whom its own join names.
+	for _, m := range r.members {
+		users = append(users, m.ID)
+		switch {
+		case m.ID == self && old == nil:
+			reached = true
+			s.conn.send(userJoinedFrame(r.id, self, users))
+		case reached && m.ID != self && !slices.ContainsFunc(old, func(o state.Member) bool { return o.ID == m.ID && stays(o, r.members, left) }):
+			s.conn.send(userJoinedFrame(r.id, m.ID, users))
+		}
+	}
+	s.told = r.members
+	early := s.early
+	s.early = nil
+	for _, h := range early {
+		s.conn.send(h.frame)
+	}
+}
+
+// stays reports whether a member is still there, if only by another connection. Who left and came
+// again has not stayed.
+func stays(m state.Member, members []state.Member, left []state.Departure) bool {
+	return slices.ContainsFunc(members, func(o state.Member) bool {
+		return o.ID == m.ID && (o.Epoch == m.Epoch || !slices.ContainsFunc(left, func(d state.Departure) bool { return d.Is(m) }))
+	})
+}
+
+func reasonOf(left []state.Departure, m state.Member) state.Reason {
+	for _, d := range left {
+		if d.ID == m.ID {
 			return d.Reason
 		}
 	}
 	return state.ReasonLeave
 }
 
-// tellLocked queues a frame for the local connections among those members that are both in heard
-// and in still.
-func (r *room) tellLocked(heard, still []state.Member, frame []byte) {
-	for _, m := range heard {
-		if c := r.connLocked(m); c != nil && slices.ContainsFunc(still, m.Is) {
-			c.send(frame)
-		}
-	}
-}
-
-// connLocked returns the local connection of a member, nil when it is on another node.
-func (r *room) connLocked(m state.Member) *conn {
-	if c := r.local[m.ID]; c != nil && c.epoch == m.Epoch {
-		return c
+// seatLocked returns the seat of a member, nil when it is on another node.
+func (r *room) seatLocked(m state.Member) *seat {
+	if s := r.local[m.ID]; s != nil && s.conn.epoch == m.Epoch {
+		return s
 	}
 	return nil
 }
@@ -83,10 +136,29 @@ func (r *room) welcome(c *conn) {
 	c.send(userJoinedFrame(r.id, c.user, users))
 }
 
-// deliver queues a frame of member from for the local member to, or for all local members but the
+// replace gives the seat of a detached connection, with all that is kept for it, to a new one.
+func (r *room) replace(old, c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	c.sent, c.kept, c.keptBytes = old.sent, old.kept, old.keptBytes
+	if s := r.local[old.user]; s != nil && s.conn == old {
+		s.conn = c
+	}
+}
+
+// journey is where a message of this node has to go besides the local members. Whoever is given
+// one with nodes ends it, when all have got the message.
+type journey struct {
+	nodes []string
+	end   func()
+}
+
+// deliver queues a frame of the local member from for the member to, or for all members but the
 // sender when to is empty. It returns the nodes of the receivers that are elsewhere, in no order,
 // and whether from and to are members at all.
-func (r *room) deliver(from, to string, frame []byte) (nodes []string, ok bool) {
+func (r *room) deliver(from, to string, frame []byte) (j journey, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	found := to == ""
@@ -101,11 +173,32 @@ func (r *room) deliver(from, to string, frame []byte) (nodes []string, ok bool) 
 			continue
 		}
 		found = true
-		if c := r.connLocked(m); c != nil {
-			c.send(frame)
-		} else if !slices.Contains(nodes, m.Node) {
-			nodes = append(nodes, m.Node)
+		s := r.seatLocked(m)
+		switch {
+		case s != nil:
+			s.hear(r.node, from, frame)
+		case m.Node == r.node:
+			r.departures.sendOn(r.id, from, m.ID, frame)
+		case !slices.Contains(j.nodes, m.Node):
+			j.nodes = append(j.nodes, m.Node)
 		}
 	}
-	return nodes, ok && found
+	if len(j.nodes) > 0 {
+		r.flight.Add(1)
+		j.end = r.flight.Done
+	}
+	return j, ok && found
+}
+
+// receive queues a frame that came from another node for the local member to, or for all of them
+// when to is empty. Who has left this node a moment ago gets it there.
+func (r *room) receive(node, from, to string, frame []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for user, s := range r.local {
+		if to == "" || user == to {
+			s.hear(node, from, frame)
+		}
+	}
+	r.departures.sendAllOn(r.id, from, to, frame)
 }

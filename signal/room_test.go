@@ -36,7 +36,8 @@ func view(version uint64, members ...state.Member) state.View {
 func TestApplyConverges(t *testing.T) {
 	a, b, x := state.Member{ID: "a", Epoch: 1}, state.Member{ID: "b", Epoch: 1}, state.Member{ID: "x", Node: "far", Epoch: 1}
 	ca, cb := deaf("a", 1), deaf("b", 1)
-	r := &room{id: "r", local: map[string]*conn{"a": ca, "b": cb}}
+	r := newRoom("r", "near", new(departures))
+	r.local["a"], r.local["b"] = &seat{conn: ca}, &seat{conn: cb}
 
 	t.Log("one view that holds two joins tells both, in order, each joiner first of itself")
 	r.apply(view(5, a, b))

@@ -24,9 +24,12 @@ import (
 
 // State is what the server asks of the shared state; package state documents the guarantees.
 type State interface {
+	ID() string
 	Join(ctx context.Context, room string, m state.Member, limit int) (state.View, error)
 	Leave(ctx context.Context, room, id string, epoch uint64, why state.Reason) (state.View, error)
+	Move(ctx context.Context, room string, old state.Member, epoch uint64) (state.View, error)
 	Send(ctx context.Context, node string, m state.Message) error
+	Nodes() []state.NodeInfo
 	Ready() error
 }
 
@@ -55,14 +58,19 @@ type Server struct {
 	cancel   context.CancelFunc
 
 	buffers  sync.Pool
+	leaving  atomic.Bool // clients are asked to go to other nodes
 	draining atomic.Bool
 	members  atomic.Int64
 	reading  sync.WaitGroup // the read loops
+	crew     crew
+
+	departures departures
 
 	// mu is taken before a room's.
 	mu    sync.Mutex
 	conns map[string]*conn // by user id
 	rooms map[string]*room
+	asks  map[string]asked // requests to other nodes, by their number
 }
 
 // New validates the config, binds the addresses and connects to the state. It serves nothing yet.
@@ -81,8 +89,10 @@ func New(cfg Config) (*Server, error) {
 		files:    files,
 		conns:    map[string]*conn{},
 		rooms:    map[string]*room{},
+		asks:     map[string]asked{},
 	}
 	s.proxies, _ = parsePrefixes(cfg.TrustedProxies) // Validate has seen them.
+	s.departures.byUser = map[string]*departure{}
 	s.buffers.New = func() any { return new(bytes.Buffer) }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: cfg.WriteTimeout,
@@ -97,7 +107,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.state = cfg.Attach(state.Events{View: s.onView, Message: s.onMessage, Lost: func(string) {}})
+	s.state = cfg.Attach(state.Events{View: s.onView, Message: s.onMessage, Lost: s.onLost})
 	return s, nil
 }
 
@@ -192,6 +202,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		<-done
 	}
 	s.cancel()
+	s.crew.leave()
+	for _, c := range s.snapshot() { // They are detached.
+		s.end(c, state.ReasonDisconnect)
+	}
 	return err
 }
 
@@ -228,37 +242,52 @@ func (s *Server) roomCount() int {
 	return len(s.rooms)
 }
 
-// register gives a new connection its user id, which no other connection has, and starts waiting
-// for its read loop. It reports false when the server takes no more.
-func (s *Server) register(c *conn, session string) bool {
+// admit counts a connection whose read loop Shutdown waits for. It reports false when the server
+// takes no more.
+func (s *Server) admit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining.Load() {
 		return false
 	}
-	for c.user == "" || s.conns[c.user] != nil {
-		c.user = newUserID(session)
-	}
-	s.conns[c.user] = c
 	s.reading.Add(1)
 	return true
 }
 
-// serve runs a connection until it ends and takes it out of everything.
-func (s *Server) serve(c *conn, from netip.Prefix) {
+// register gives a new connection its user id, which no other connection has. It reports false
+// when the server takes no more.
+func (s *Server) register(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Load() {
+		return false
+	}
+	for c.user = ""; c.user == "" || s.conns[c.user] != nil; {
+		c.user = newUserID(c.session)
+	}
+	c.log = s.cfg.Logger.With("user", c.user)
+	s.conns[c.user] = c
+	return true
+}
+
+// serve runs a connection until it ends, and takes it out of everything unless its client may
+// come back.
+func (s *Server) serve(c *conn, from netip.Prefix, want resumption) {
 	defer s.reading.Done()
+	defer s.addrs.release(from)
+	if !s.enter(c, want) {
+		c.abort()
+		return
+	}
 	s.wheel.add(c)
-	c.sendICE()
 	why := c.readLoop()
 	s.wheel.remove(c)
-	c.depart(why)
 	c.finish(why)
-	s.mu.Lock()
-	delete(s.conns, c.user)
-	s.mu.Unlock()
-	s.addrs.release(from)
 	s.metrics.ended.WithLabelValues(string(why)).Inc()
 	c.log.Debug("connection ended", "reason", why)
+	if !s.detach(c, why) {
+		s.end(c, why)
+	}
 }
 
 // visit is what the wheel does to each connection.
@@ -269,31 +298,38 @@ func (s *Server) visit(c *conn) {
 	}
 }
 
-// attach makes a connection known to a room before it joins.
-func (s *Server) attach(id string, c *conn) *room {
+// sit makes a connection known to a room before it joins.
+func (s *Server) sit(id string, seat *seat) *room {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.rooms[id]
 	if r == nil {
-		r = &room{id: id, local: map[string]*conn{}}
+		r = newRoom(id, s.state.ID(), &s.departures)
 		s.rooms[id] = r
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.local[c.user] = c
+	r.local[seat.conn.user] = seat
 	s.members.Add(1)
 	return r
 }
 
-// detach makes a room forget a connection, and the server forget the room with its last one.
-func (s *Server) detach(r *room, c *conn) {
+// unseat makes a room forget a connection, and the server forget the room with its last one.
+func (s *Server) unseat(r *room, c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	s.unseatLocked(r, c)
+}
+
+func (s *Server) unseatLocked(r *room, c *conn) {
+	if seat := r.local[c.user]; seat == nil || seat.conn != c {
+		return
+	}
 	delete(r.local, c.user)
 	s.members.Add(-1)
-	if len(r.local) == 0 {
+	if len(r.local) == 0 && s.rooms[r.id] == r {
 		delete(s.rooms, r.id)
 	}
 }
@@ -314,9 +350,15 @@ func (s *Server) onView(v state.View) {
 // onMessage delivers what another node relays, if both ends are members of the room. What it has
 // for other nodes than this the sender's node has sent there.
 func (s *Server) onMessage(m state.Message) {
-	if r := s.room(m.Room); r != nil {
-		r.deliver(m.From, m.To, m.Frame)
+	if m.Op != "" {
+		s.onControl(m)
+		return
 	}
+	if r := s.room(m.Room); r != nil {
+		r.receive(m.Node, m.From, m.To, m.Frame)
+		return
+	}
+	s.departures.sendAllOn(m.Room, m.From, m.To, m.Frame) // The last of the room may have left a moment ago.
 }
 
 // ConsistencyCheck returns what is wrong between the connections and the rooms; tests call it when
@@ -330,7 +372,8 @@ func (s *Server) ConsistencyCheck() error {
 		if len(r.local) == 0 {
 			problems = append(problems, fmt.Errorf("room %s is empty", id))
 		}
-		for user, c := range r.local {
+		for user, seat := range r.local {
+			c := seat.conn
 			if s.conns[user] != c {
 				problems = append(problems, fmt.Errorf("room %s holds %s, which is not connected", id, user))
 			}

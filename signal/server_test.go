@@ -83,9 +83,10 @@ func start(t *testing.T, change ...func(*Config)) *testServer {
 // peer is a client in a test: every step that fails ends the test.
 type peer struct {
 	*client.Client
-	t    *testing.T
-	user string
-	hub  client.Message // the first stun_config
+	t      *testing.T
+	user   string
+	hub    client.Message // the first stun_config
+	header http.Header    // the session's cookie, once it is asked for
 }
 
 func (s *testServer) dial(header http.Header) *peer {
@@ -109,6 +110,18 @@ func (s *testServer) enter(room string) *peer {
 	p := s.dial(nil)
 	p.join(room)
 	return p
+}
+
+// token returns the token with which the peer may resume.
+func (p *peer) token() string {
+	p.t.Helper()
+	var doc struct {
+		Token string `json:"resume_token"`
+	}
+	if err := p.hub.Document(&doc); err != nil || doc.Token == "" {
+		p.t.Fatalf("no token in %s (%v)", p.hub.Raw, err)
+	}
+	return doc.Token
 }
 
 func (p *peer) join(room string) []string {

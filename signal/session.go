@@ -95,6 +95,26 @@ func sign(secret []byte, id string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
+// signToken and verifyToken sign what a client carries for one session.
+func (s sessions) signToken(session, payload string) string {
+	return signToken((*s.secrets.Load())[0], session, payload)
+}
+
+func (s sessions) verifyToken(session, payload, mac string) bool {
+	for _, secret := range *s.secrets.Load() {
+		if hmac.Equal([]byte(mac), []byte(signToken(secret, session, payload))) {
+			return true
+		}
+	}
+	return false
+}
+
+func signToken(secret []byte, session, payload string) string {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte("resume\x00" + session + "\x00" + payload))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
 // userPrefix returns the part of a user id that all connections of a session share.
 func userPrefix(session string) string {
 	sum := sha256.Sum256([]byte("user\x00" + session))

@@ -32,6 +32,7 @@ func (s *Memory) Attach(id string, ev Events) *MemoryNode {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nodes[id] = n
+	s.infos[id] = NodeInfo{ID: id}
 	return n
 }
 

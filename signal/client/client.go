@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -62,11 +64,30 @@ type Client struct {
 
 	writing sync.Mutex
 	closing sync.Once
+
+	mu    sync.Mutex
+	token string
+	got   uint64 // frames that count, of the whole session
 }
 
 // Dial connects to a server's /ws, whose URL may begin with http or ws. The header is sent along;
 // it may be nil.
 func Dial(ctx context.Context, url string, header http.Header) (*Client, error) {
+	return dial(ctx, url, header, 0)
+}
+
+// Resume connects to a server, which may be another node, and asks for the session that this client
+// had. The client must be closed, or its connection lost, and Next must have returned all that came.
+// The first message tells whether the session was resumed; header must carry the session's cookie.
+func (c *Client) Resume(ctx context.Context, address string, header http.Header) (*Client, error) {
+	c.mu.Lock()
+	token, got := c.token, c.got
+	c.mu.Unlock()
+	query := url.Values{"resume": {token}, "got": {strconv.FormatUint(got, 10)}}
+	return dial(ctx, address+"?"+query.Encode(), header, got)
+}
+
+func dial(ctx context.Context, url string, header http.Header, got uint64) (*Client, error) {
 	url = strings.Replace(url, "http", "ws", 1)
 	ws, response, err := websocket.DefaultDialer.DialContext(ctx, url, header)
 	if err != nil {
@@ -75,7 +96,7 @@ func Dial(ctx context.Context, url string, header http.Header) (*Client, error) 
 		}
 		return nil, fmt.Errorf("dialing %s: %w", url, err)
 	}
-	c := &Client{ws: ws, response: response, received: make(chan Message, queueLen), stop: make(chan struct{})}
+	c := &Client{ws: ws, response: response, received: make(chan Message, queueLen), stop: make(chan struct{}), got: got}
 	c.reader.Go(c.read)
 	return c, nil
 }
@@ -96,12 +117,35 @@ func (c *Client) read() {
 			c.readErr = fmt.Errorf("decoding a frame: %w", err)
 			return
 		}
+		c.count(m)
 		select {
 		case c.received <- m:
 		case <-c.stop:
 			c.readErr = errors.New("client is closed")
 			return
 		}
+	}
+}
+
+// count keeps book of what a resume needs: the newest token, and how many frames came of those that
+// are not of one connection only.
+func (c *Client) count(m Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch m.Type {
+	case "stun_config":
+		var doc struct {
+			Token   string `json:"resume_token"`
+			Resumed bool   `json:"resumed"`
+		}
+		_ = m.Document(&doc) // A server that sends none cannot resume.
+		if c.token == "" && !doc.Resumed {
+			c.got = 0
+		}
+		c.token = doc.Token
+	case "reconnect":
+	default:
+		c.got++
 	}
 }
 
@@ -148,6 +192,10 @@ func (c *Client) Join(room string) error {
 
 // WebSocket returns the connection beneath, for what the other methods do not offer.
 func (c *Client) WebSocket() *websocket.Conn { return c.ws }
+
+// Cut closes the connection without a word, as a lost network does. What had come can still be had
+// from Next; Close comes after that.
+func (c *Client) Cut() { _ = c.ws.NetConn().Close() }
 
 // Close says goodbye, cuts the connection and waits for the reader. It may be called again.
 func (c *Client) Close() error {

@@ -1,0 +1,200 @@
+package signal_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// The size of the chaos: how many nodes, rooms and participants.
+const (
+	chaosNodes        = 4
+	chaosRooms        = 100
+	chaosParticipants = 200
+)
+
+// TestChaos lets participants join, leave, talk and lose their sockets at random while nodes are
+// killed and Redis is restarted empty, and then settles the account: every acknowledged message
+// arrived exactly once at a receiver that stayed, nothing came twice or out of order, every
+// participant sees its room as it is, and Redis holds nothing else. SIGNAL_CHAOS_SEED repeats a
+// run as far as chance allows, SIGNAL_CHAOS_SECONDS sets its length.
+func TestChaos(t *testing.T) {
+	seed, seconds := environment(t, "SIGNAL_CHAOS_SEED", time.Now().UnixNano()), environment(t, "SIGNAL_CHAOS_SECONDS", 15)
+	t.Logf("SIGNAL_CHAOS_SEED=%d SIGNAL_CHAOS_SECONDS=%d", seed, seconds)
+	shared := startRedis(t)
+	c := &chaos{t: t, redis: shared, nodes: startNodes(t, chaosNodes, shared, "--resume-grace", "10")}
+	for i := range chaosParticipants {
+		c.people = append(c.people, newParticipant(c, i, rand.New(rand.NewPCG(uint64(seed), uint64(i)))))
+	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Duration(seconds)*time.Second)
+	defer stop()
+	var acting sync.WaitGroup
+	random := rand.New(rand.NewPCG(uint64(seed), 1<<32))
+	acting.Go(func() { c.breakThings(ctx, random) })
+	for _, p := range c.people {
+		acting.Go(func() { p.act(ctx) })
+	}
+	acting.Wait()
+	c.calm()
+	c.settle()
+	c.forget()
+}
+
+type chaos struct {
+	t      *testing.T
+	redis  *redisServer
+	nodes  []*nodeProcess
+	people []*participant
+
+	mu   sync.Mutex
+	sent []*utterance
+	// counted for the summary
+	kills, restarts, resumed, refused int
+}
+
+// utterance is one message that a participant sent to another.
+type utterance struct {
+	from, to, room string
+	number         int
+	at             time.Time
+	acknowledged   bool
+}
+
+// breakThings kills nodes and restarts Redis until ctx ends, and leaves all of it running.
+func (c *chaos) breakThings(ctx context.Context, random *rand.Rand) {
+	for ctx.Err() == nil {
+		wait(ctx, time.Duration(2000+random.IntN(6000))*time.Millisecond)
+		pause := time.Duration(random.IntN(4000)) * time.Millisecond
+		if random.IntN(3) == 0 {
+			c.redis.stop()
+			wait(ctx, pause)
+			c.redis.start()
+			c.restarts++
+			continue
+		}
+		n := c.nodes[random.IntN(len(c.nodes))]
+		n.kill()
+		wait(ctx, pause)
+		n.start()
+		c.kills++
+	}
+	for _, n := range c.nodes {
+		n.ready()
+	}
+}
+
+// anyNode returns the URL of a node that should be there.
+func (c *chaos) anyNode(random *rand.Rand) string {
+	for {
+		if n := c.nodes[random.IntN(len(c.nodes))]; n.running() {
+			return n.url
+		}
+	}
+}
+
+// calm brings every participant back and waits until each is told the truth about its room.
+func (c *chaos) calm() {
+	var reviving sync.WaitGroup
+	for _, p := range c.people {
+		reviving.Go(p.revive)
+	}
+	reviving.Wait()
+	eventually(c.t, "everybody sees the room as it is", func() error {
+		rooms := c.rooms()
+		for _, p := range c.people {
+			if err := p.sees(rooms); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	eventually(c.t, "all that was acknowledged has arrived", c.missing)
+}
+
+// rooms returns who is in which room, sorted, as the participants themselves know.
+func (c *chaos) rooms() map[string][]string {
+	rooms := map[string][]string{}
+	for _, p := range c.people {
+		if user, room := p.where(); room != "" {
+			rooms[room] = append(rooms[room], user)
+		}
+	}
+	for _, users := range rooms {
+		slices.Sort(users)
+	}
+	return rooms
+}
+
+// missing returns the first acknowledged message that is not where it belongs.
+func (c *chaos) missing() error {
+	byUser := map[string]*participant{}
+	for _, p := range c.people {
+		user, _ := p.where()
+		byUser[user] = p
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, u := range c.sent {
+		if p := byUser[u.to]; p != nil && u.acknowledged && p.stayedSince(u.room, u.at) && !p.heardOnce(u) {
+			return fmt.Errorf("%s did not hear number %d of %s, sent at %s", u.to, u.number, u.from, u.at.Format(time.StampMilli))
+		}
+	}
+	return nil
+}
+
+// settle reports what nobody may ever have seen, and compares Redis with the truth.
+func (c *chaos) settle() {
+	for _, p := range c.people {
+		for _, fault := range p.faults {
+			c.t.Error(fault)
+		}
+	}
+	acknowledged := 0
+	for _, u := range c.sent {
+		if u.acknowledged {
+			acknowledged++
+		}
+	}
+	c.t.Logf("%d messages, %d acknowledged; %d kills, %d restarts of Redis; %d resumed, %d told to join again",
+		len(c.sent), acknowledged, c.kills, c.restarts, c.resumed, c.refused)
+	if acknowledged == 0 || c.resumed == 0 {
+		c.t.Error("nothing was put to the test")
+	}
+	db := redis.NewClient(&redis.Options{Addr: c.redis.address()})
+	defer func() { _ = db.Close() }()
+	eventually(c.t, "redis holds the rooms and no others", func() error {
+		keys, err := db.Keys(c.t.Context(), "sig:{r:*").Result()
+		if err != nil {
+			return err
+		}
+		if rooms := c.rooms(); len(keys) != len(rooms) {
+			return fmt.Errorf("%d keys for %d rooms", len(keys), len(rooms))
+		}
+		return nil
+	})
+}
+
+// forget kills everything and sees that Redis forgets all rooms and nodes.
+func (c *chaos) forget() {
+	for _, n := range c.nodes {
+		n.kill()
+	}
+	for _, p := range c.people {
+		p.hangUp()
+	}
+	db := redis.NewClient(&redis.Options{Addr: c.redis.address()})
+	defer func() { _ = db.Close() }()
+	within(c.t, 10*lease, "redis forgets the rooms of nodes that are gone", func() error {
+		keys, err := db.Keys(c.t.Context(), "sig:{r:*").Result()
+		if err == nil && len(keys) > 0 {
+			err = fmt.Errorf("%d are left, like %s", len(keys), keys[0])
+		}
+		return err
+	})
+}
