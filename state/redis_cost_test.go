@@ -1,0 +1,148 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// calm is a config whose beats do not disturb a count.
+func calm(cfg RedisConfig) RedisConfig {
+	cfg.Beat, cfg.Lease = time.Minute, 3*time.Minute
+	return cfg
+}
+
+// calls returns how often clients called a command: what scripts call is not among them.
+func (s *server) calls() map[string]int {
+	s.t.Helper()
+	out := map[string]int{}
+	text := s.do("INFO", "commandstats")
+	for _, m := range regexp.MustCompile(`cmdstat_(evalsha|eval|publish|spublish|zscore|info):calls=(\d+)`).FindAllStringSubmatch(text, -1) {
+		n, err := strconv.Atoi(m[2])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		out[m[1]] += n
+	}
+	return out
+}
+
+// TestCommandsCounted counts what joins, departures, messages and idling cost in commands.
+func TestCommandsCounted(t *testing.T) {
+	redis := startRedis(t)
+	one, two, last := three(t, calm(redis.single()))
+	one.must(one.enter("warm", "a")) // Loads the scripts.
+	one.must(one.exit("warm", "a"))
+	two.must(two.enter("r", "b"))
+	two.must(two.enter("r", "c"))
+	last.must(last.enter("r", "d"))
+	agree(t, "r", []string{"b", "c", "d"}, two, last)
+
+	for _, step := range []struct {
+		what             string
+		do               func() error
+		scripts, publish int
+	}{
+		{"a join with members on two other nodes", func() error { return one.enter("r", "a") }, 1, 2},
+		{"a leave", func() error { return one.exit("r", "a") }, 1, 2},
+		{"a join of a room of the node's own", func() error { return one.enter("own", "a") }, 1, 0},
+		{"another", func() error { return one.enter("own", "b") }, 1, 0},
+		{"a message", func() error { return one.send(two, "x") }, 0, 1},
+	} {
+		before := redis.calls()
+		one.must(step.do())
+		for _, s := range []*site{one, two, last} {
+			s.quiesce()
+		}
+		after := redis.calls()
+		scripts := after["evalsha"] + after["eval"] - before["evalsha"] - before["eval"]
+		publish := after["publish"] - before["publish"]
+		if scripts != step.scripts || publish != step.publish || after["zscore"] != before["zscore"] {
+			t.Errorf("%s: %d scripts and %d publishes, want %d and %d", step.what, scripts, publish, step.scripts, step.publish)
+		}
+	}
+}
+
+// quiesce waits until the node has nothing more to tell.
+func (s *site) quiesce() {
+	s.Redis.mu.Lock()
+	var boxes []*outbox
+	for _, o := range s.outboxes {
+		boxes = append(boxes, o)
+	}
+	s.Redis.mu.Unlock()
+	for _, o := range boxes {
+		if err := o.drained(s.t.Context()); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// TestManyMessagesShareRoundTrips sends 2,000 messages a second between two nodes.
+func TestManyMessagesShareRoundTrips(t *testing.T) {
+	redis := startRedis(t)
+	cfg := calm(redis.single())
+	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	before := redis.calls()["publish"]
+	const senders, each = 20, 200
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i := range senders {
+		wg.Go(func() {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for j := range each {
+				if err := one.send(two, fmt.Sprintf("%d-%d", i, j)); err != nil {
+					t.Error(err)
+					return
+				}
+				<-tick.C
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(began)
+	commands := redis.calls()["publish"] - before
+	ratio := float64(commands) / (senders * each)
+	t.Logf("%d messages in %v: %.2f commands each", senders*each, took, ratio)
+	if ratio >= 0.5 {
+		t.Errorf("%.2f commands a message", ratio)
+	}
+	eventually(t, "all arrive", func() bool { return len(two.heard()) == senders*each })
+}
+
+// TestIdleCostsTheSame compares what a beat costs without members and with 500.
+func TestIdleCostsTheSame(t *testing.T) {
+	redis := startRedis(t)
+	one := newSite(t, calm(redis.single()), "n1")
+	beat := func() map[string]int {
+		before := redis.calls()
+		if _, err := one.beat(); err != nil {
+			t.Fatal(err)
+		}
+		after := redis.calls()
+		for name := range after {
+			after[name] -= before[name]
+		}
+		after["info"]-- // The one that counts.
+		return after
+	}
+	empty := beat()
+	for i := range 500 {
+		one.must(one.enter(fmt.Sprint("r", i/5), fmt.Sprint("u", i)))
+	}
+	full := beat()
+	for name, n := range full {
+		if empty[name] != n {
+			t.Errorf("%s: %d without members, %d with 500", name, empty[name], n)
+		}
+	}
+	t.Logf("a beat: %v", full)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	one.must(one.Close(ctx))
+}

@@ -1,0 +1,220 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// behind is the config of a node whose way to Redis the test can break.
+func behind(cfg RedisConfig, p *proxy) RedisConfig {
+	cfg.URL = p.url()
+	return cfg
+}
+
+// TestPartition cuts one node off. The others reap its members, and see them join again when it is
+// back; its own clients see nothing, and a member that moved meanwhile is not brought back.
+func TestPartition(t *testing.T) {
+	redis := startRedis(t)
+	cfg := steady(redis.single())
+	way := newProxy(t, redis.addr)
+	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	cut := newSite(t, behind(cfg, way), "n3")
+	for i := range 10 {
+		room := fmt.Sprint("r", i)
+		one.must(one.enter(room, "a"))
+		two.must(two.enter(room, "b"))
+		cut.must(cut.enter(room, "c"))
+	}
+	cut.must(cut.enter("r0", "d"))
+	way.frozen.Store(true)
+	for i := range 10 {
+		agree(t, fmt.Sprint("r", i), []string{"a", "b"}, one, two)
+	}
+	if _, err := one.Join(t.Context(), "r0", Member{ID: "d", Epoch: 99}, 10); err != nil { // d has come to n1.
+		t.Fatal(err)
+	}
+	eventually(t, "the node knows", func() bool { return cut.Ready() != nil })
+	if got := cut.sees("r1"); !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("the node that is cut off sees %v", got)
+	}
+	way.frozen.Store(false)
+	way.cut()
+	agree(t, "r0", []string{"a", "b", "c", "d"}, one, two, cut)
+	for i := 1; i < 10; i++ {
+		agree(t, fmt.Sprint("r", i), []string{"a", "b", "c"}, one, two, cut)
+	}
+	for _, s := range []*site{one, two} {
+		for i := range 10 {
+			key := fmt.Sprintf("r%d/c", i)
+			if s.count(s.left, key) != 1 || s.count(s.joined, key) < 1 || s.reasons[key] != ReasonNodeLost {
+				t.Errorf("%s saw %s leave %d times (%s), join %d times", s.id, key, s.count(s.left, key), s.reasons[key], s.count(s.joined, key))
+			}
+		}
+	}
+	for key, n := range cut.left {
+		t.Errorf("the node that was cut off saw %s leave %d times", key, n)
+	}
+	stop := chatter(cut, one, "x")
+	eventually(t, "it can send again", func() bool { return len(one.heard()) > 10 })
+	arrived(t, stop(), one)
+}
+
+// TestConnectionsAreCut breaks every connection of a receiver again and again under traffic: what
+// was acknowledged arrives once and in order.
+func TestConnectionsAreCut(t *testing.T) {
+	redis := startRedis(t)
+	cfg := steady(redis.single())
+	way := newProxy(t, redis.addr)
+	from, to := newSite(t, cfg, "n1"), newSite(t, behind(cfg, way), "n2")
+	stop := chatter(from, to, "x")
+	for range 8 {
+		before := len(to.heard())
+		eventually(t, "traffic flows", func() bool { return len(to.heard()) > before+30 })
+		way.cut()
+	}
+	acked := stop()
+	arrived(t, acked, to)
+	t.Logf("%d messages", len(acked))
+	if slices.Contains(to.lost, "n1") {
+		t.Error("messages were given up")
+	}
+}
+
+// TestReceiverIsDeaf lets a receiver's connections go silent without breaking: Redis still counts it as
+// a receiver, until the probe finds out.
+func TestReceiverIsDeaf(t *testing.T) {
+	redis := startRedis(t)
+	cfg := steady(redis.single())
+	way := newProxy(t, redis.addr)
+	from, to := newSite(t, cfg, "n1"), newSite(t, behind(cfg, way), "n2")
+	if err := from.send(to, "before"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first arrives", func() bool { return len(to.heard()) == 1 })
+	way.frozen.Store(true)
+	var acked []string
+	for i := range 50 {
+		if text := fmt.Sprint("x", i); from.send(to, text) == nil {
+			acked = append(acked, text)
+		}
+	}
+	eventually(t, "the receiver knows", func() bool { return to.Ready() != nil })
+	way.frozen.Store(false)
+	way.cut()
+	arrived(t, acked, to)
+	t.Logf("%d acknowledged into the void and repeated", len(acked))
+}
+
+// TestWindowIsTooSmall asks for what is not kept any more: the receiver is told of the loss once, and
+// hears what follows.
+func TestWindowIsTooSmall(t *testing.T) {
+	redis := startRedis(t)
+	cfg := steady(redis.single())
+	from, to := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	from.must(from.send(to, "x0"))
+	eventually(t, "it arrives", func() bool { return len(to.heard()) == 1 })
+	for i := 1; i <= 3; i++ {
+		from.must(from.send(to, fmt.Sprint("x", i)))
+	}
+	eventually(t, "they arrive", func() bool { return len(to.heard()) == 4 })
+	from.Redis.mu.Lock()
+	o := from.outboxes["n2"]
+	from.Redis.mu.Unlock()
+	o.mu.Lock()
+	o.trimLocked(time.Now().Add(time.Hour))
+	o.mu.Unlock()
+	to.Redis.mu.Lock()
+	to.inboxes["n1"].seen = 2 // As if two had not come.
+	to.Redis.mu.Unlock()
+	from.must(from.send(to, "x4"))
+	eventually(t, "the loss is told", func() bool { to.mu.Lock(); defer to.mu.Unlock(); return len(to.lost) > 0 })
+	eventually(t, "what follows is heard", func() bool { return slices.Contains(to.heard(), "x4") })
+	from.must(from.send(to, "x5"))
+	eventually(t, "it goes on", func() bool { return slices.Contains(to.heard(), "x5") })
+	if len(to.lost) != 1 {
+		t.Errorf("lost %v", to.lost)
+	}
+}
+
+// TestSlowRedis adds 500 ms to every answer: joins take longer, and nothing fails.
+func TestSlowRedis(t *testing.T) {
+	redis := startRedis(t)
+	cfg := DefaultRedisConfig()
+	cfg.Logger = testLog()
+	way := newProxy(t, redis.addr)
+	cfg.URL = way.url()
+	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	one.must(one.enter("r", "a"))
+	way.delay.Store(int64(500 * time.Millisecond))
+	began := time.Now()
+	two.must(two.enter("r", "b"))
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("a join took %v", took)
+	}
+	agree(t, "r", []string{"a", "b"}, one, two)
+	errs := make(chan error)
+	for i := range 60 {
+		go func() { errs <- two.enter(fmt.Sprint("q", i), "c") }()
+	}
+	began = time.Now()
+	for range 100 { // What needs no Redis waits for none.
+		_ = two.Nodes()
+		if err := two.Ready(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took > 250*time.Millisecond {
+		t.Errorf("looking at the node took %v", took)
+	}
+	if err := two.send(one, "x"); err != nil {
+		t.Errorf("sending during a rush of joins: %v", err)
+	}
+	for range 60 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	way.delay.Store(0)
+}
+
+// TestOutagePolicies joins while there was never a Redis.
+func TestOutagePolicies(t *testing.T) {
+	port := freePort(t)
+	for _, policy := range []string{OutageLocal, OutageReject} {
+		t.Run(policy, func(t *testing.T) {
+			cfg := DefaultRedisConfig()
+			cfg.Host, cfg.Port, cfg.Outage, cfg.Logger = "127.0.0.1", port, policy, testLog()
+			s := emptySite(t)
+			var err error
+			if s.Redis, err = ConnectRedis(cfg, "n1", s.events()); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = s.Close(context.Background()) }()
+			if err := s.Ready(); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("ready: %v", err)
+			}
+			err = s.enter("r", "a")
+			if policy == OutageReject {
+				if !errors.Is(err, ErrUnavailable) {
+					t.Errorf("join: %v", err)
+				}
+				return
+			}
+			s.must(err)
+			for i := range 9 {
+				s.must(s.enter("r", fmt.Sprint("u", i)))
+			}
+			if err := s.enter("r", "late"); !errors.Is(err, ErrRoomFull) {
+				t.Errorf("11th join: %v", err)
+			}
+			s.must(s.exit("r", "a"))
+			if got := s.sees("r"); len(got) != 9 {
+				t.Errorf("sees %v", got)
+			}
+		})
+	}
+}
