@@ -345,9 +345,6 @@ func (n *node) attach(ev state.Events, registry prometheus.Registerer) {
 		panic(err) // Validate has seen the settings.
 	}
 	n.state = redis
-	if err := redis.Ready(); err != nil {
-		n.log.Warn("starting without Redis, trying on", "error", err, "joins", cfg.Outage)
-	}
 }
 
 // announce tells the other nodes about this one.

@@ -67,7 +67,6 @@ type Redis struct {
 	calm     time.Time // before it no silent node is buried: it may be as short of Redis as we were
 	closed   bool      // Close was called
 	beaten   bool      // the lease was renewed before
-	ask      bool      // the other nodes are to be asked what we missed
 	sub      *redis.PubSub
 	info     NodeInfo
 	rooms    map[string]*mirror
@@ -78,6 +77,7 @@ type Redis struct {
 	sweeps   []string // dead nodes whose rooms are to be looked for
 	outboxes map[string]*outbox
 	inboxes  map[string]*inbox
+	asks     map[string]bool   // nodes to ask for what this one missed
 	secrets  map[string]string // as Redis has them
 	told     map[string]string // as OnSecret was told
 	masters  map[string]bool   // run ids of the Redis processes that hold data
@@ -96,7 +96,7 @@ func ConnectRedis(cfg RedisConfig, id string, ev Events) (*Redis, error) {
 		id: id, cfg: cfg, events: ev, log: cfg.Logger, down: errStarting,
 		scripts: make(chan struct{}, maxScripts), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]time.Time{},
-		outboxes: map[string]*outbox{}, inboxes: map[string]*inbox{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]bool{},
+		outboxes: map[string]*outbox{}, inboxes: map[string]*inbox{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]bool{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -251,12 +251,10 @@ func (r *Redis) trip(cause error) {
 	r.mu.Lock()
 	was := r.down
 	r.want = r.probe.Load() + 1
-	if was == nil {
-		r.down = cause
-	}
+	r.down = cause
 	r.mu.Unlock()
-	if was == nil && r.ctx.Err() == nil {
-		r.log.Warn("shared state is away", "node", r.id, "error", cause, "joins", r.cfg.Outage)
+	if (was == nil || errors.Is(was, errStarting)) && r.ctx.Err() == nil {
+		r.log.Warn("shared state is away, trying on", "node", r.id, "error", cause, "joins", r.cfg.Outage)
 	}
 	wake(r.poke)
 }
@@ -271,7 +269,6 @@ func (r *Redis) echo(number uint64) {
 		return
 	}
 	r.down = nil
-	r.ask = true
 	r.doubtLocked("recovery")
 	r.mu.Unlock()
 	r.log.Info("shared state is reachable", "node", r.id)
@@ -288,7 +285,8 @@ func (r *Redis) doubtLocked(cause string) {
 	r.metrics.resyncs.WithLabelValues(cause).Add(float64(len(r.rooms)))
 	grace := time.Now().Add(r.cfg.Lease)
 	r.calm = grace
-	for _, p := range r.peers {
+	for id, p := range r.peers {
+		r.asks[id] = true
 		if p.expiry.Before(grace) {
 			p.expiry = grace
 		}

@@ -115,11 +115,23 @@ func TestManyMessagesShareRoundTrips(t *testing.T) {
 	eventually(t, "all arrive", func() bool { return len(two.heard()) == senders*each })
 }
 
+// quiet waits until the keeper has nothing to do.
+func (s *site) quiet() {
+	s.t.Helper()
+	seen := s.probe.Load()
+	eventually(s.t, "the keeper rests", func() bool {
+		last := seen
+		seen = s.probe.Load()
+		return last == seen && len(s.poke) == 0 && s.Ready() == nil && len(s.work) == 0
+	})
+}
+
 // TestIdleCostsTheSame compares what a beat costs without members and with 500.
 func TestIdleCostsTheSame(t *testing.T) {
 	redis := startRedis(t)
 	one := newSite(t, calm(redis.single()), "n1")
 	beat := func() map[string]int {
+		one.quiet()
 		before := redis.calls()
 		if _, err := one.beat(); err != nil {
 			t.Fatal(err)

@@ -29,7 +29,11 @@ func TestPartition(t *testing.T) {
 		two.must(two.enter(room, "b"))
 		cut.must(cut.enter(room, "c"))
 	}
+	for i := 1; i < 10; i++ {
+		agree(t, fmt.Sprint("r", i), []string{"a", "b", "c"}, one, two, cut)
+	}
 	cut.must(cut.enter("r0", "d"))
+	agree(t, "r0", []string{"a", "b", "c", "d"}, one, two, cut)
 	way.frozen.Store(true)
 	for i := range 10 {
 		agree(t, fmt.Sprint("r", i), []string{"a", "b"}, one, two)

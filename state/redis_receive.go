@@ -200,17 +200,17 @@ func (r *Redis) askFor(source string) {
 	})
 }
 
-// askAround asks all nodes to repeat what this one missed, after an outage.
+// askAround asks nodes to repeat what this one missed: all after an outage, else those of which
+// something is missing. Who cannot be reached is asked again with the next beat.
 func (r *Redis) askAround() {
 	r.mu.Lock()
-	ask := r.ask
-	r.ask = false
 	var sources []string
-	for id, p := range r.peers {
-		if in := r.inboxes[id]; id != r.id && (ask && p.alive || in != nil && in.gap) {
+	for id := range r.peers {
+		if in := r.inboxes[id]; id != r.id && (r.asks[id] || in != nil && in.gap) {
 			sources = append(sources, id)
 		}
 	}
+	clear(r.asks)
 	r.mu.Unlock()
 	each(sources, func(id string) {
 		r.mu.Lock()
@@ -219,6 +219,11 @@ func (r *Redis) askAround() {
 			seen = in.seen
 		}
 		r.mu.Unlock()
-		_ = r.publish("ask", id, encodeNumber(packetAsk, r.id, seen)) // A node that does not hear it hints at its tip.
+		err := r.publish("ask", id, encodeNumber(packetAsk, r.id, seen))
+		if err != nil && !errors.Is(err, ErrNoNode) {
+			r.mu.Lock()
+			r.asks[id] = true
+			r.mu.Unlock()
+		}
 	})
 }

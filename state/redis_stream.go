@@ -272,13 +272,15 @@ func (o *outbox) accept(b batch) {
 	}
 }
 
-// refresh keeps the window longer: during an outage nobody could ask for it.
+// refresh is for the end of an outage, in which nobody could ask for anything: it keeps the window
+// for longer and has the receiver told once more where the stream ends.
 func (o *outbox) refresh() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range o.window {
 		o.window[i].at = time.Now()
 	}
+	o.hinted = 0
 }
 
 // trimLocked forgets what is older than a time, and the oldest of what is too much.

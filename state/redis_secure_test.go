@@ -1,0 +1,175 @@
+package state
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// selfSigned writes a certificate for "redis.test" that is its own authority, and its key.
+func selfSigned(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "redis.test"}, DNSNames: []string{"redis.test"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	public, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, kind string, data []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: data}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return write("cert.pem", "CERTIFICATE", public), write("key.pem", "PRIVATE KEY", secret)
+}
+
+// TestTLSAndACL runs the contract over TLS as a user that may do what the README asks for and no more.
+func TestTLSAndACL(t *testing.T) {
+	cert, key := selfSigned(t)
+	redis := startRedis(t, "--tls-port", "PORT", "--port", "0", "--tls-cert-file", cert, "--tls-key-file", key,
+		"--tls-ca-cert-file", cert, "--tls-auth-clients", "no",
+		"--user", "rooms", "on", ">pass word", "~sig:*", "&sig:*", "+@hash", "+@sortedset", "+@keyspace", "+@scripting", "+@pubsub", "+info", "+time",
+		"--user", "default", "off")
+	cfg := DefaultRedisConfig()
+	at, err := netip.ParseAddrPort(redis.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Host, cfg.Port, cfg.Username, cfg.Password, cfg.TLSCA, cfg.TLSServerName = at.Addr().String(), int(at.Port()), "rooms", "pass word", cert, "redis.test"
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	cfg = brisk(cfg)
+	attach := func(t *testing.T, id string, ev Events) node { return connect(t, cfg, id, ev) }
+	t.Run("JoinPrecedesMessage", func(t *testing.T) { testJoinPrecedesMessage(t, attach) })
+	t.Run("Nodes", func(t *testing.T) { testNodes(t, attach) })
+	t.Run("Dead", func(t *testing.T) {
+		dead, one := newSite(t, cfg, "dead"), newSite(t, cfg, "one")
+		dead.must(dead.enter("r", "a"))
+		dead.must(dead.enter("alone", "a"))
+		one.must(one.enter("r", "b"))
+		dead.crash()
+		agree(t, "r", []string{"b"}, one)
+		eventually(t, "the dead node's own room is swept", func() bool { return len(stored(t, one.Redis, "alone")) == 0 })
+	})
+	t.Run("WrongPassword", func(t *testing.T) {
+		wrong := cfg
+		wrong.Password = "guess"
+		n, err := ConnectRedis(wrong, "n9", new(ear).events())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close(t.Context()) }()
+		if err := n.Ready(); err == nil || !strings.Contains(err.Error(), "WRONGPASS") || strings.Contains(err.Error(), "guess") {
+			t.Errorf("ready: %v", err)
+		}
+	})
+	t.Run("WrongAuthority", func(t *testing.T) {
+		wrong := cfg
+		wrong.TLSServerName = "other.test"
+		n, err := ConnectRedis(wrong, "n9", new(ear).events())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close(t.Context()) }()
+		if err := n.Ready(); err == nil || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("ready: %v", err)
+		}
+	})
+}
+
+// vault records what a node is told of the cluster's secrets.
+type vault struct {
+	mu   sync.Mutex
+	have map[string][]string
+}
+
+func (v *vault) config(cfg RedisConfig, proposal string) RedisConfig {
+	v.have = map[string][]string{}
+	cfg.Secrets = map[string]string{"turn": proposal}
+	cfg.OnSecret = func(name string, values []string) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.have[name] = slices.Clone(values)
+	}
+	return cfg
+}
+
+func (v *vault) turn() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.have["turn"]
+}
+
+// TestSecretsAreShared has three nodes agree on the first one's secret, rotates it under them and
+// empties Redis.
+func TestSecretsAreShared(t *testing.T) {
+	redis := startRedis(t)
+	cfg := redis.single()
+	var v1, v2 vault
+	connect(t, v1.config(cfg, "first"), "n1", new(ear).events())
+	connect(t, v2.config(cfg, "second"), "n2", new(ear).events())
+	both := func(want ...string) func() bool {
+		return func() bool { return slices.Equal(v1.turn(), want) && slices.Equal(v2.turn(), want) }
+	}
+	eventually(t, "both use the first", both("first"))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := RotateSecret(ctx, cfg, "turn"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both use a new one and accept the old", func() bool {
+		now := v1.turn()
+		return len(now) == 2 && now[1] == "first" && slices.Equal(v2.turn(), now)
+	})
+	current := v1.turn()
+	redis.do("FLUSHALL")
+	var v3 vault
+	eventually(t, "a node has restored it", func() bool { return redis.do("HLEN", directoryKeys(cfg.Prefix)[3]) == "1" })
+	connect(t, v3.config(cfg, "third"), "n3", new(ear).events())
+	eventually(t, "all use what was used", func() bool { return both(current...)() && slices.Equal(v3.turn(), current) })
+}
+
+func TestValidSecrets(t *testing.T) {
+	for _, c := range []struct {
+		value string
+		want  []string
+	}{
+		{"", nil},
+		{"a", []string{"a"}},
+		{"b@100,a", []string{"a", "b"}},
+		{"b@99,a", []string{"b", "a"}},
+		{"b@100", []string{"b"}},
+		{"b@100,", []string{"", "b"}},
+	} {
+		if got := validSecrets(c.value, 99); !slices.Equal(got, c.want) {
+			t.Errorf("%q: %q, want %q", c.value, got, c.want)
+		}
+	}
+}
