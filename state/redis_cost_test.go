@@ -1,7 +1,6 @@
 package state
 
 import (
-	"context"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -115,23 +114,11 @@ func TestManyMessagesShareRoundTrips(t *testing.T) {
 	eventually(t, "all arrive", func() bool { return len(two.heard()) == senders*each })
 }
 
-// quiet waits until the keeper has nothing to do.
-func (s *site) quiet() {
-	s.t.Helper()
-	seen := s.probe.Load()
-	eventually(s.t, "the keeper rests", func() bool {
-		last := seen
-		seen = s.probe.Load()
-		return last == seen && len(s.poke) == 0 && s.Ready() == nil && len(s.work) == 0
-	})
-}
-
 // TestIdleCostsTheSame compares what a beat costs without members and with 500.
 func TestIdleCostsTheSame(t *testing.T) {
 	redis := startRedis(t)
 	one := newSite(t, calm(redis.single()), "n1")
-	beat := func() map[string]int {
-		one.quiet()
+	once := func() map[string]int {
 		before := redis.calls()
 		if _, err := one.beat(); err != nil {
 			t.Fatal(err)
@@ -142,6 +129,15 @@ func TestIdleCostsTheSame(t *testing.T) {
 		}
 		after["info"]-- // The one that counts.
 		return after
+	}
+	beat := func() map[string]int { // The least of several: the node's own first beats may come between.
+		least := once()
+		for range 4 {
+			for name, n := range once() {
+				least[name] = min(least[name], n)
+			}
+		}
+		return least
 	}
 	empty := beat()
 	for i := range 500 {
@@ -154,7 +150,4 @@ func TestIdleCostsTheSame(t *testing.T) {
 		}
 	}
 	t.Logf("a beat: %v", full)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	one.must(one.Close(ctx))
 }

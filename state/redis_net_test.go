@@ -89,10 +89,11 @@ func TestConnectionsAreCut(t *testing.T) {
 }
 
 // TestReceiverIsDeaf lets a receiver's connections go silent without breaking: Redis still counts it as
-// a receiver, until the probe finds out.
+// a receiver, until the probe finds out. That is before it is taken for dead.
 func TestReceiverIsDeaf(t *testing.T) {
 	redis := startRedis(t)
 	cfg := steady(redis.single())
+	cfg.Lease = 10 * time.Second
 	way := newProxy(t, redis.addr)
 	from, to := newSite(t, cfg, "n1"), newSite(t, behind(cfg, way), "n2")
 	if err := from.send(to, "before"); err != nil {
