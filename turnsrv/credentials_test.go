@@ -76,6 +76,30 @@ func TestAuthenticator(t *testing.T) {
 	}
 }
 
+// TestSetSecrets rotates the secret of a server and an issuer that run.
+func TestSetSecrets(t *testing.T) {
+	cfg := testConfig()
+	s, issuer := startServer(t, cfg), NewIssuer(cfg, 1)
+	secrets := []string{"a new secret", testSecret}
+	s.SetSecrets(nil)
+	s.SetSecrets(secrets)
+	issuer.SetSecrets(nil)
+	issuer.SetSecrets(secrets)
+	servers, _ := issuer.ICEServers("h", "bob", time.Now())
+	fresh := servers[len(servers)-1]
+	if fresh.Credential != password("a new secret", fresh.Username) {
+		t.Error("the issuer mints with another secret")
+	}
+	old, credential := Credentials(testSecret, "bob", time.Now().Add(time.Minute))
+	for username, secret := range map[string]string{fresh.Username: fresh.Credential, old: credential} {
+		relay, err := newClient(t, s, "udp", username, secret).Allocate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = relay.Close()
+	}
+}
+
 // TestAttributesBehindIntegrityProveNothing adds an attribute to a signed
 // request, as anybody on the way could.
 func TestAttributesBehindIntegrityProveNothing(t *testing.T) {
