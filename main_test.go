@@ -646,3 +646,136 @@ func startNode(t *testing.T, change func(*settings)) *node {
 	})
 	return n
 }
+
+// running runs a node until the test ends and returns where it is.
+func running(t *testing.T, args ...string) serving {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	log, w := io.Pipe()
+	status := make(chan int, 1)
+	go func() {
+		status <- run(ctx, slices.Concat(quiet, args), io.Discard, w)
+		_ = w.Close()
+	}()
+	t.Cleanup(func() {
+		stop()
+		if s := <-status; s != 0 {
+			t.Errorf("exit status %d", s)
+		}
+	})
+	return whereabouts(t, log)
+}
+
+// iceOf asks a node for ICE servers with a session's cookie, or any new one's.
+func iceOf(t *testing.T, at serving, cookie *http.Cookie) (*http.Cookie, []turnsrv.ICEServer) {
+	t.Helper()
+	web := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	if cookie == nil {
+		page, err := web.Get("http://" + at.HTTP + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = page.Body.Close()
+		cookie = page.Cookies()[0]
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at.HTTP+"/ice", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.AddCookie(cookie)
+	answer, err := web.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	var ice struct{ ICEServers []turnsrv.ICEServer }
+	if err := json.NewDecoder(answer.Body).Decode(&ice); err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("/ice: %s, %v", answer.Status, err)
+	}
+	return cookie, ice.ICEServers
+}
+
+// TestNodesShareSecretsAndTURN takes a session from one node to the other, and allocates at the other
+// with the credentials that the first one gave for it.
+func TestNodesShareSecretsAndTURN(t *testing.T) {
+	redis := []string{"--redis-host", "127.0.0.1", "--redis-port", strconv.Itoa(startRedis(t)), "--state-beat", "0.2"}
+	one, two := running(t, redis...), running(t, redis...)
+	var cookie *http.Cookie
+	var servers []turnsrv.ICEServer
+	deadline := time.Now().Add(patience)
+	for len(servers) != 3 {
+		if time.Now().After(deadline) {
+			t.Fatalf("ICE servers %v", servers)
+		}
+		cookie, servers = iceOf(t, one, cookie)
+		<-time.After(10 * time.Millisecond)
+	}
+	own, other := fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", one.Turn), fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", two.Turn)
+	if servers[1].URLs[0] != own || servers[2].URLs[0] != other {
+		t.Errorf("ICE servers %v, want %s before %s", servers, own, other)
+	}
+	iceOf(t, two, cookie) // The other node knows the session.
+	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	server := net.JoinHostPort("127.0.0.1", strconv.Itoa(two.Turn))
+	c, err := turn.NewClient(&turn.ClientConfig{Conn: socket, STUNServerAddr: server, TURNServerAddr: server,
+		Username: servers[2].Username, Password: servers[2].Credential})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	relay, err := c.Allocate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = relay.Close()
+}
+
+// TestDrainingNodeNamesTheOtherFirst has a node that goes away send clients elsewhere.
+func TestDrainingNodeNamesTheOtherFirst(t *testing.T) {
+	port := startRedis(t)
+	change := func(s *settings) { s.redis.Host, s.redis.Port, s.redis.Beat = "127.0.0.1", port, 200*time.Millisecond }
+	one, two := startNode(t, change), startNode(t, change)
+	deadline := time.Now().Add(patience)
+	for len(one.state.Nodes()) != 1 || len(one.state.Nodes()[0].TURN) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("nodes %v", one.state.Nodes())
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	one.draining.Store(true)
+	servers := one.ice("127.0.0.1", "bob").Servers
+	if want := fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", two.turnPort()); len(servers) != 3 || servers[1].URLs[0] != want {
+		t.Errorf("ICE servers %v, want %s first", servers, want)
+	}
+}
+
+// TestServeWithoutItsRedis starts a node whose Redis is not there: it serves, and is not ready.
+func TestServeWithoutItsRedis(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := free.Addr().(*net.TCPAddr).Port
+	_ = free.Close()
+	at := running(t, "--redis-url", fmt.Sprintf("redis://127.0.0.1:%d/0", port))
+	_ = dial(t, at).Close()
+	web := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	for path, status := range map[string]int{"/health": http.StatusOK, "/ready": http.StatusServiceUnavailable} {
+		answer, err := web.Get("http://" + at.HTTP + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		if answer.StatusCode != status || path == "/ready" && !bytes.Contains(body, []byte("connection refused")) {
+			t.Errorf("%s: %s %s", path, answer.Status, body)
+		}
+	}
+}
