@@ -4,6 +4,8 @@ SHELL := /bin/bash
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
+CHAOSTIME   ?= 3m
+SEEDS       ?= 20
 
 .PHONY: help
 help: ## List the targets
@@ -39,6 +41,12 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s)
 	    echo "== $$package $$target"; \
 	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
 	  done; \
+	done
+
+.PHONY: chaos
+chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of SEEDS (20) seeds
+	@set -e; for seed in $$(seq $(SEEDS)); do \
+	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
 	done
 
 .PHONY: clean

@@ -256,7 +256,9 @@ func (r *Redis) trip(cause error) {
 	if (was == nil || errors.Is(was, errStarting)) && r.ctx.Err() == nil {
 		r.log.Warn("shared state is away, trying on", "node", r.id, "error", cause, "joins", r.cfg.Outage)
 	}
-	wake(r.poke)
+	if was == nil {
+		wake(r.poke) // Later ones wait for the keeper, which slows down.
+	}
 }
 
 // echo notes a probe that came back, which ends an outage.

@@ -15,7 +15,7 @@ func calm(cfg RedisConfig) RedisConfig {
 	return cfg
 }
 
-// calls returns how often clients called a command: what scripts call is not among them.
+// calls returns how often a command was called, by clients or, as zscore can be, by scripts.
 func (s *server) calls() map[string]int {
 	s.t.Helper()
 	out := map[string]int{}
