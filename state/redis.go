@@ -47,12 +47,13 @@ type Redis struct {
 	work    chan struct{} // wakes the repairer
 	settled chan struct{} // closed once it is known whether Redis is there
 	settle  func()        // closes settled
+	started time.Time
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
 	floor   atomic.Uint64 // the highest version that was seen anywhere
-	skew    atomic.Int64  // Redis' clock minus ours, µs
+	skew    atomic.Int64  // Redis' clock when this node started, µs
 	probe   atomic.Uint64 // number of the last probe
 	echoed  atomic.Pointer[time.Time]
 	renewed atomic.Pointer[time.Time]
@@ -110,6 +111,8 @@ func ConnectRedis(cfg RedisConfig, id string, ev Events) (*Redis, error) {
 		r.client = redis.NewUniversalClient(options)
 	}
 	now := time.Now()
+	r.started = now
+	r.skew.Store(now.UnixMicro()) // Until Redis tells.
 	r.echoed.Store(&now)
 	r.renewed.Store(&now)
 	r.metrics = newRedisMetrics(r, cfg.Registerer)

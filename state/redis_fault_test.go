@@ -24,9 +24,15 @@ func three(t *testing.T, cfg RedisConfig) (one, two, last *site) {
 
 // TestNodeIsKilled ends one of three nodes without a word: everybody sees each of its members leave
 // once, nobody else, and nothing of it stays in Redis, not even of rooms that it had alone.
-func TestNodeIsKilled(t *testing.T) {
-	redis := startRedis(t)
-	cfg := steady(redis.single())
+func TestNodeIsKilled(t *testing.T) { nodeIsKilled(t, steady(startRedis(t).single())) }
+
+func TestNodeIsKilledOnCluster(t *testing.T) {
+	masters, _ := startCluster(t, false)
+	nodeIsKilled(t, steady(clusterConfig(masters)))
+}
+
+func nodeIsKilled(t *testing.T, cfg RedisConfig) {
+	t.Helper()
 	one, two, dead := three(t, cfg)
 	for i := range 20 {
 		room := fmt.Sprint("r", i)
@@ -69,7 +75,10 @@ func TestNodeIsKilled(t *testing.T) {
 		t.Errorf("sending to the dead: %v", err)
 	}
 	eventually(t, "no orphan is left", func() bool {
-		return !strings.Contains(strings.Join(keys(redis), " "), "alone") && redis.do("HEXISTS", cfg.Prefix+"{"+cfg.Prefix+"nodes}:info", "n3") == "0"
+		rooms, err := one.allRooms(t.Context())
+		directory := directoryKeys(cfg.Prefix)
+		listed := one.client.HExists(t.Context(), directory[1], "n3").Val() || one.client.ZScore(t.Context(), directory[2], "n3").Err() == nil
+		return err == nil && !listed && !slices.ContainsFunc(rooms, func(room string) bool { return strings.HasPrefix(room, "alone") })
 	})
 }
 

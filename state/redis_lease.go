@@ -84,7 +84,7 @@ func (r *Redis) beat() (due time.Time, err error) {
 	}
 	now := time.Now()
 	r.renewed.Store(&now)
-	r.skew.Store(l.now - began.Add(now.Sub(began)/2).UnixMicro())
+	r.skew.Store(l.now - began.Add(now.Sub(began)/2).Sub(r.started).Microseconds())
 	due = r.learn(l, masters)
 	r.spreadSecrets(l)
 	r.tend()

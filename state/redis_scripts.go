@@ -163,8 +163,9 @@ func (r *Redis) change(ctx context.Context, kind string, script *redis.Script, r
 	return out, nil
 }
 
-// clock translates a time of this machine to Redis' clock, in µs.
-func (r *Redis) clock(t time.Time) int64 { return t.UnixMicro() + r.skew.Load() }
+// clock translates a time of this machine to Redis' clock, in µs. It does not follow this machine's
+// clock when that is set.
+func (r *Redis) clock(t time.Time) int64 { return t.Sub(r.started).Microseconds() + r.skew.Load() }
 
 // raise notes a version that every later one must exceed.
 func (r *Redis) raise(version uint64) {
