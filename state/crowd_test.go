@@ -92,7 +92,7 @@ func (s *site) applyLocked(v View) {
 func (s *site) enter(room, id string) error {
 	s.mu.Lock()
 	s.local[room]++
-	s.epochs[room+"/"+id]++
+	s.epochs[room+"/"+id] = uint64(time.Now().UnixNano()) // As signaling has it: later is newer, on any node.
 	who := Member{ID: id, Epoch: s.epochs[room+"/"+id]}
 	s.mu.Unlock()
 	v, err := s.Join(s.t.Context(), room, who, 10)

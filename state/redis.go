@@ -292,6 +292,7 @@ func (r *Redis) doubtLocked(cause string) {
 	r.calm = grace
 	for id, p := range r.peers {
 		r.asks[id] = true
+		p.rumoured = true
 		if p.expiry.Before(grace) {
 			p.expiry = grace
 		}

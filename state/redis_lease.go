@@ -20,7 +20,10 @@ type peer struct {
 	info   NodeInfo
 	alive  bool      // its lease was good then
 	listed bool      // it had a lease, if not a good one: nobody has buried it
-	expiry time.Time // the end of its lease, or when to take it for dead if it never had one
+	expiry time.Time // the end of its lease, or when to take it for dead if it has none
+	// rumoured says that only rooms tell of it, none of the leases since Redis may have lost them. When
+	// it is dead, nobody else may know that its rooms must be swept.
+	rumoured bool
 }
 
 // keep is the goroutine that keeps the node alive: it beats, and when a beat fails it tries again
@@ -216,9 +219,7 @@ func (r *Redis) reviewLocked(now time.Time) (due time.Time) {
 			r.dirty[room] = struct{}{} // Which makes Redis keep it for longer.
 		}
 		for _, e := range m.members {
-			if e.Node != r.id && r.peers[e.Node] == nil {
-				r.peers[e.Node] = &peer{expiry: now.Add(r.cfg.Lease)}
-			}
+			r.rumourLocked(e.Node, now)
 		}
 	}
 	due = now.Add(r.cfg.Lease)
@@ -235,6 +236,13 @@ func (r *Redis) reviewLocked(now time.Time) (due time.Time) {
 	return due.Add(20 * time.Millisecond)
 }
 
+// rumourLocked notes a node that a room names. Without a lease it is dead before long.
+func (r *Redis) rumourLocked(node string, now time.Time) {
+	if node != r.id && r.peers[node] == nil {
+		r.peers[node] = &peer{expiry: now.Add(r.cfg.Lease), rumoured: true}
+	}
+}
+
 func maxTime(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -244,6 +252,9 @@ func maxTime(a, b time.Time) time.Time {
 
 // dieLocked takes a node for dead.
 func (r *Redis) dieLocked(node string) {
+	if p := r.peers[node]; p != nil && p.rumoured && !slices.Contains(r.sweeps, node) {
+		r.sweeps = append(r.sweeps, node)
+	}
 	delete(r.peers, node)
 	r.dead[node] = time.Now()
 	if !slices.Contains(r.graves, node) {

@@ -97,6 +97,7 @@ func (r *Redis) assertionLocked(m *mirror) (known uint64, args []any) {
 	}
 	for _, e := range m.members {
 		if _, dead := r.dead[e.Node]; e.Node != r.id && !dead {
+			r.rumourLocked(e.Node, time.Now()) // This node may be the one that brings it back to Redis.
 			others = append(others, e.ID, epochText(e.Epoch), e.Joined, e.Node)
 		}
 	}
