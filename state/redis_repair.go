@@ -96,7 +96,7 @@ func (r *Redis) assertionLocked(m *mirror) (known uint64, args []any) {
 		own = append(own, id, epochText(s.epoch), s.joined)
 	}
 	for _, e := range m.members {
-		if _, dead := r.dead[e.Node]; e.Node != r.id && !dead {
+		if _, dead := r.dead[e.Node]; e.Node != r.id && !dead && len(m.own) > 0 {
 			r.rumourLocked(e.Node, time.Now()) // This node may be the one that brings it back to Redis.
 			others = append(others, e.ID, epochText(e.Epoch), e.Joined, e.Node)
 		}

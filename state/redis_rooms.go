@@ -307,6 +307,9 @@ func (r *Redis) tellLocked(c change, also ...string) {
 	}
 	for node := range nodes { // Dead ones too, in case they are not.
 		if node != r.id {
+			if _, dead := r.dead[node]; !dead {
+				r.rumourLocked(node, time.Now())
+			}
 			r.outboxLocked(node).push(&parcel{kind: parcelView, change: c})
 		}
 	}

@@ -295,11 +295,15 @@ func (o *outbox) trimLocked(since time.Time) {
 	}
 }
 
-// refuse fails the messages of a batch. The views are kept for later unless the node is gone.
+// refuse fails the messages of a batch. The views are kept for later unless the node is known to be
+// dead: one without a lease may not have renewed it yet after Redis lost its data.
 func (o *outbox) refuse(parcels []*parcel, err error) {
+	o.r.mu.Lock()
+	_, dead := o.r.dead[o.node]
+	o.r.mu.Unlock()
 	o.mu.Lock()
 	for _, p := range parcels {
-		if p.kind == parcelView && !errors.Is(err, ErrNoNode) {
+		if p.kind == parcelView && !dead {
 			if old := o.owed[p.change.Room]; old == nil || old.change.Version < p.change.Version {
 				o.owed[p.change.Room] = p
 			}
