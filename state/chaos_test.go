@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	chaosSeed = flag.Uint64("chaos-seed", 0, "seed of the chaos test; 0 for a new one")
+	chaosSeed = flag.Uint64("chaos-seed", 1, "seed of the chaos test; 0 for a new one")
 	chaosTime = flag.Duration("chaos-time", 5*time.Second, "how long the chaos test breaks things")
 )
 
