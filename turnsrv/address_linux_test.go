@@ -72,7 +72,7 @@ func relayOverIPv6(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			runUclientRaw(t, "udp", append([]string{"-y", "-c", "-n", "50", "-m", "4", "-l", "170", "-W", testSecret, "-u", "bob", "-p", port}, args...)...)
+			runUclientRaw(t, append([]string{"-y", "-c", "-n", "50", "-m", "4", "-l", "170", "-W", testSecret, "-u", "bob", "-p", port}, args...)...)
 		})
 	}
 	c, _ := allocated(t, s, "udp", "both", attrAdditionalFamily(familyIPv6))

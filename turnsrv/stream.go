@@ -2,6 +2,7 @@ package turnsrv
 
 import (
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"net"
 	"os"
@@ -10,7 +11,7 @@ import (
 )
 
 const (
-	// writeChunk is how much is written at once under one deadline, a TLS record.
+	// writeChunk is how much is written at once under one deadline.
 	writeChunk = 16 << 10
 
 	// keptBuffer is the largest send buffer that is kept for the next client.
@@ -35,10 +36,12 @@ type streamServer struct {
 
 func newStreamServer(c *common, listener net.Listener, config *tls.Config) *streamServer {
 	s := &streamServer{
-		common: c, transport: transportTCP, listener: listener, tls: config, conns: map[*streamConn]struct{}{},
+		common: c, transport: transportTCP, listener: listener, conns: map[*streamConn]struct{}{},
 	}
 	if config != nil {
 		s.transport = transportTLS
+		s.tls = config.Clone()
+		s.tls.DynamicRecordSizingDisabled = true // A frame is a record.
 	}
 	return s
 }
@@ -299,7 +302,7 @@ func writeError(err error) string {
 func (c *streamConn) writeAll(batch []byte) error {
 	defer func() { _ = c.raw.SetWriteDeadline(time.Time{}) }()
 	for len(batch) > 0 {
-		n := min(len(batch), writeChunk)
+		n := c.chunk(batch)
 		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
 		if _, err := c.stream.Write(batch[:n]); err != nil {
 			return err
@@ -307,6 +310,20 @@ func (c *streamConn) writeAll(batch []byte) error {
 		batch = batch[n:]
 	}
 	return nil
+}
+
+// chunk returns how much of a batch is written at once. Over TLS that is one
+// frame: a record that holds several loses all but the first with clients that
+// take a record for a message, as coturn's do.
+func (c *streamConn) chunk(batch []byte) int {
+	if c.from.transport != transportTLS {
+		return min(len(batch), writeChunk)
+	}
+	header := channelHeader
+	if batch[0]>>6 == 0 {
+		header = stunHeader
+	}
+	return padded(header + int(binary.BigEndian.Uint16(batch[2:])))
 }
 
 // close implements path. What is queued is lost.

@@ -481,3 +481,30 @@ func TestCertificateSwap(t *testing.T) {
 		}
 	}
 }
+
+// TestRecordIsAFrame reads records of TLS, of which some clients, coturn's among
+// them, take each for one message. Echoes of frames that came at once would
+// share records when they are written together.
+func TestRecordIsAFrame(t *testing.T) {
+	s := startTransports(t, testTransports(t), newEcho())
+	conn := dialTransport(t, s, transportTLS)
+	frames := [][]byte{stunFrame(0)}
+	for size := range 200 {
+		frames = append(frames, channelFrame(8*size))
+	}
+	var all []byte
+	for _, f := range frames {
+		all = append(all, f...)
+	}
+	if _, err := conn.Write(all); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(wirePatience))
+	record := make([]byte, 1<<16)
+	for i, f := range frames {
+		n, err := conn.Read(record)
+		if err != nil || !bytes.Equal(record[:n], f) {
+			t.Fatalf("record %d has %d bytes, the frame %d (%v)", i, n, len(f), err)
+		}
+	}
+}
