@@ -70,7 +70,7 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 		Name:  "serve",
 		Usage: "Run one node",
 		Description: "Every setting is a flag, an environment variable and a key of the config file (the flag's\n" +
-			"name without the dashes), in that order of precedence.",
+			"name without the leading dashes), in that order of precedence.",
 		Flags:        s.flags(),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return s.usageProblems(args, err) },
 		Action: func(c *cli.Context) error {
