@@ -107,6 +107,7 @@ func TestPortInUse(t *testing.T) {
 		cfg := testConfig()
 		cfg.Listen = []string{"127.0.0.1"}
 		packets, listener := bindBoth(t)
+		defer func() { _, _ = packets.Close(), listener.Close() }() // Else the garbage collector closes them.
 		cfg.Port = packets.LocalAddr().(*net.UDPAddr).Port
 		_ = map[string]func() error{"udp": listener.Close, "tcp": packets.Close}[transport]()
 		_, err := New(cfg)
