@@ -366,6 +366,7 @@ func (n *node) keepAnnouncing() (stop func()) {
 		defer close(done)
 		beat := time.NewTicker(n.settings.redis.Beat)
 		defer beat.Stop()
+		known := n.relays()
 		for {
 			select {
 			case <-end:
@@ -373,6 +374,11 @@ func (n *node) keepAnnouncing() (stop func()) {
 			case <-beat.C:
 				n.announce()
 			}
+			now := n.relays()
+			if !isIn(known, now) {
+				n.signal.RefreshICE() // Some clients relay through a node that is about to end.
+			}
+			known = now
 		}
 	}()
 	return func() {
@@ -559,17 +565,33 @@ func turnURLs(servers []turnsrv.ICEServer) []string {
 // that drains only if there is no other.
 func (n *node) otherTURN(ours []string) []string {
 	nodes := slices.DeleteFunc(n.state.Nodes(), func(i state.NodeInfo) bool {
-		return len(i.TURN) == 0 || slices.Contains(ours, i.TURN[0])
+		return len(i.TURN) == 0 || i.Draining || slices.Contains(ours, i.TURN[0])
 	})
 	if len(nodes) == 0 {
 		return nil
 	}
-	return slices.MinFunc(nodes, func(a, b state.NodeInfo) int {
-		if a.Draining != b.Draining {
-			return map[bool]int{false: -1, true: 1}[a.Draining]
+	return slices.MinFunc(nodes, func(a, b state.NodeInfo) int { return a.Load - b.Load }).TURN
+}
+
+// relays returns the URLs of the other nodes' TURN servers that last.
+func (n *node) relays() map[string]bool {
+	urls := map[string]bool{}
+	for _, info := range n.state.Nodes() {
+		if len(info.TURN) > 0 && !info.Draining {
+			urls[info.TURN[0]] = true
 		}
-		return a.Load - b.Load
-	}).TURN
+	}
+	return urls
+}
+
+// isIn reports whether all of some URLs are among others.
+func isIn(some, others map[string]bool) bool {
+	for url := range some {
+		if !others[url] {
+			return false
+		}
+	}
+	return true
 }
 
 // run serves until ctx ends or a part fails, then stops every part within the drain timeout.

@@ -106,7 +106,7 @@ function readData(data) {
  * | `state` | `{state}` | `state` changed |
  * | `retry` | `{attempt, delay, reason}` | the connection was lost and will be replaced in `delay` ms |
  * | `closed` | `{code, reason}` | the connection ended for good |
- * | `resumed` | `{userId, moved}` | a lost connection was replaced and nothing was missed; `moved`: by one to another node |
+ * | `resumed` | `{userId}` | a lost connection was replaced and nothing was missed |
  * | `ice` | `{iceServers, ttl}` | fresh ICE servers |
  * | `joined` | `{userId, room, users}` | you are in a room; `users` in join order |
  * | `left` | `{room}` | you are no longer in that room |
@@ -145,7 +145,6 @@ export class SignalClient extends EventTarget {
   #got = 0;
   /** Frames that still have to come of those that a resumed session had kept. */
   #missed = 0;
-  #moving = false;
   /** The room to be in after a reconnect; unlike `room` it survives the loss of a connection. */
   #wanted = "";
   #join = null;
@@ -338,7 +337,6 @@ export class SignalClient extends EventTarget {
     this.#attempt = this.#readyAt = this.#returnAt = 0;
     this.#resumeToken = "";
     this.#got = this.#missed = 0;
-    this.#moving = false;
     this.#wanted = "";
     this.userId = "";
     if (ws && ws.readyState <= WebSocket.OPEN) ws.close(1000);
@@ -421,8 +419,7 @@ export class SignalClient extends EventTarget {
   /** All that came while there was no connection is here, the answers to what is sent again too. */
   #resumed() {
     for (const { message } of this.#pending.values()) this.#write(message);
-    this.#emit("resumed", { userId: this.userId, moved: this.#moving });
-    this.#moving = false;
+    this.#emit("resumed", { userId: this.userId });
     if (this.#wanted !== this.room) this.#rejoin();
   }
 
@@ -518,7 +515,6 @@ export class SignalClient extends EventTarget {
 
   #told({ after_ms: after = 0, reason = "" }) {
     this.#returnAt = Date.now() + after;
-    this.#moving = true;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#drop(reason), after);
   }
@@ -666,10 +662,12 @@ export class Peer {
     this.pc.setConfiguration({ ...this.pc.getConfiguration(), ...configuration });
   }
 
-  /** Looks for another path if the present one goes through a relay of ours. */
-  leaveRelay() {
-    const pair = this.pc.sctp?.transport.iceTransport.getSelectedCandidatePair?.();
-    if (!pair || pair.local?.type === "relay") this.pc.restartIce();
+  /** Looks for another path if the present one goes through a relay of ours that is not among those that last. */
+  async leaveRelay(lasting) {
+    const stats = new Map(await this.pc.getStats());
+    const pair = stats.get([...stats.values()].find(({ type }) => type === "transport")?.selectedCandidatePairId);
+    const local = stats.get(pair?.localCandidateId);
+    if (local?.candidateType === "relay" && !lasting.has(local.url)) this.pc.restartIce();
   }
 
   /** Ends the connection. */
@@ -815,7 +813,6 @@ export class Call extends EventTarget {
     on("userleft", ({ userId }) => this.#remove(userId));
     on("left", () => this.#clear());
     on("ice", () => this.#configure());
-    on("resumed", ({ moved }) => moved && this.#leaveRelays());
     on("offer", ({ from, data }) => this.peers.get(from)?.describe({ type: "offer", sdp: data.sdp }));
     on("answer", ({ from, data }) => this.peers.get(from)?.describe({ type: "answer", sdp: data.sdp }));
     on("candidate", ({ from, data }) => this.peers.get(from)?.candidate(data));
@@ -900,19 +897,17 @@ export class Call extends EventTarget {
     return iceConfiguration(this.#client.iceServers, this.#transport);
   }
 
+  /** A node that goes away takes its relays along before long: goes over to others while they last. */
   #configure() {
+    const lasting = new Set(this.#client.iceServers.flatMap(({ urls }) => urls));
     for (const peer of this.peers.values()) {
       try {
         peer.configure(this.#configuration());
+        peer.leaveRelay(lasting).catch((error) => this.failed(peer, error));
       } catch (error) {
         this.failed(peer, error);
       }
     }
-  }
-
-  /** The node that was left takes its relays along before long: goes over to others while they last. */
-  #leaveRelays() {
-    for (const peer of this.peers.values()) peer.leaveRelay();
   }
 
   #shareUplink() {

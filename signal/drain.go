@@ -68,6 +68,22 @@ func (s *Server) askToLeave(ctx context.Context) {
 	s.cfg.Logger.Info("asked clients to go to other nodes", "clients", len(clients), "within_ms", spread.Milliseconds())
 }
 
+// refreshTime is how long a node takes to give all its clients fresh ICE servers.
+const refreshTime = 2 * time.Second
+
+// RefreshICE gives all clients fresh ICE servers soon, one after another.
+func (s *Server) RefreshICE() {
+	s.crew.do(func() {
+		clients := s.snapshot()
+		for _, c := range clients {
+			c.sendICE()
+			if !pause(s.ctx, refreshTime/time.Duration(len(clients))) {
+				return
+			}
+		}
+	})
+}
+
 // occupied reports whether anybody, or a message for somebody, is still here.
 func (s *Server) occupied() bool { return s.connections() > 0 || len(s.departures.all()) > 0 }
 

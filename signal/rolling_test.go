@@ -39,9 +39,11 @@ type caller struct {
 	user     string
 	other    string
 	joined   bool
-	offers   bool   // offers says that this side makes the offers.
-	moving   bool   // moving says that nothing must be said now.
-	unacked  string // unacked is the id of the line that waits for its ack, empty for none.
+	offers   bool             // offers says that this side makes the offers.
+	again    bool             // again says that another offer has to follow; the serving goroutine owns it.
+	moving   bool             // moving says that nothing must be said now.
+	unacked  string           // unacked is the id of the line that waits for its ack, empty for none.
+	later    []client.Message // later is to be sent when there is a connection again.
 	pending  []webrtc.ICECandidateInit
 	lines    []string
 	left     []string
@@ -122,6 +124,10 @@ func (c *caller) dial(dial func(context.Context, string, http.Header) (*client.C
 		c.cookie = cookies[0]
 	}
 	c.conn, c.user, c.moving, c.unacked = conn, m.UserID, false, ""
+	for _, m := range c.later {
+		_ = conn.Send(m)
+	}
+	c.later = nil
 	return &s
 }
 
@@ -162,7 +168,7 @@ func (c *caller) settle(conn *client.Client, after time.Duration) {
 			c.handle(m)
 		}
 		c.mu.Lock()
-		c.moving = ctx.Err() != nil
+		c.moving = c.moving || ctx.Err() != nil
 		done := c.moving && c.unacked == ""
 		c.mu.Unlock()
 		switch {
@@ -176,6 +182,9 @@ func (c *caller) settle(conn *client.Client, after time.Duration) {
 
 // move resumes at any node that answers and asks for an ICE restart with its relays.
 func (c *caller) move(old *client.Client) {
+	c.mu.Lock()
+	c.moving = true
+	c.mu.Unlock()
 	// All that was said arrives before a goodbye that is none for good.
 	bye := websocket.FormatCloseMessage(4000, "moving")
 	_ = old.WebSocket().WriteControl(websocket.CloseMessage, bye, time.Now().Add(patience))
@@ -199,14 +208,7 @@ func (c *caller) move(old *client.Client) {
 			c.refused++
 		}
 		c.mu.Unlock()
-		if err := c.peer.SetConfiguration(webrtc.Configuration{ICETransportPolicy: webrtc.ICETransportPolicyRelay, ICEServers: s.ICEServers}); err != nil {
-			c.t.Errorf("%s: %v", c.name, err)
-		}
-		if c.offers {
-			c.offer(true)
-		} else {
-			c.relay("message", document("restart"))
-		}
+		c.use(s.ICEServers)
 		return
 	}
 }
@@ -225,12 +227,36 @@ func (c *caller) handle(m client.Message) {
 		c.candidate(m)
 	case "message":
 		c.listen(m)
+	case "stun_config":
+		c.refreshed(m)
 	case "ack":
 		c.mu.Lock()
 		c.unacked = ""
 		c.mu.Unlock()
 	case "error":
 		c.t.Errorf("%s: %s", c.name, m.Raw)
+	}
+}
+
+// refreshed goes over to other relays when those that it may use have changed.
+func (c *caller) refreshed(m client.Message) {
+	var fresh start
+	if err := m.Document(&fresh); err != nil {
+		c.t.Error(err)
+	}
+	c.use(fresh.ICEServers)
+}
+
+// use restarts ICE with the relays of those servers.
+func (c *caller) use(servers []webrtc.ICEServer) {
+	err := c.peer.SetConfiguration(webrtc.Configuration{ICETransportPolicy: webrtc.ICETransportPolicyRelay, ICEServers: servers})
+	if err != nil {
+		c.t.Errorf("%s: %v", c.name, err)
+	}
+	if c.offers {
+		c.offer(true)
+	} else {
+		c.relay("message", document("restart"))
 	}
 }
 
@@ -256,6 +282,10 @@ func (c *caller) met(m client.Message) {
 }
 
 func (c *caller) offer(restart bool) {
+	if c.peer.SignalingState() == webrtc.SignalingStateHaveLocalOffer {
+		c.again = true // Its answer comes first.
+		return
+	}
 	offer, err := c.peer.CreateOffer(&webrtc.OfferOptions{ICERestart: restart})
 	if err == nil {
 		err = c.peer.SetLocalDescription(offer)
@@ -285,6 +315,10 @@ func (c *caller) describe(m client.Message) {
 	}
 	c.pending = nil
 	if description.Type != webrtc.SDPTypeOffer {
+		if c.again {
+			c.again = false
+			c.offer(true)
+		}
 		return
 	}
 	answer, err := c.peer.CreateAnswer(nil)
@@ -321,12 +355,15 @@ func (c *caller) listen(m client.Message) {
 	c.lines = append(c.lines, string(m.Data))
 }
 
-// relay sends something to the other side through the signaling server.
+// relay sends something to the other side through the signaling server, or keeps it until there is a
+// connection again.
 func (c *caller) relay(kind string, data json.RawMessage) {
 	c.mu.Lock()
-	conn, other := c.conn, c.other
-	c.mu.Unlock()
-	_ = conn.Send(client.Message{Type: kind, TargetID: other, Data: data}) // A new connection makes a new offer.
+	defer c.mu.Unlock()
+	m := client.Message{Type: kind, TargetID: c.other, Data: data}
+	if c.moving || c.conn.Send(m) != nil {
+		c.later = append(c.later, m)
+	}
 }
 
 // say sends a line and waits until it is acknowledged; it reports whether it was sent at all.
@@ -401,8 +438,9 @@ func TestRollingRestart(t *testing.T) {
 		}
 		n.start()
 		n.ready()
+		settled := time.Now().Add(25 * beat) // A rollout, too, looks at a node for a while before it takes the next.
 		for _, c := range callers {
-			eventually(t, "media of "+c.name, c.hears)
+			eventually(t, "media of "+c.name, func() error { return c.hearsAfter(settled) })
 		}
 	}
 	quiet()
@@ -436,6 +474,16 @@ func (c *caller) hears() error {
 	defer c.mu.Unlock()
 	if time.Since(c.received) > 5*beat {
 		return fmt.Errorf("%s heard nothing since %s, ICE is %s", c.name, c.received, c.peer.ICEConnectionState())
+	}
+	return nil
+}
+
+// hearsAfter returns nil when media arrived after that time over a path that is settled.
+func (c *caller) hearsAfter(at time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.received.Before(at) || c.peer.SignalingState() != webrtc.SignalingStateStable || c.peer.ICEConnectionState() == webrtc.ICEConnectionStateChecking {
+		return fmt.Errorf("%s heard last at %s, ICE is %s", c.name, c.received, c.peer.ICEConnectionState())
 	}
 	return nil
 }
