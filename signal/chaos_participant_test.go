@@ -33,11 +33,13 @@ type participant struct {
 	user    string
 	room    string // room is where the participant is a member, empty for nowhere.
 	since   time.Time
+	leaving bool // leaving says that a room may still have to be left.
 	users   []string
 	heard   map[string][]int // heard are the numbers of messages by sender.
 	waiting map[string]chan string
 	ended   chan struct{} // ended is closed when the connection has ended.
-	started chan bool     // started gets whether the connection was resumed.
+	started chan struct{} // started is closed when the node has greeted.
+	greeted bool
 	joined  chan string
 	faults  []string
 }
@@ -52,6 +54,10 @@ func (p *participant) act(ctx context.Context) {
 		wait(ctx, time.Duration(p.random.IntN(600))*time.Millisecond)
 		if !p.connected() {
 			p.connect()
+			continue
+		}
+		if p.leaving {
+			p.leave()
 			continue
 		}
 		_, room := p.where()
@@ -90,7 +96,8 @@ func (p *participant) connect() {
 	if p.cookie != nil {
 		header.Set("Cookie", p.cookie.Name+"="+p.cookie.Value)
 	}
-	p.ended, p.started, p.joined = make(chan struct{}), make(chan bool, 1), make(chan string, 1)
+	p.ended, p.started, p.joined = make(chan struct{}), make(chan struct{}), make(chan string, 1)
+	p.greeted = false
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
@@ -132,7 +139,11 @@ func (p *participant) hangUp() {
 // revive gets the participant a connection, and its room if it had one.
 func (p *participant) revive() {
 	deadline := time.Now().Add(patience)
-	for !p.connected() && time.Now().Before(deadline) {
+	for (!p.connected() || p.leaving) && time.Now().Before(deadline) {
+		if p.connected() {
+			p.leave()
+			continue
+		}
 		p.connect()
 	}
 }
@@ -151,11 +162,27 @@ func (p *participant) join(room string) {
 	}
 }
 
+// leave leaves the room. When the connection ends before the answer it is not known whether it did,
+// and it has to be said again.
 func (p *participant) leave() {
+	p.next++
+	id, answer := strconv.Itoa(p.next), make(chan string, 1)
 	p.mu.Lock()
-	p.room, p.users = "", nil
+	p.room, p.users, p.leaving = "", nil, true
+	p.waiting[id] = answer
 	p.mu.Unlock()
-	_ = p.conn.Send(client.Message{Type: "leave_room"})
+	if err := p.conn.Send(client.Message{Type: "leave_room", ID: id}); err != nil {
+		return
+	}
+	select {
+	case <-answer:
+		p.mu.Lock()
+		p.leaving = false
+		p.mu.Unlock()
+	case <-p.ended:
+	case <-time.After(answerTime):
+		p.fault("no answer to leaving within %s", answerTime)
+	}
 }
 
 // talk sends one message to another member and waits for its answer.
@@ -234,11 +261,11 @@ func (p *participant) hearStart(m client.Message) {
 	if err := json.Unmarshal(m.Data, &start); err != nil {
 		p.faults = append(p.faults, fmt.Sprintf("stun_config: %v", err))
 	}
-	select {
-	case p.started <- start.Resumed:
-	default:
+	if p.greeted {
 		return // Fresh servers, not a fresh connection.
 	}
+	p.greeted = true
+	close(p.started)
 	p.chaos.mu.Lock()
 	if start.Resumed {
 		p.chaos.resumed++
@@ -256,7 +283,7 @@ func (p *participant) hearStart(m client.Message) {
 }
 
 // lose notes that the participant is a member of nothing any more.
-func (p *participant) lose() { p.room, p.users = "", nil }
+func (p *participant) lose() { p.room, p.users, p.leaving = "", nil, false }
 
 func (p *participant) answered(m client.Message) {
 	if waiting := p.waiting[m.ID]; waiting != nil {

@@ -116,7 +116,7 @@ func startNodes(t *testing.T, count int, redis *redisServer, flags ...string) []
 		port, turn := freePort(t), freePort(t)
 		n := &nodeProcess{t: t, url: "http://127.0.0.1:" + strconv.Itoa(port), turnPort: turn}
 		n.args = append([]string{"serve", "--server-host", "127.0.0.1", "--server-port", strconv.Itoa(port), "--admin-addr", "127.0.0.1:0",
-			"--turn-listen", "127.0.0.1", "--turn-port", strconv.Itoa(turn), "--turn-relay-ip", "127.0.0.1", "--log-format", "json", "--log-level", "debug",
+			"--turn-listen", "127.0.0.1", "--turn-port", strconv.Itoa(turn), "--turn-relay-ip", "127.0.0.1", "--log-format", "json",
 			"--redis-url", "redis://" + redis.address(), "--state-beat", "1", "--state-lease", strconv.Itoa(int(lease / time.Second)),
 			"--address-connections", "10000"}, flags...)
 		nodes = append(nodes, n)
@@ -127,7 +127,7 @@ func startNodes(t *testing.T, count int, redis *redisServer, flags ...string) []
 				n.mu.Lock()
 				defer n.mu.Unlock()
 				tail := n.log.Bytes()
-				t.Logf("the log of %s ends with:\n%s", n.url, tail[max(0, len(tail)-400<<10):])
+				t.Logf("the log of %s ends with:\n%s", n.url, tail[max(0, len(tail)-4<<10):])
 			}
 		})
 	}
@@ -226,7 +226,7 @@ func within(t *testing.T, limit time.Duration, what string, check func() error) 
 	}
 }
 
-// wait pauses the chaos, not a check.
+// wait pauses what disturbs the nodes, not a check.
 func wait(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():

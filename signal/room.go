@@ -80,16 +80,17 @@ func (r *room) tellLocked(s *seat, left []state.Departure) {
 			}
 		}
 	}
-	users := make([]string, 0, len(r.members))
-	reached := old != nil // A joiner is told of nobody before itself, whom its own join names.
-	for _, m := range r.members {
-		users = append(users, m.ID)
+	var users []string // as the client knows them, in join order
+	for i, m := range r.members {
 		switch {
 		case m.ID == self && old == nil:
-			reached = true
+			users = append(users, self)
 			s.conn.send(userJoinedFrame(r.id, self, users))
-		case reached && m.ID != self && !slices.ContainsFunc(old, func(o state.Member) bool { return o.ID == m.ID && stays(o, r.members, left) }):
-			s.conn.send(userJoinedFrame(r.id, m.ID, users))
+		case old == nil && !slices.ContainsFunc(r.members[:i], func(o state.Member) bool { return o.ID == self }):
+			users = append(users, m.ID) // A joiner is told of who was there by its own join.
+		case old != nil && slices.ContainsFunc(old, func(o state.Member) bool { return o.ID == m.ID && stays(o, r.members, left) }):
+		default:
+			s.conn.send(userJoinedFrame(r.id, m.ID, r.knownLocked(old, left, i)))
 		}
 	}
 	s.told = r.members
@@ -98,6 +99,19 @@ func (r *room) tellLocked(s *seat, left []state.Departure) {
 	for _, h := range early {
 		s.conn.send(h.frame)
 	}
+}
+
+// knownLocked returns the users that a client knows when it is told of member i: those that it was
+// told before and that stayed, and those that it is told of now, which are the ones before i.
+func (r *room) knownLocked(old []state.Member, left []state.Departure, i int) []string {
+	var users []string
+	for j, m := range r.members {
+		known := func(o state.Member) bool { return o.ID == m.ID && stays(o, r.members, left) }
+		if j <= i || slices.ContainsFunc(old, known) {
+			users = append(users, m.ID)
+		}
+	}
+	return users
 }
 
 // stays reports whether a member is still there, if only by another connection. Who left and came

@@ -125,14 +125,14 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 		}
 	}
 	if rep.changed || rep.version != known {
-		r.explainLocked(m, &c)
 		for id, d := range m.leaving { // Redis may know without the others having heard.
 			if _, there := find(c.Members, id); !there && !slices.ContainsFunc(c.Left, func(d Departure) bool { return d.ID == id }) {
 				c.Left = append(c.Left, d)
 			}
 		}
-		r.tellLocked(c)
+		r.tellLocked(c) // Without the guesses that follow, which their own nodes would have to believe.
 	}
+	r.explainLocked(m, &c)
 	clear(m.leaving)
 	m.touched = time.Now()
 	if rep.version <= m.version {
