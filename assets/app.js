@@ -19,6 +19,7 @@
  *                                 remoteType, protocol, relayProtocol, framesDecoded, framesSent, bytesReceived,
  *                                 bytesSent, roundTripTime, dataChannel; see stats.js
  *   sendChat(text), join(room): Promise, leave()
+ *   client  SignalClient          for its events
  */
 
 import { Call, RoomFullError, SignalClient } from "./signal.js";
@@ -406,6 +407,7 @@ window.signalPage = Object.freeze({
   sendChat,
   join,
   leave,
+  client,
 });
 
 media.addEventListener("change", mediaChanged);

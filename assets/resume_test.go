@@ -1,0 +1,106 @@
+package assets_test
+
+import (
+	"io"
+	"net"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+)
+
+// line is a TCP proxy whose connections a test may cut, as a change of networks does.
+type line struct {
+	listener net.Listener
+	target   string
+	serving  sync.WaitGroup
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// startLine returns a proxy to target; the test's end closes it.
+func startLine(t *testing.T, target string) *line {
+	t.Helper()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &line{listener: listener, target: target}
+	l.serving.Go(l.serve)
+	t.Cleanup(func() {
+		_ = listener.Close()
+		l.cut()
+		l.serving.Wait()
+	})
+	return l
+}
+
+func (l *line) serve() {
+	for {
+		from, err := l.listener.Accept()
+		if err != nil {
+			return
+		}
+		to, err := net.Dial("tcp4", l.target)
+		if err != nil {
+			_ = from.Close()
+			continue
+		}
+		l.mu.Lock()
+		l.conns = append(l.conns, from, to)
+		l.mu.Unlock()
+		for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
+			l.serving.Go(func() {
+				_, _ = io.Copy(pair[0], pair[1])
+				_ = pair[0].Close()
+				_ = pair[1].Close()
+			})
+		}
+	}
+}
+
+// cut closes all connections.
+func (l *line) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		_ = c.Close()
+	}
+	l.conns = nil
+}
+
+// TestCallOutlivesTheConnection cuts both pages off the server during a call: they resume under
+// their ids, nobody sees anybody leave, and the same peer connections go on.
+func TestCallOutlivesTheConnection(t *testing.T) {
+	address, browser := startProgram(t), startBrowser(t)
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := startLine(t, u.Host)
+	u.Host = l.listener.Addr().String()
+	a, b := call(t, browser, u.String()+"?autojoin=1&room=resume", "all")
+	ids := []string{a.user(), b.user()}
+	for _, p := range []page{a, b} {
+		if _, err := evaluate[any](p, `window.resumes = 0, window.leavers = 0,
+			window.signalPage.client.addEventListener("resumed", () => window.resumes++),
+			window.signalPage.client.addEventListener("userleft", () => window.leavers++), 0`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for cut := 1; cut <= 2; cut++ {
+		l.cut()
+		for _, p := range []page{a, b} {
+			until(p, "the session is resumed", "window.resumes", func(n int) bool { return n == cut })
+			p.connected(1)
+		}
+	}
+	talk(a, b, "still the same call")
+	if got := []string{a.user(), b.user()}; !slices.Equal(got, ids) {
+		t.Errorf("%v became %v", ids, got)
+	}
+	for _, p := range []page{a, b} {
+		until(p, "nobody left", "window.leavers", func(n int) bool { return n == 0 })
+	}
+}
