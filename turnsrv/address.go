@@ -12,8 +12,9 @@ import (
 
 var loopbackIPv4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// externalAuto as external address asks a STUN server for it.
-const externalAuto = "auto"
+// Auto as external address asks Kubernetes or a STUN server for it. As public
+// host it stands for the external address.
+const Auto = "auto"
 
 // relayAddress is where the relays of one address family are. Behind a 1:1 NAT
 // the address they are bound to is not the one they are seen at. Both are
@@ -47,7 +48,7 @@ func exchange(peer netip.AddrPort, from, to netip.Addr) netip.AddrPort {
 // names or leaves open, and makes sure that sockets can be bound to them. IPv4
 // is always there, IPv6 if it is configured, or if no relay address is
 // configured and the machine has a global one. It asks a STUN server if cfg
-// says so, which ends early when ctx does.
+// says so, or Kubernetes, which ends early when ctx does.
 func relayAddresses(ctx context.Context, cfg Config) (v4, v6 relayAddress, err error) {
 	v4.bind, v6.bind = configuredRelays(cfg)
 	if !v4.bind.IsValid() {
@@ -63,10 +64,10 @@ func relayAddresses(ctx context.Context, cfg Config) (v4, v6 relayAddress, err e
 	}
 	external, err := parseExternal(cfg.ExternalIP)
 	if err == nil {
-		v4.seen, err = external.seen(ctx, v4.bind, cfg.ExternalSTUN)
+		v4.seen, err = external.seen(ctx, v4.bind, cfg)
 	}
 	if err == nil {
-		v6.seen, err = external.seen(ctx, v6.bind, cfg.ExternalSTUN)
+		v6.seen, err = external.seen(ctx, v6.bind, cfg)
 	}
 	if err == nil && !v6.bind.IsValid() && external.names(netip.Addr.Is6) {
 		err = errors.New("an external IPv6 address needs an IPv6 relay address; set --turn-relay-ip")
@@ -116,7 +117,7 @@ type external struct {
 func parseExternal(texts []string) (external, error) {
 	e := external{pairs: map[netip.Addr]netip.Addr{}}
 	for _, text := range texts {
-		if text == externalAuto {
+		if text == Auto {
 			e.auto = true
 			continue
 		}
@@ -125,7 +126,7 @@ func parseExternal(texts []string) (external, error) {
 		}
 	}
 	if e.auto && len(texts) > 1 {
-		return external{}, fmt.Errorf("%s stands alone", externalAuto)
+		return external{}, fmt.Errorf("%s stands alone", Auto)
 	}
 	return e, nil
 }
@@ -166,12 +167,12 @@ func (e *external) names(family func(netip.Addr) bool) bool {
 // was told it is bind. When pairs are all that is told of a family, one of them
 // must be for bind: several nodes may share a configuration, but a node that is
 // missing in it would hand out an address that nobody can reach.
-func (e *external) seen(ctx context.Context, bind netip.Addr, stunServer string) (netip.Addr, error) {
+func (e *external) seen(ctx context.Context, bind netip.Addr, cfg Config) (netip.Addr, error) {
 	if !bind.IsValid() {
 		return netip.Addr{}, nil
 	}
 	if e.auto {
-		return e.ask(ctx, bind, stunServer)
+		return askExternal(ctx, bind, cfg)
 	}
 	if seen, ok := e.pairs[bind]; ok {
 		return seen, nil
@@ -189,16 +190,32 @@ func (e *external) seen(ctx context.Context, bind netip.Addr, stunServer string)
 	return bind, nil
 }
 
-// ask asks a STUN server, except for an IPv6 address that needs no translation:
-// few STUN servers have IPv6.
-func (e *external) ask(ctx context.Context, bind netip.Addr, stunServer string) (netip.Addr, error) {
+// askExternal asks Kubernetes for the external address of the node that cfg
+// names, else the STUN server that cfg names. An IPv6 address that needs no
+// translation is its own external address: few STUN servers have IPv6. Without
+// an answer of Kubernetes and without a STUN server it is bind.
+func askExternal(ctx context.Context, bind netip.Addr, cfg Config) (netip.Addr, error) {
 	if isGlobalIPv6(bind) {
 		return bind, nil
 	}
-	seen, err := stunQuery{server: stunServer, wait: stunFirstWait, tries: stunTries}.run(ctx, bind)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("%s: asking --turn-external-stun %s from %s: %w", externalAuto, stunServer, bind, err)
+	seen, err := askKubernetes(ctx, bind, cfg)
+	source := "kubernetes node " + cfg.KubernetesNode
+	switch {
+	case err != nil && cfg.ExternalSTUN == "":
+		return netip.Addr{}, fmt.Errorf("%s: %w", Auto, err)
+	case err != nil:
+		cfg.logger().Warn("asking for the external address of the node", "error", err)
+	case !seen.IsValid() && cfg.ExternalSTUN == "":
+		seen, source = bind, "relay address, "+source+" has no external one"
 	}
+	if !seen.IsValid() {
+		source = "stun server " + cfg.ExternalSTUN
+		seen, err = stunQuery{server: cfg.ExternalSTUN, wait: stunFirstWait, tries: stunTries}.run(ctx, bind)
+		if err != nil {
+			return netip.Addr{}, fmt.Errorf("%s: asking --turn-external-stun %s from %s: %w", Auto, cfg.ExternalSTUN, bind, err)
+		}
+	}
+	cfg.logger().Info("external address found", "address", seen, "relay", bind, "source", source)
 	return seen, nil
 }
 

@@ -44,6 +44,9 @@ type Config struct {
 	// external/relay pairs, or "auto" alone. Empty means RelayIP.
 	ExternalIP   []string
 	ExternalSTUN string // ExternalSTUN is host:port of the STUN server that "auto" asks.
+	// KubernetesNode is the Node object that "auto" asks the Kubernetes API for,
+	// before the STUN server.
+	KubernetesNode string
 
 	MinPort        int // MinPort is the lowest relay port.
 	MaxPort        int // MaxPort is the highest relay port, inclusive.
@@ -214,7 +217,7 @@ func (c *Config) Flags() []cli.Flag {
 		},
 		&cli.StringFlag{
 			Name: "turn-public-host", EnvVars: []string{"TURN_PUBLIC_HOST"}, Category: flagCategory,
-			Usage: "host in the advertised URLs (`HOST` name or IP address)",
+			Usage: "host in the advertised URLs (`HOST` name, IP address, or auto for the external address)",
 			Value: c.PublicHost, Destination: &c.PublicHost, DefaultText: "the host the client used",
 		},
 		&cli.GenericFlag{
@@ -231,6 +234,11 @@ func (c *Config) Flags() []cli.Flag {
 			Name: "turn-external-stun", EnvVars: []string{"TURN_EXTERNAL_STUN"}, Category: flagCategory,
 			Usage: "STUN server that tells the external address when that is auto (`HOST:PORT`)",
 			Value: c.ExternalSTUN, Destination: &c.ExternalSTUN,
+		},
+		&cli.StringFlag{
+			Name: "turn-kubernetes-node", EnvVars: []string{"TURN_KUBERNETES_NODE"}, Category: flagCategory,
+			Usage: "Kubernetes node whose ExternalIP is the external address when that is auto (`NAME`)",
+			Value: c.KubernetesNode, Destination: &c.KubernetesNode,
 		},
 		&cli.IntFlag{
 			Name: "turn-min-port", EnvVars: []string{"TURN_MIN_PORT"}, Category: flagCategory,
@@ -385,8 +393,8 @@ func (c *Config) validateRelayAddresses(p *problems) {
 	switch {
 	case c.ExternalSTUN != "":
 		p.add("turn-external-stun", checkHostPort(c.ExternalSTUN))
-	case external.auto:
-		p.addf("turn-external-stun", "--turn-external-ip %s needs a STUN server to ask", externalAuto)
+	case external.auto && c.KubernetesNode == "":
+		p.addf("turn-external-stun", "--turn-external-ip %s needs a STUN server to ask", Auto)
 	}
 }
 
