@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"embed"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -60,24 +61,55 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		Writer:               stdout,
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
-		Commands:             []*cli.Command{serveCommand(args, stdout, stderr), credentialsCommand(stdout), rotateCommand(stdout), versionCommand(stdout)},
+		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), credentialsCommand(stdout),
+			rotateCommand(stdout), versionCommand(stdout), completionCommand(stdout), manCommand(stdout)},
 	}
 }
 
 func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 	s := newSettings()
+	var check bool
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "Run one node",
 		Description: "Every setting is a flag, an environment variable and a key of the config file (the flag's\n" +
 			"name without the leading dashes), in that order of precedence.",
-		Flags:        s.flags(),
+		Flags: append(s.flags(), &cli.BoolFlag{Name: checkFlag, Destination: &check,
+			Usage: "read the settings and certificate files, say what is wrong with them and end"}),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return s.usageProblems(args, err) },
 		Action: func(c *cli.Context) error {
 			if err := s.complete(c); err != nil {
 				return err
 			}
+			if check {
+				return s.checkFiles()
+			}
 			return serve(c.Context, s, stdout, stderr)
+		},
+	}
+}
+
+// checkFlag is no setting, it changes what serve does with them.
+const checkFlag = "check"
+
+// checkFiles reads the files that the settings name.
+func (s *settings) checkFiles() error {
+	return (&node{settings: s, log: slog.New(slog.DiscardHandler)}).loadCertificate(&s.signal, &s.turn)
+}
+
+// healthCommand is the health check of containers that hold nothing but this executable.
+func healthCommand() *cli.Command {
+	s := newSettings()
+	return &cli.Command{
+		Name:        "health",
+		Usage:       "Ask the node on this machine whether it takes new users",
+		Description: "Give it the settings of the node. The exit status is 0 when /ready says yes, else 1.",
+		Flags:       s.flags(),
+		Action: func(c *cli.Context) error {
+			if err := s.complete(c); err != nil {
+				return err
+			}
+			return s.signal.AskReady(c.Context)
 		},
 	}
 }
@@ -203,6 +235,7 @@ func (s *settings) validate() error {
 func (s *settings) usageProblems(args []string, first error) error {
 	set := flag.NewFlagSet("serve", flag.ContinueOnError)
 	set.SetOutput(io.Discard)
+	set.Bool(checkFlag, false, "")
 	var problems []error
 	for _, f := range s.flags() {
 		if err := f.Apply(set); err != nil {
@@ -304,7 +337,7 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
 	n.generate(sessionSecret, &s.signal.SessionSecrets)
-	if s.turn.Enabled {
+	if s.turn.Enabled || s.redis.Enabled() {
 		n.generate(turnSecret, &s.turn.Secrets)
 	}
 	cfg := s.signal
@@ -416,6 +449,10 @@ func (n *node) buildTURN(cfg turnsrv.Config, registry prometheus.Registerer) err
 			return fmt.Errorf("starting TURN: %w", err)
 		}
 		cfg.Port, cfg.TLSPort = n.turn.Port(), n.turn.TLSPort()
+		cfg.ExternalIP = []string{n.relayIP()} // It may have been asked for, or be one of several nodes'.
+		if cfg.PublicHost == turnsrv.Auto {
+			cfg.PublicHost = n.relayIP()
+		}
 	}
 	n.issuer = turnsrv.NewIssuer(cfg, cfg.Port)
 	return nil
@@ -530,7 +567,13 @@ func (n *node) ice(host, user string) signal.ICEConfig {
 	for _, s := range servers {
 		out.Servers = append(out.Servers, signal.ICEServer(s))
 	}
-	if n.turn == nil || len(n.settings.turn.TURNURLs) > 0 || len(servers) == 0 {
+	switch {
+	case len(n.settings.turn.TURNURLs) > 0:
+		return out
+	case n.turn == nil:
+		out.Servers = append(out.Servers, n.directoryServers(user)...)
+		return out
+	case len(servers) == 0:
 		return out
 	}
 	own := len(out.Servers) - 1
@@ -541,6 +584,21 @@ func (n *node) ice(host, user string) signal.ICEConfig {
 	out.Servers = append(out.Servers, second)
 	if n.draining.Load() {
 		out.Servers[own], out.Servers[own+1] = second, out.Servers[own]
+	}
+	return out
+}
+
+// directoryServers are the TURN servers of the two nodes with the least load, for a node that has
+// none itself.
+func (n *node) directoryServers(user string) []signal.ICEServer {
+	var out []signal.ICEServer
+	var before []string
+	for range 2 {
+		urls := n.otherTURN(before)
+		if server, ok := n.issuer.At(urls, user, time.Now()); ok {
+			out = append(out, signal.ICEServer(server))
+		}
+		before = urls
 	}
 	return out
 }
@@ -842,6 +900,48 @@ func rotateCommand(stdout io.Writer) *cli.Command {
 			return err
 		},
 	}
+}
+
+//go:embed packaging/completion
+var completions embed.FS
+
+// completionCommand prints what makes a shell complete commands and flags.
+func completionCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:        "completion",
+		Usage:       "Print the completion script of a shell",
+		ArgsUsage:   "bash|zsh|fish",
+		Description: "For one session of bash: source <(signal completion bash)",
+		Action: func(c *cli.Context) error {
+			shell := c.Args().First()
+			if shell == "fish" {
+				script, err := c.Lineage()[1].App.ToFishCompletion()
+				return errors.Join(err, printText(stdout, script))
+			}
+			script, err := completions.ReadFile("packaging/completion/signal." + shell)
+			if err != nil {
+				return fmt.Errorf("completion: %q is none of bash, zsh, fish", shell)
+			}
+			return printText(stdout, string(script))
+		},
+	}
+}
+
+// manCommand prints the manual page, which the packages install.
+func manCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:  "man",
+		Usage: "Print the manual page signal(1)",
+		Action: func(c *cli.Context) error {
+			page, err := c.Lineage()[1].App.ToManWithSection(1)
+			return errors.Join(err, printText(stdout, page))
+		},
+	}
+}
+
+func printText(w io.Writer, text string) error {
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 func versionCommand(stdout io.Writer) *cli.Command {

@@ -33,6 +33,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/goleak"
 
+	"cline-meet/signal/signal"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/turnsrv"
 )
@@ -442,6 +443,83 @@ func TestMetricsOfBothParts(t *testing.T) {
 	}
 }
 
+// TestCheck reads settings and files as serve does, and starts nothing.
+func TestCheck(t *testing.T) {
+	check := func(args ...string) (status int, stderr string) {
+		var out bytes.Buffer
+		return run(t.Context(), append([]string{"signal", "serve", "--check"}, args...), &out, &out), out.String()
+	}
+	if status, said := check(); status != 0 || said != "" {
+		t.Errorf("defaults: exit status %d, %s", status, said)
+	}
+	for _, args := range [][]string{
+		{"--server-port", "70000"}, {"--tls-cert", "/does/not/exist", "--tls-key", "/does/not/exist"},
+	} {
+		if status, said := check(args...); status != 1 || !strings.Contains(said, args[0]) {
+			t.Errorf("%v: exit status %d, %s", args, status, said)
+		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log, w := io.Pipe()
+	status := make(chan int, 1)
+	go func() {
+		status <- run(ctx, quiet, io.Discard, w)
+		_ = w.Close()
+	}()
+	_, port, _ := net.SplitHostPort(whereabouts(t, log).HTTP)
+	var stderr bytes.Buffer
+	if s := run(t.Context(), []string{"signal", "health", "--server-port", port}, io.Discard, &stderr); s != 0 {
+		t.Errorf("exit status %d, %s", s, &stderr)
+	}
+	stop()
+	if s := <-status; s != 0 {
+		t.Errorf("exit status %d", s)
+	}
+	if s := run(t.Context(), []string{"signal", "health", "--server-port", port}, io.Discard, &stderr); s != 1 ||
+		!strings.Contains(stderr.String(), "/ready") {
+		t.Errorf("without a node: exit status %d, %s", s, &stderr)
+	}
+}
+
+// TestPagesAndCompletionsNameEverySetting holds what the packages install against the flags.
+func TestPagesAndCompletionsNameEverySetting(t *testing.T) {
+	for _, args := range [][]string{{"man"}, {"completion", "fish"}} {
+		var out bytes.Buffer
+		if status := run(t.Context(), append([]string{"signal"}, args...), &out, io.Discard); status != 0 {
+			t.Fatalf("%v: exit status %d", args, status)
+		}
+		text := strings.ReplaceAll(out.String(), `\-`, "-")
+		for _, f := range newSettings().flags() {
+			if !strings.Contains(text, f.Names()[0]) {
+				t.Errorf("%v lacks %s", args, f.Names()[0])
+			}
+		}
+	}
+	var stderr bytes.Buffer
+	if status := run(t.Context(), []string{"signal", "completion", "dos"}, io.Discard, &stderr); status != 1 {
+		t.Errorf("completion dos: exit status %d, %s", status, &stderr)
+	}
+}
+
+// TestBashCompletion has bash itself complete.
+func TestBashCompletion(t *testing.T) {
+	binary := build(t)
+	for words, want := range map[string]string{"hea": "health", "serve --turn-r": "--turn-realm --turn-relay-ip"} {
+		script := `source <(signal completion bash); COMP_WORDS=(signal ` + words + `)
+			COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _signal; echo "${COMPREPLY[@]}"`
+		cmd := exec.Command("bash", "-c", script)
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("%q completes to %q (%v), want %q", words, out, err, want)
+		}
+	}
+}
+
 func TestCredentials(t *testing.T) {
 	var out bytes.Buffer
 	args := []string{"signal", "credentials", "--user", "bob", "--ttl", "90s", "--turn-secret", "north", "--turn-public-host", "turn.example.org"}
@@ -517,8 +595,13 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv":       nil,
 		"state":         nil,
 		"assets":        nil,
+		"packaging":     {"signal/client"},
+		"k8s":           nil,
 	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == "dist" {
+			return filepath.SkipDir // What was built.
+		}
 		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" {
 			return err
 		}
@@ -586,6 +669,30 @@ func TestNotesOnWhatIsUnsafe(t *testing.T) {
 		if !slices.ContainsFunc(notes, func(text string) bool { return strings.Contains(text, note) }) {
 			t.Errorf("%q is in none of %q", note, notes)
 		}
+	}
+}
+
+// TestNodeWithoutTURNNamesThatOfOthers is a cluster whose TURN servers are on other nodes than its
+// signaling.
+func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
+	port := startRedis(t)
+	onRedis := func(s *settings) { s.redis.Host, s.redis.Port = "127.0.0.1", port }
+	turn := startNode(t, func(s *settings) { onRedis(s); s.turn.PublicHost = turnsrv.Auto })
+	web := startNode(t, func(s *settings) { onRedis(s); s.turn.Enabled = false })
+	want := "turn:127.0.0.1:" + strconv.Itoa(turn.turnPort()) + "?transport=udp"
+	var servers []signal.ICEServer
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
+		if servers = web.ice("signal.example.org", "bob").Servers; len(servers) == 1 {
+			break
+		}
+	}
+	if len(servers) != 1 || servers[0].URLs[0] != want {
+		t.Fatalf("ICE servers %+v, want %s", servers, want)
+	}
+	unix, _, _ := strings.Cut(servers[0].Username, ":")
+	expiry, _ := strconv.ParseInt(unix, 10, 64)
+	if _, credential := turnsrv.Credentials(turn.settings.turn.Secrets[0], "bob", time.Unix(expiry, 0)); credential != servers[0].Credential {
+		t.Error("the credential is not of the secret that the cluster agreed on")
 	}
 }
 

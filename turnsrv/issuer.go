@@ -87,11 +87,22 @@ func (i *Issuer) ICEServers(host, user string, now time.Time) (servers []ICEServ
 	if url := i.stun(host); url != "" {
 		servers = append(servers, ICEServer{URLs: []string{url}})
 	}
-	if urls := i.turn(host); len(urls) > 0 && *i.secret.Load() != "" {
-		username, credential := Credentials(*i.secret.Load(), user, now.Add(i.ttl))
-		servers = append(servers, ICEServer{URLs: urls, Username: username, Credential: credential})
+	if server, ok := i.At(i.turn(host), user, now); ok {
+		servers = append(servers, server)
 	}
 	return servers, i.ttl
+}
+
+// At returns the TURN server at urls, which knows the same secret, with
+// credentials for user as those of ICEServers. There is none without a URL or
+// a secret.
+func (i *Issuer) At(urls []string, user string, now time.Time) (server ICEServer, ok bool) {
+	secret := *i.secret.Load()
+	if len(urls) == 0 || secret == "" {
+		return ICEServer{}, false
+	}
+	username, credential := Credentials(secret, user, now.Add(i.ttl))
+	return ICEServer{URLs: urls, Username: username, Credential: credential}, true
 }
 
 // hostFor returns the host in the URLs for a client.
