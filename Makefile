@@ -6,6 +6,12 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 CHAOSTIME   ?= 3m
 SEEDS       ?= 20
+OUT         ?= bin/signal
+IMAGE       ?= signal:dev
+PLATFORMS   ?= amd64 arm64 armv7
+NATIVE      := $(patsubst arm,armv7,$(shell go env GOARCH))
+export IMAGE
+export VERSION ?= $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' 2>/dev/null || echo 0.0.0))
 
 .PHONY: help
 help: ## List the targets
@@ -15,9 +21,16 @@ help: ## List the targets
 dev-setup: ## Install what the tests need (Debian packages, Go modules)
 	@packaging/dev-setup.sh
 
+# The Redis client is most of the executable and waits for Redis most of its time: without inlining
+# it is 2 MB less.
+.PHONY: executable
+executable:
+	@echo "compiling $(OUT)"
+	@CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags='-s -w -buildid=' \
+	  -gcflags='github.com/redis/go-redis/v9/...=-l' -o $(OUT) .
+
 .PHONY: build
-build: ## Build the static executable bin/signal
-	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags='-s -w' -o bin/signal .
+build: executable ## Build the static executable bin/signal
 
 .PHONY: run
 run: build ## Run everything on this machine: the page is on http://localhost:8080
@@ -48,6 +61,32 @@ chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of 
 	@set -e; for seed in $$(seq $(SEEDS)); do \
 	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
 	done
+
+.PHONY: docker-build
+docker-build: ## Build the container image $IMAGE (signal:dev) without pulling anything
+	@packaging/image.sh $(NATIVE)
+	@echo "built $(IMAGE): docker run --read-only --network host $(IMAGE)"
+
+.PHONY: dev
+dev: docker-build ## Start two nodes, Redis and a proxy with Docker: http://localhost:8080
+	@packaging/compose.sh up --detach
+	@echo "running: http://localhost:8080; logs by make docker-compose-logs, the end by make stop"
+
+.PHONY: stop
+stop: ## Stop what make dev started and remove its containers and data
+	@packaging/compose.sh down --volumes --remove-orphans --timeout 45
+
+.PHONY: docker-compose-logs
+docker-compose-logs: ## Follow the logs of what make dev started
+	@packaging/compose.sh logs --follow --tail 100
+
+.PHONY: package
+package: ## Make dist/*.deb and dist/*.rpm of this machine's platform
+	@packaging/package.sh $(NATIVE)
+
+.PHONY: release
+release: ## Make everything of a release in dist/: archives, packages, images, SBOM, checksums
+	@packaging/release.sh $(PLATFORMS)
 
 .PHONY: clean
 clean: ## Remove what was built

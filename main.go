@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
+	_ "golang.org/x/crypto/x509roots/fallback" // A container may hold no certificate authorities.
 
 	"cline-meet/signal/assets"
 	"cline-meet/signal/signal"

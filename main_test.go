@@ -597,6 +597,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		"assets":        nil,
 		"packaging":     {"signal/client"},
 		"k8s":           nil,
+
+		"packaging/image": nil,
 	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == "dist" {

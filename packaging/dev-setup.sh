@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests use beside Go: a C compiler for the race detector, Chromium, coturn's
-# clients and Redis. Debian packages only, and only as root; elsewhere it says what is missing and
+# clients, Redis, and what containers and packages are tried with. Debian packages only, and only as root; elsewhere it says what is missing and
 # what that skips. With CI=true a missing part is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +13,13 @@ turnutils_uclient coturn the TURN interoperability tests
 redis-server redis-server the shared state tests
 redis-sentinel redis-sentinel the shared state tests with Sentinel
 ip iproute2 the tests in network namespaces
+dockerd docker.io the tests of the container image
+docker-compose docker-compose the tests of compose.yaml
+nginx nginx-light the tests of compose.yaml
+busybox busybox-static the tests of compose.yaml
+debootstrap debootstrap the tests of the Debian package
+rpm rpm the tests of the rpm package
+systemd-analyze systemd the tests of the service's unit
 "
 
 missing() {

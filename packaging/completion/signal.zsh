@@ -4,7 +4,7 @@ _signal() {
   local -a known before
   before=(${words[1,CURRENT-1]})
   [[ ${words[CURRENT]} == -* ]] && before+=(${words[CURRENT]})
-  known=("${(@f)$(_CLI_ZSH_AUTOCOMPLETE_HACK=1 $before --generate-bash-completion 2>/dev/null)}")
+  known=("${(@f)$($before --generate-bash-completion 2>/dev/null)}")
   [[ -n ${known[1]} ]] && _describe signal known || _files
 }
 compdef _signal signal

@@ -1,0 +1,171 @@
+// Package packaging_test tries what users install: images, compose, packages and scripts.
+package packaging_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait of a test; it decides only how a failure ends.
+const patience = 2 * time.Minute
+
+// tree is the repository.
+func tree(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// need skips the test unless it runs as root and has all of the programs; in CI it fails.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	unable := func(why string) {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(why)
+		}
+		t.Skip(why)
+	}
+	if os.Geteuid() != 0 {
+		unable("only root can do that")
+	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			unable(fmt.Sprintf("%v: run make dev-setup", err))
+		}
+	}
+}
+
+// command runs a program in the repository and returns what it said; env adds to the environment.
+func command(t *testing.T, env []string, program string, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // Cleanups run programs as well.
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.Env = tree(t), append(os.Environ(), env...)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// must is command, whose failure is the test's.
+func must(t *testing.T, env []string, program string, args ...string) string {
+	t.Helper()
+	out, err := command(t, env, program, args...)
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+// until polls until ok returns an empty reason to wait on.
+func until(t *testing.T, what string, why func() string) {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	reason := ""
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
+		if reason = why(); reason == "" {
+			return
+		}
+	}
+	t.Fatalf("never happened: %s: %s", what, reason)
+}
+
+// machine is a network of its own with a Docker daemon in it, so that ports are free and nothing on
+// the real machine changes.
+type machine struct {
+	t     *testing.T
+	space string // space is the network namespace.
+	ip    string // ip is where the test reaches the machine.
+	env   []string
+}
+
+// startMachine ends with the test.
+func startMachine(t *testing.T) *machine {
+	t.Helper()
+	need(t, "dockerd", "docker", "ip", "nsenter")
+	id := os.Getpid() % 250
+	m := &machine{t: t, space: fmt.Sprintf("signal-machine-%d", os.Getpid()), ip: fmt.Sprintf("10.213.%d.2", id)}
+	outer, inner := fmt.Sprintf("sgo%d", id), fmt.Sprintf("sgi%d", id)
+	must(t, nil, "ip", "netns", "add", m.space)
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", m.space).Run() })
+	must(t, nil, "ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", m.space)
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "delete", outer).Run() })
+	gateway := fmt.Sprintf("10.213.%d.1", id)
+	for _, args := range []string{
+		"address add " + gateway + "/24 dev " + outer, "link set " + outer + " up",
+		"-n " + m.space + " address add " + m.ip + "/24 dev " + inner, "-n " + m.space + " link set " + inner + " up",
+		"-n " + m.space + " link set lo up", "-n " + m.space + " route add default via " + gateway,
+	} {
+		must(t, nil, "ip", strings.Fields(args)...)
+	}
+	m.startDocker()
+	return m
+}
+
+func (m *machine) startDocker() {
+	m.t.Helper()
+	dir, err := os.MkdirTemp("", "signal-docker") // Shorter than the test's own, which a socket's path can not be.
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.env = []string{"DOCKER_HOST=unix://" + dir + "/socket", "COMPOSE_PROJECT_NAME=signaltest"}
+	var log bytes.Buffer
+	daemon := exec.Command("nsenter", "--net=/run/netns/"+m.space, "unshare", "--mount", "dockerd", "--iptables=false", "--ip6tables=false",
+		"--bridge=none", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "--log-level", "error",
+		"--host", "unix://"+dir+"/socket")
+	daemon.Stdout, daemon.Stderr, daemon.WaitDelay = &log, &log, time.Second
+	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := daemon.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() {
+		_ = daemon.Process.Signal(syscall.SIGTERM) // It takes its containers along.
+		_ = daemon.Wait()
+		if err := os.RemoveAll(dir); err != nil {
+			m.t.Error(err)
+		}
+		if m.t.Failed() {
+			m.t.Logf("dockerd:\n%s", &log)
+		}
+	})
+	until(m.t, "dockerd answers", func() string {
+		out, err := command(m.t, m.env, "docker", "version")
+		if err != nil {
+			return out
+		}
+		return ""
+	})
+}
+
+func (m *machine) docker(args ...string) string {
+	m.t.Helper()
+	return must(m.t, m.env, "docker", args...)
+}
+
+// healthy waits until the image's own check says so.
+func (m *machine) healthy(container string) {
+	m.t.Helper()
+	until(m.t, container+" is healthy", func() string {
+		state := m.docker("inspect", "--format", "{{.State.Status}} {{.State.Health.Status}}", container)
+		if state == "running healthy" {
+			return ""
+		}
+		return state + "\n" + m.docker("logs", container)
+	})
+}
