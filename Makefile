@@ -10,12 +10,12 @@ OUT         ?= bin/signal
 IMAGE       ?= signal:dev
 PLATFORMS   ?= amd64 arm64 armv7
 NATIVE      := $(patsubst arm,armv7,$(shell go env GOARCH))
-export IMAGE
+export IMAGE OVERLAY
 export VERSION ?= $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' 2>/dev/null || echo 0.0.0))
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: dev-setup
 dev-setup: ## Install what the tests need (Debian packages, Go modules)
@@ -39,6 +39,8 @@ run: build ## Run everything on this machine: the page is on http://localhost:80
 .PHONY: test
 test: dev-setup lint ## Run every check: vet, linters, all tests with the race detector
 	go test -race -shuffle=on ./...
+	go test -C k8s -race -shuffle=on ./...
+	go test -C packaging/image -race ./...
 
 .PHONY: lint
 lint: ## Check formatting, go vet and staticcheck
@@ -46,6 +48,8 @@ lint: ## Check formatting, go vet and staticcheck
 	go mod tidy -diff
 	go vet ./...
 	go run $(STATICCHECK) ./...
+	@set -e; for module in k8s packaging/image; do echo "linting $$module"; \
+	  (cd $$module && go mod tidy -diff && go vet ./... && go run $(STATICCHECK) ./...); done
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)
@@ -87,6 +91,41 @@ package: ## Make dist/*.deb and dist/*.rpm of this machine's platform
 .PHONY: release
 release: ## Make everything of a release in dist/: archives, packages, images, SBOM, checksums
 	@packaging/release.sh $(PLATFORMS)
+
+.PHONY: k8s-secrets
+k8s-secrets: ## Write k8s/base/secrets.env with new secrets, unless it is there
+	@k8s/secrets.sh
+
+.PHONY: k8s-deploy
+k8s-deploy: ## Apply k8s/$OVERLAY (daemonset) with $IMAGE and wait until it runs
+	@k8s/kube.sh deploy
+
+.PHONY: k8s-status
+k8s-status: ## Show what runs in the cluster, and its warnings
+	@k8s/kube.sh status
+
+.PHONY: k8s-port-forward
+k8s-port-forward: ## Open the cluster's service on http://localhost:8080
+	@k8s/kube.sh port-forward
+
+.PHONY: full-deploy
+full-deploy: docker-build ## Build and push $IMAGE, apply k8s/$OVERLAY and show what runs
+	@k8s/kube.sh push
+	@k8s/kube.sh deploy
+	@k8s/kube.sh status
+
+.PHONY: minikube-start
+minikube-start: ## Start a cluster on this machine
+	@k8s/kube.sh minikube-start
+
+.PHONY: minikube-deploy
+minikube-deploy: ## Build the image, load it into minikube and apply k8s/minikube
+	@$(MAKE) --no-print-directory docker-build IMAGE=signal:dev
+	@k8s/kube.sh minikube-deploy
+
+.PHONY: minikube-service
+minikube-service: ## Print the URL of the service in minikube
+	@k8s/kube.sh minikube-service
 
 .PHONY: clean
 clean: ## Remove what was built
