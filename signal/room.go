@@ -73,11 +73,9 @@ func newest(members, known []state.Member) []state.Member {
 // tellLocked brings a member's client from what it was told to what is.
 func (r *room) tellLocked(s *seat, left []state.Departure) {
 	old, self := s.told, s.conn.user
-	if old != nil {
-		for _, m := range old {
-			if m.ID != self && !stays(m, r.members, left) {
-				s.conn.send(userLeftFrame(r.id, m.ID, string(reasonOf(left, m))))
-			}
+	for _, m := range old {
+		if m.ID != self && !stays(m, r.members, left) {
+			s.conn.send(userLeftFrame(r.id, m.ID, string(reasonOf(left, m))))
 		}
 	}
 	var users []string // as the client knows them, in join order
