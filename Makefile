@@ -63,7 +63,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s)
 .PHONY: chaos
 chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of SEEDS (20) seeds
 	@set -e; for seed in $$(seq $(SEEDS)); do \
-	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
+	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state ./signal -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
 	done
 
 .PHONY: docker-build

@@ -56,7 +56,7 @@ func (p *participant) act(ctx context.Context) {
 			p.connect()
 			continue
 		}
-		if p.leaving {
+		if p.mustLeave() {
 			p.leave()
 			continue
 		}
@@ -139,7 +139,7 @@ func (p *participant) hangUp() {
 // revive gets the participant a connection, and its room if it had one.
 func (p *participant) revive() {
 	deadline := time.Now().Add(patience)
-	for (!p.connected() || p.leaving) && time.Now().Before(deadline) {
+	for (!p.connected() || p.mustLeave()) && time.Now().Before(deadline) {
 		if p.connected() {
 			p.leave()
 			continue
@@ -343,6 +343,13 @@ func (p *participant) where() (user, room string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.user, p.room
+}
+
+// mustLeave reports whether a room may still have to be left.
+func (p *participant) mustLeave() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.leaving
 }
 
 // stayedSince reports whether the participant was in the room at that time and has been since.

@@ -2,6 +2,7 @@ package signal_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +12,11 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+)
+
+var (
+	chaosSeed = flag.Uint64("chaos-seed", 0, "seed of the chaos test; 0 for a new one")
+	chaosTime = flag.Duration("chaos-time", 15*time.Second, "how long the chaos test breaks things")
 )
 
 // The size of the chaos: how many nodes, rooms and participants.
@@ -23,20 +29,23 @@ const (
 // TestChaos lets participants join, leave, talk and lose their sockets at random while nodes are
 // killed and Redis is restarted empty, and then settles the account: every acknowledged message
 // arrived exactly once at a receiver that stayed, nothing came twice or out of order, every
-// participant sees its room as it is, and Redis holds nothing else. SIGNAL_CHAOS_SEED repeats a
-// run as far as chance allows, SIGNAL_CHAOS_SECONDS sets its length.
+// participant sees its room as it is, and Redis holds nothing else. A seed repeats
+// a run as far as chance allows.
 func TestChaos(t *testing.T) {
-	seed, seconds := environment(t, "SIGNAL_CHAOS_SEED", time.Now().UnixNano()), environment(t, "SIGNAL_CHAOS_SECONDS", 15)
-	t.Logf("SIGNAL_CHAOS_SEED=%d SIGNAL_CHAOS_SECONDS=%d", seed, seconds)
+	seed := *chaosSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed %d: go test ./signal -run Chaos -chaos-seed %d -chaos-time %v", seed, seed, *chaosTime)
 	shared := startRedis(t)
 	c := &chaos{t: t, redis: shared, nodes: startNodes(t, chaosNodes, shared, "--resume-grace", "10")}
 	for i := range chaosParticipants {
-		c.people = append(c.people, newParticipant(c, i, rand.New(rand.NewPCG(uint64(seed), uint64(i)))))
+		c.people = append(c.people, newParticipant(c, i, rand.New(rand.NewPCG(seed, uint64(i)))))
 	}
-	ctx, stop := context.WithTimeout(t.Context(), time.Duration(seconds)*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), *chaosTime)
 	defer stop()
 	var acting sync.WaitGroup
-	random := rand.New(rand.NewPCG(uint64(seed), 1<<32))
+	random := rand.New(rand.NewPCG(seed, 1<<32))
 	acting.Go(func() { c.breakThings(ctx, random) })
 	for _, p := range c.people {
 		acting.Go(func() { p.act(ctx) })

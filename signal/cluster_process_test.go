@@ -3,6 +3,7 @@ package signal_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,6 +13,8 @@ import (
 
 	"cline-meet/signal/signal/client"
 )
+
+var outage = flag.Duration("outage", 0, "how long Redis is away at least while rooms go on")
 
 // member is a client that keeps book of who it is told came and went.
 type member struct {
@@ -212,7 +215,7 @@ func TestRedisAway(t *testing.T) {
 	eventually(t, "everybody sees everybody", func() error { return allSee(all, usersOf(all...)) })
 	shared.stop()
 	stopped := time.Now()
-	for round := 0; time.Since(stopped) < environmentDuration(t, "SIGNAL_OUTAGE_SECONDS", 3*lease); round++ {
+	for round := 0; time.Since(stopped) < max(*outage, 3*lease); round++ {
 		for i, m := range all {
 			near, far := strconv.Itoa(round)+"near", strconv.Itoa(round)+"far"
 			m.say(client.Message{Type: "message", ID: near, TargetID: all[(i+3)%6].user, Data: document(near)})
@@ -259,9 +262,4 @@ func TestRedisAway(t *testing.T) {
 		}
 		m.mu.Unlock()
 	}
-}
-
-func environmentDuration(t *testing.T, name string, otherwise time.Duration) time.Duration {
-	t.Helper()
-	return time.Duration(environment(t, name, int64(otherwise/time.Second))) * time.Second
 }

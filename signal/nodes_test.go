@@ -241,17 +241,3 @@ func document(v any) json.RawMessage {
 	}
 	return text
 }
-
-// environment returns a number that makes a test longer or repeats it.
-func environment(t *testing.T, name string, otherwise int64) int64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	value, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return value
-}
