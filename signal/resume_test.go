@@ -206,10 +206,10 @@ func TestHopping(t *testing.T) {
 		talkers[i] = nodes[i%3].enter("r")
 	}
 	stop := make(chan struct{})
-	acked := make([]int, senders)
+	acked, to := make([]int, senders), hopper.user
 	var talking sync.WaitGroup
 	for i, p := range talkers {
-		talking.Go(func() { acked[i] = p.talkTo(hopper.user, stop) })
+		talking.Go(func() { acked[i] = p.talkTo(to, stop) })
 	}
 	heard := map[string]int{}
 	hear := func(m client.Message) {
