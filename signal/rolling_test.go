@@ -33,6 +33,10 @@ type caller struct {
 	stop    context.CancelFunc
 	ctx     context.Context
 
+	// describing is held until the other side has been sent a description, since candidates that come
+	// before it count for the one before.
+	describing sync.Mutex
+
 	mu       sync.Mutex
 	conn     *client.Client
 	cookie   *http.Cookie
@@ -76,6 +80,8 @@ func newCaller(t *testing.T, name string, nodes []*nodeProcess, first int, room 
 	c.media.OnOpen(func() { c.working.Go(c.sendMedia) })
 	peer.OnICECandidate(func(candidate *webrtc.ICECandidate) {
 		if candidate != nil {
+			c.describing.Lock()
+			defer c.describing.Unlock()
 			c.relay("ice_candidate", document(candidate.ToJSON()))
 		}
 	})
@@ -286,6 +292,8 @@ func (c *caller) offer(restart bool) {
 		c.again = true // Its answer comes first.
 		return
 	}
+	c.describing.Lock()
+	defer c.describing.Unlock()
 	offer, err := c.peer.CreateOffer(&webrtc.OfferOptions{ICERestart: restart})
 	if err == nil {
 		err = c.peer.SetLocalDescription(offer)
@@ -321,6 +329,8 @@ func (c *caller) describe(m client.Message) {
 		}
 		return
 	}
+	c.describing.Lock()
+	defer c.describing.Unlock()
 	answer, err := c.peer.CreateAnswer(nil)
 	if err == nil {
 		err = c.peer.SetLocalDescription(answer)
