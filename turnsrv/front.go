@@ -2,10 +2,8 @@ package turnsrv
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,8 +61,8 @@ func (f *front) receive(from fiveTuple, via path, packet []byte) {
 	switch {
 	case len(packet) < channelHeader:
 		f.metrics.dropped(dropMalformed)
-	case packet[0]>>6 == 1:
-		f.channelData(from, packet)
+	case fromClientData(packet):
+		f.relayToPeer(from, packet)
 	case packet[0]>>6 == 0:
 		f.message(from, via, packet)
 	default:
@@ -150,149 +148,9 @@ func (f *front) message(from fiveTuple, via path, packet []byte) {
 		f.metrics.dropped(dropMalformed)
 		return
 	}
-	switch m.Type.Class {
-	case stun.ClassRequest:
+	if m.Type.Class == stun.ClassRequest {
 		f.request(&request{front: f, from: from, via: via, m: m, now: f.now()})
-	case stun.ClassIndication:
-		if m.Type.Method == stun.MethodSend {
-			f.sendIndication(from, m)
-		}
 	}
-}
-
-// channelData relays ChannelData of a client (RFC 8656, section 12.6).
-func (f *front) channelData(from fiveTuple, packet []byte) {
-	size := int(binary.BigEndian.Uint16(packet[2:]))
-	if size > len(packet)-channelHeader {
-		f.metrics.dropped(dropMalformed)
-		return
-	}
-	a, now := f.allocation(from), f.now()
-	if a == nil {
-		f.metrics.dropped(dropNoAllocation)
-		return
-	}
-	c := a.channelTo(binary.BigEndian.Uint16(packet), now)
-	if c == nil {
-		f.metrics.dropped(dropNoChannel)
-		return
-	}
-	a.send(c.relay, c.peer, packet[channelHeader:channelHeader+size], false, now)
-}
-
-// sendIndication relays the DATA of a Send indication (RFC 8656, section 11.2).
-func (f *front) sendIndication(from fiveTuple, m *stun.Message) {
-	a, now := f.allocation(from), f.now()
-	if a == nil {
-		f.metrics.dropped(dropNoAllocation)
-		return
-	}
-	data, err := m.Get(stun.AttrData)
-	peers, peerErr := peersOf(m)
-	if err != nil || peerErr != nil || len(unknownAttributes(m)) > 0 {
-		f.metrics.dropped(dropMalformed)
-		return
-	}
-	peer := peers[0]
-	r := a.relayFor(peer.Addr())
-	if r == nil || !a.permitted(peer.Addr(), now) {
-		f.metrics.dropped(dropNoPermission)
-		return
-	}
-	a.send(r, peer, data, m.Contains(stun.AttrDontFragment), now)
-}
-
-// send sends a payload to a peer from a relay, if policy and bandwidth allow.
-func (a *allocation) send(r *relay, peer netip.AddrPort, payload []byte, dontFragment bool, now time.Time) {
-	f := a.front
-	switch {
-	case !f.policy.permits(peer):
-		f.metrics.peersDenied.Inc()
-		return
-	case !a.toPeer.pass(len(payload), now):
-		f.metrics.dropped(dropBandwidth)
-		return
-	}
-	to := r.pool.address.translate(peer)
-	if dontFragment {
-		r.fragments.Lock()
-		defer r.fragments.Unlock()
-		forbidFragments(r.conn, to.Addr().Is6())
-		defer allowFragments(r.conn, to.Addr().Is6())
-	}
-	if _, err := r.conn.WriteToUDPAddrPort(payload, to); err != nil {
-		f.metrics.dropped(dropSendError)
-		return
-	}
-	f.metrics.sentToPeer(len(payload))
-}
-
-// fromPeer relays a payload of n bytes at relayHeadroom in buffer to the client,
-// on the peer's channel or as a Data indication (RFC 8656, sections 11.3 and
-// 12.7).
-func (a *allocation) fromPeer(r *relay, source netip.AddrPort, buffer []byte, n int) {
-	f, now := a.front, a.front.now()
-	peer := r.pool.address.present(source)
-	switch {
-	case !a.permitted(peer.Addr(), now):
-		f.metrics.dropped(dropNoPermission)
-		return
-	case !a.fromPeers.pass(n, now):
-		f.metrics.dropped(dropBandwidth)
-		return
-	}
-	var frame []byte
-	if c := a.channelFrom(peer, now); c != nil {
-		frame = channelDataFrame(buffer, c.number, n)
-	} else {
-		frame = dataIndication(buffer, peer, n)
-	}
-	if err := a.via.send(frame); err != nil {
-		f.metrics.dropped(dropSendError)
-		return
-	}
-	f.metrics.receivedFromPeer(n)
-}
-
-// channelDataFrame puts the ChannelData header in front of the payload at
-// relayHeadroom.
-func channelDataFrame(buffer []byte, number uint16, n int) []byte {
-	start := relayHeadroom - channelHeader
-	binary.BigEndian.PutUint16(buffer[start:], number)
-	binary.BigEndian.PutUint16(buffer[start+2:], uint16(n))
-	return buffer[start : relayHeadroom+n]
-}
-
-// dataIndication puts the headers of a Data indication in front of the payload
-// at relayHeadroom.
-func dataIndication(buffer []byte, peer netip.AddrPort, n int) []byte {
-	id := stun.NewTransactionID()
-	addrSize := 8
-	if peer.Addr().Is6() {
-		addrSize = 20
-	}
-	start := relayHeadroom - stunHeader - 4 - addrSize - 4
-	end := pad(buffer, relayHeadroom+n, n)
-	b := buffer[start:start]
-	b = binary.BigEndian.AppendUint16(b, stun.NewType(stun.MethodData, stun.ClassIndication).Value())
-	b = binary.BigEndian.AppendUint16(b, uint16(end-start-stunHeader))
-	b = binary.BigEndian.AppendUint32(b, stunCookie)
-	b = append(b, id[:]...)
-	b = binary.BigEndian.AppendUint16(b, uint16(stun.AttrXORPeerAddress))
-	b = binary.BigEndian.AppendUint16(b, uint16(addrSize))
-	b = appendXORAddress(b, peer, id)
-	b = binary.BigEndian.AppendUint16(b, uint16(stun.AttrData))
-	binary.BigEndian.AppendUint16(b, uint16(n))
-	return buffer[start:end]
-}
-
-// pad writes the zeros that a payload of n bytes that ends at end needs.
-func pad(buffer []byte, end, n int) int {
-	for ; n%4 != 0; n++ {
-		buffer[end] = 0
-		end++
-	}
-	return end
 }
 
 // debug logs what strangers cause, at a bounded rate.

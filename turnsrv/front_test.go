@@ -36,12 +36,12 @@ func addressOfServer(s *Server) netip.AddrPort {
 }
 
 // wired returns a client with credentials of user that has a nonce.
-func wired(t *testing.T, s *Server, network, user string) *wireClient {
+func wired(t testing.TB, s *Server, network, user string) *wireClient {
 	t.Helper()
 	return wiredTo(t, network, addressOfServer(s), user)
 }
 
-func wiredTo(t *testing.T, network string, server netip.AddrPort, user string) *wireClient {
+func wiredTo(t testing.TB, network string, server netip.AddrPort, user string) *wireClient {
 	t.Helper()
 	c, err := newWireClient(network, loopbackIPv4, server)
 	if err != nil {
@@ -69,7 +69,7 @@ func newTLSClient(t *testing.T, port int, user string) *wireClient {
 }
 
 // allocated returns a client with an allocation, and the address of its relay.
-func allocated(t *testing.T, s *Server, network, user string, attrs ...stun.Setter) (*wireClient, netip.AddrPort) {
+func allocated(t testing.TB, s *Server, network, user string, attrs ...stun.Setter) (*wireClient, netip.AddrPort) {
 	t.Helper()
 	c := wired(t, s, network, user)
 	answer, err := c.accepts(stun.MethodAllocate, append([]stun.Setter{attrTransport(protocolUDP)}, attrs...)...)
@@ -84,7 +84,7 @@ func allocated(t *testing.T, s *Server, network, user string, attrs ...stun.Sett
 }
 
 // udpPeer is a peer on loopback.
-func udpPeer(t *testing.T) (*net.UDPConn, netip.AddrPort) {
+func udpPeer(t testing.TB) (*net.UDPConn, netip.AddrPort) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -103,7 +103,7 @@ type flow struct {
 
 const flowChannel = 0x4001
 
-func newFlow(t *testing.T, s *Server, network, user string) *flow {
+func newFlow(t testing.TB, s *Server, network, user string) *flow {
 	t.Helper()
 	f := new(flow)
 	f.client, f.relay = allocated(t, s, network, user)
@@ -112,7 +112,7 @@ func newFlow(t *testing.T, s *Server, network, user string) *flow {
 }
 
 // bind binds the channel to a peer of its own.
-func (f *flow) bind(t *testing.T) {
+func (f *flow) bind(t testing.TB) {
 	t.Helper()
 	var addr netip.AddrPort
 	f.peer, addr = udpPeer(t)

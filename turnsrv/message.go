@@ -89,21 +89,22 @@ func unknownAttributes(m *stun.Message) unknown {
 	return unknown
 }
 
-// xorAddress decodes the value of an XOR-…-ADDRESS attribute of m. An IPv6
-// address stays one, whatever it stands for.
-func xorAddress(m *stun.Message, value []byte) (netip.AddrPort, error) {
+// xorAddress decodes the value of an XOR-…-ADDRESS attribute of the message with
+// that transaction id. An IPv6 address stays one, whatever it stands for.
+func xorAddress(id [stun.TransactionIDSize]byte, value []byte) (netip.AddrPort, error) {
 	if len(value) < 8 {
 		return netip.AddrPort{}, errMessage
 	}
 	port := binary.BigEndian.Uint16(value[2:]) ^ stunCookie>>16
 	var mask [16]byte
 	binary.BigEndian.PutUint32(mask[:], stunCookie)
-	copy(mask[4:], m.TransactionID[:])
-	ip := append([]byte(nil), value[4:]...)
-	for i := range min(len(ip), len(mask)) {
-		ip[i] ^= mask[i]
+	copy(mask[4:], id[:])
+	size := len(value) - 4
+	for i := range min(size, len(mask)) {
+		mask[i] ^= value[4+i]
 	}
-	addr, ok := netip.AddrFromSlice(ip)
+	addr, ok := netip.AddrFromSlice(mask[:min(size, len(mask))])
+	ok = ok && size <= len(mask)
 	if !ok || value[1] != familyOf(addr) {
 		return netip.AddrPort{}, errMessage
 	}
@@ -189,7 +190,7 @@ func peersOf(m *stun.Message) ([]netip.AddrPort, error) {
 		if a.Type != stun.AttrXORPeerAddress {
 			continue
 		}
-		peer, err := xorAddress(m, a.Value)
+		peer, err := xorAddress(m.TransactionID, a.Value)
 		if err != nil {
 			return nil, err
 		}

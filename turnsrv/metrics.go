@@ -124,14 +124,14 @@ func (m *metrics) ended(a *allocation, why string) {
 
 func (m *metrics) dropped(reason string) { m.dropCounters[reason].Inc() }
 
-func (m *metrics) sentToPeer(n int) {
-	m.toPeerPackets.Inc()
-	m.toPeerBytes.Add(float64(n))
+func (m *metrics) sentToPeer(packets, bytes int) {
+	m.toPeerPackets.Add(float64(packets))
+	m.toPeerBytes.Add(float64(bytes))
 }
 
-func (m *metrics) receivedFromPeer(n int) {
-	m.fromPeerPackets.Inc()
-	m.fromPeerBytes.Add(float64(n))
+func (m *metrics) receivedFromPeer(packets, bytes int) {
+	m.fromPeerPackets.Add(float64(packets))
+	m.fromPeerBytes.Add(float64(bytes))
 }
 
 func codeLabel(code stun.ErrorCode) string { return strconv.Itoa(int(code)) }

@@ -183,11 +183,9 @@ func (r *relay) ReadFrom([]byte) (int, net.Addr, error) {
 	for {
 		n, _, _, peer, err := r.conn.ReadMsgUDPAddrPort(buffer[relayHeadroom:relayHeadroom+maxPeerDatagram+1], nil)
 		switch {
-		case err == nil && n > maxPeerDatagram:
-			r.alloc.front.metrics.dropped(dropOversize)
 		case err == nil:
 			delay = backoff{}
-			r.alloc.fromPeer(r, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()), buffer, n)
+			r.relayToClient(netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()), buffer, n)
 		case errors.Is(err, net.ErrClosed) || !delay.wait(r.alloc.ended):
 			return 0, nil, net.ErrClosed
 		}

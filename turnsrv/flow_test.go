@@ -1,0 +1,183 @@
+package turnsrv
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/pion/stun/v2"
+)
+
+// load is a flow whose frames are built once, so that what it allocates is what
+// the server allocates.
+type load struct {
+	*flow
+	up, payload, buffer []byte
+}
+
+// newLoad returns a flow that sends on a channel, or in indications to a peer
+// without one.
+func newLoad(t testing.TB, s *Server, channel bool, size int) *load {
+	t.Helper()
+	l := &load{flow: newFlow(t, s, "udp", "alice"), payload: bytes.Repeat([]byte{7}, size), buffer: make([]byte, 4<<10)}
+	l.up = append([]byte{flowChannel >> 8, flowChannel & 0xFF, byte(size >> 8), byte(size)}, l.payload...)
+	if channel {
+		return l
+	}
+	var addr netip.AddrPort
+	l.peer, addr = udpPeer(t)
+	l.up = wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrPeer(addr), setRaw{stun.AttrData, l.payload}).Raw
+	return l
+}
+
+// turn sends so many packets to the peer, and back if they are to come back.
+func (l *load) turn(packets int, back bool) error {
+	for range packets {
+		if _, err := l.client.conn.Write(l.up); err != nil {
+			return err
+		}
+	}
+	for range packets {
+		if _, _, err := l.peer.ReadFromUDPAddrPort(l.buffer); err != nil {
+			return err
+		}
+	}
+	if !back {
+		return nil
+	}
+	return l.down(packets)
+}
+
+// down sends so many packets from the peer to the client.
+func (l *load) down(packets int) error {
+	for range packets {
+		if _, err := l.peer.WriteToUDPAddrPort(l.payload, l.relay); err != nil {
+			return err
+		}
+	}
+	for range packets {
+		if _, err := l.client.conn.Read(l.buffer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestRelayingAllocatesNothing counts the allocations of the whole process while
+// packets go to the peer and back.
+func TestRelayingAllocatesNothing(t *testing.T) {
+	s := startServer(t, loopbackConfig())
+	for _, channel := range []bool{true, false} {
+		t.Run(fmt.Sprintf("channel=%v", channel), func(t *testing.T) {
+			l := newLoad(t, s, channel, 161)
+			for _, packets := range []int{1, 20} {
+				n := testing.AllocsPerRun(200, func() {
+					if err := l.turn(packets, true); err != nil {
+						t.Error(err)
+					}
+				})
+				if n != 0 {
+					t.Errorf("%v allocations for %d packets each way", n, packets)
+				}
+			}
+		})
+	}
+}
+
+// TestSendIndicationIsReadAsAMessage holds what reads an indication without
+// allocating against what reads any message.
+func TestSendIndicationIsReadAsAMessage(t *testing.T) {
+	for _, attrs := range sendIndications() {
+		packet := wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrs...).Raw
+		checkSendIndication(t, packet)
+		for i := range packet {
+			changed := bytes.Clone(packet)
+			changed[i] ^= 0x41
+			checkSendIndication(t, changed)
+			checkSendIndication(t, packet[:i])
+		}
+	}
+}
+
+func FuzzSendIndication(f *testing.F) {
+	for _, attrs := range sendIndications() {
+		f.Add(wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrs...).Raw)
+	}
+	f.Fuzz(func(t *testing.T, packet []byte) { checkSendIndication(t, packet) })
+}
+
+func sendIndications() [][]stun.Setter {
+	v4 := attrPeer(netip.MustParseAddrPort("192.0.2.1:9"))
+	v6 := attrPeer(netip.MustParseAddrPort("[2001:db8::1]:9"))
+	data := setRaw{stun.AttrData, []byte("hello")}
+	return [][]stun.Setter{
+		{v4, data}, {data, v6}, {v4, v6, data, setRaw{stun.AttrData, []byte("again")}},
+		{v4, data, setRaw{stun.AttrDontFragment, nil}, stun.Fingerprint},
+		{v4, setRaw{stun.AttrData, nil}}, {v4}, {data}, {},
+		{v4, data, stun.NewSoftware("any")}, {v4, data, setRaw{0x7F01, nil}},
+		{stun.Fingerprint, v4, data},
+	}
+}
+
+func checkSendIndication(t *testing.T, packet []byte) {
+	t.Helper()
+	if m, err := decodeMessage(packet); err == nil && m.Type != stun.NewType(stun.MethodSend, stun.ClassIndication) {
+		return
+	}
+	want, wantErr := readSendIndication(packet)
+	got, err := parseSendIndication(packet)
+	if (err == nil) != (wantErr == nil) {
+		t.Fatalf("%x: %v, as a message %v", packet, err, wantErr)
+	}
+	if err == nil && (got.peer != want.peer || !bytes.Equal(got.data, want.data) || got.dontFragment != want.dontFragment) {
+		t.Fatalf("%x: %+v, as a message %+v", packet, got, want)
+	}
+}
+
+// readSendIndication is the plain way.
+func readSendIndication(packet []byte) (sendIndication, error) {
+	m, err := decodeMessage(packet)
+	if err != nil {
+		return sendIndication{}, err
+	}
+	data, err := m.Get(stun.AttrData)
+	peers, peersErr := peersOf(m)
+	if err != nil || peersErr != nil || len(unknownAttributes(m)) > 0 {
+		return sendIndication{}, errMessage
+	}
+	return sendIndication{peers[0], data, m.Contains(stun.AttrDontFragment)}, nil
+}
+
+// BenchmarkRelay relays bursts through the whole server. The process is client,
+// server and peer at once, so that ratios say more than the time itself.
+func BenchmarkRelay(b *testing.B) {
+	for _, channel := range []bool{true, false} {
+		for _, burst := range []int{1, 40} {
+			for _, direction := range []string{toPeer, fromPeer} {
+				b.Run(fmt.Sprintf("channel=%v/%s/burst=%d", channel, direction, burst), func(b *testing.B) {
+					benchmarkRelay(b, newLoad(b, startServer(b, loopbackConfig()), channel, 1100), direction, burst)
+				})
+			}
+		}
+	}
+}
+
+func benchmarkRelay(b *testing.B, l *load, direction string, burst int) {
+	if err := l.turn(1, true); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.SetBytes(1100)
+	for n := b.N; n > 0; n -= burst {
+		var err error
+		if packets := min(n, burst); direction == toPeer {
+			err = l.turn(packets, false)
+		} else {
+			err = l.down(packets)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
