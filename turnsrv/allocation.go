@@ -65,13 +65,13 @@ type traffic struct {
 	shaper         *shaper
 }
 
-// pass counts a payload of n bytes if the bandwidth allows it.
-func (t *traffic) pass(n int, now time.Time) bool {
-	if !t.shaper.allow(n, now) {
+// pass counts packets that are n bytes together if the bandwidth allows them.
+func (t *traffic) pass(packets, n int, now time.Time) bool {
+	if t.shaper != nil && !t.shaper.allow(n, now) {
 		return false
 	}
 	t.bytes.Add(uint64(n))
-	t.packets.Add(1)
+	t.packets.Add(uint64(packets))
 	return true
 }
 

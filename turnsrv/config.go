@@ -79,6 +79,13 @@ type Config struct {
 
 	now func() time.Time // now is the clock, of which tests have their own.
 
+	// DataPath relays in batches where the system can. Without it every socket has
+	// a goroutine, and every packet its system calls.
+	DataPath bool
+	// MaxNap is how long a batch may wait for more packets while many come; 0
+	// means not at all.
+	MaxNap time.Duration
+
 	// ForbiddenPeers are what relays must never reach, whatever AllowPeers says:
 	// the node's own services. An unspecified address stands for every address
 	// that this machine has when the server starts.
@@ -96,6 +103,9 @@ func DefaultConfig() Config {
 		MinPort: 49152,
 		MaxPort: 65535,
 		TTL:     time.Hour,
+
+		DataPath: true,
+		MaxNap:   defaultMaxNap,
 
 		MaxLifetime:    engineMaxLifetime,
 		UserQuota:      32,
@@ -149,6 +159,16 @@ func (c *Config) Flags() []cli.Flag {
 			Name: "turn-udp-sockets", EnvVars: []string{"TURN_UDP_SOCKETS"}, Category: flagCategory,
 			Usage: "sockets that share each UDP listen address, 0 for one a core (`NUMBER`)",
 			Value: c.UDPSockets, Destination: &c.UDPSockets,
+		},
+		&cli.BoolFlag{
+			Name: "turn-data-path", EnvVars: []string{"TURN_DATA_PATH"}, Category: flagCategory,
+			Usage: "relay packets in batches, where the system can; =false is for diagnosis",
+			Value: c.DataPath, Destination: &c.DataPath,
+		},
+		&cli.GenericFlag{
+			Name: "turn-max-nap", EnvVars: []string{"TURN_MAX_NAP"}, Category: flagCategory,
+			Usage: "how long a batch may wait for more packets while many come, at most 0.01, 0 for not at all (`SECONDS`)",
+			Value: (*seconds)(&c.MaxNap),
 		},
 		&cli.GenericFlag{
 			Name: "turn-users", EnvVars: []string{"TURN_USERS"}, Category: flagCategory,
@@ -343,6 +363,9 @@ func (c *Config) validateLimits(p *problems) {
 		if value < 1 {
 			p.addf(flag, "%d allows nothing, use at least 1", value)
 		}
+	}
+	if c.MaxNap < 0 || c.MaxNap > maxMaxNap {
+		p.addf("turn-max-nap", "%v is not between 0 and %v", c.MaxNap, maxMaxNap)
 	}
 	if c.AllocateRate < 0 {
 		p.addf("turn-allocate-rate", "%v is negative", c.AllocateRate)

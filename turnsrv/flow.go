@@ -54,17 +54,26 @@ func (f *front) outbound(from fiveTuple, packet []byte, now time.Time) (parcel, 
 
 // outboundChannelData decides about ChannelData (RFC 8656, section 12.6).
 func (a *allocation) outboundChannelData(packet []byte, now time.Time) (parcel, bool) {
-	size := int(binary.BigEndian.Uint16(packet[2:]))
-	if size > len(packet)-channelHeader {
-		a.front.metrics.dropped(dropMalformed)
+	number, payload, ok := a.channelPayload(packet)
+	if !ok {
 		return parcel{}, false
 	}
-	c := a.channelTo(binary.BigEndian.Uint16(packet), now)
+	c := a.channelTo(number, now)
 	if c == nil {
 		a.front.metrics.dropped(dropNoChannel)
 		return parcel{}, false
 	}
-	return a.address(c.relay, c.peer, packet[channelHeader:channelHeader+size], now)
+	return a.address(c.relay, c.peer, payload, now)
+}
+
+// channelPayload takes ChannelData apart. Behind it there may be padding.
+func (a *allocation) channelPayload(packet []byte) (number uint16, payload []byte, ok bool) {
+	size := int(binary.BigEndian.Uint16(packet[2:]))
+	if size > len(packet)-channelHeader {
+		a.front.metrics.dropped(dropMalformed)
+		return 0, nil, false
+	}
+	return binary.BigEndian.Uint16(packet), packet[channelHeader : channelHeader+size], true
 }
 
 // outboundIndication decides about a Send indication (RFC 8656, section 11.2).
@@ -91,7 +100,7 @@ func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now 
 	case !a.front.policy.permits(peer):
 		a.front.metrics.peersDenied.Inc()
 		return parcel{}, false
-	case !a.toPeer.pass(len(payload), now):
+	case !a.toPeer.pass(1, len(payload), now):
 		a.front.metrics.dropped(dropBandwidth)
 		return parcel{}, false
 	}
@@ -121,40 +130,62 @@ func (f *front) send(p parcel) {
 	f.metrics.sentToPeer(1, len(p.payload))
 }
 
-// inbound decides about a payload of n bytes that came from source, and counts
-// it. It appends to header what goes in front of the payload to the client: a
-// ChannelData header or that of a Data indication (RFC 8656, sections 11.3 and
-// 12.7), which has to be padded to a multiple of four bytes. It reports false
-// for what is dropped, counted as well.
-func (r *relay) inbound(source netip.AddrPort, n int, header []byte, now time.Time) (_ []byte, padding int, ok bool) {
-	a, peer := r.alloc, r.pool.address.present(source)
+// inbound is what goes from a peer to a client.
+type inbound struct {
+	alloc   *allocation
+	peer    netip.AddrPort // peer is as the client calls it.
+	channel uint16         // channel is 0 where none is bound to the peer.
+}
+
+// inbound tells what becomes of packets from source. It reports false for a peer
+// without a permission.
+func (r *relay) inbound(source netip.AddrPort, now time.Time) (inbound, bool) {
+	in := inbound{alloc: r.alloc, peer: r.pool.address.present(source)}
+	if c := in.alloc.channelFrom(in.peer, now); c != nil {
+		in.channel = c.number
+	}
+	return in, in.alloc.permitted(in.peer.Addr(), now)
+}
+
+// admit decides about a payload of n bytes, and counts it. It reports false for
+// what is dropped, counted as well.
+func (in *inbound) admit(n int, now time.Time) bool {
 	switch {
 	case n > maxPeerDatagram:
-		a.front.metrics.dropped(dropOversize)
-		return nil, 0, false
-	case !a.permitted(peer.Addr(), now):
-		a.front.metrics.dropped(dropNoPermission)
-		return nil, 0, false
-	case !a.fromPeers.pass(n, now):
-		a.front.metrics.dropped(dropBandwidth)
-		return nil, 0, false
+		in.alloc.front.metrics.dropped(dropOversize)
+	case !in.alloc.fromPeers.pass(1, n, now):
+		in.alloc.front.metrics.dropped(dropBandwidth)
+	default:
+		return true
 	}
-	if c := a.channelFrom(peer, now); c != nil {
-		header = binary.BigEndian.AppendUint16(header, c.number)
-		return binary.BigEndian.AppendUint16(header, uint16(n)), 0, true
+	return false
+}
+
+// appendHeader appends what goes in front of a payload of n bytes: a ChannelData
+// header or that of a Data indication (RFC 8656, sections 11.3 and 12.7), which
+// has to be padded.
+func (in *inbound) appendHeader(header []byte, n int) (_ []byte, padding int) {
+	if in.channel == 0 {
+		return appendDataIndication(header, in.peer, n), padded(n) - n
 	}
-	return appendDataIndication(header, peer, n), padded(n) - n, true
+	return append(header, byte(in.channel>>8), byte(in.channel), byte(n>>8), byte(n)), 0
 }
 
 // relayToClient relays a payload of n bytes at relayHeadroom in buffer at once.
 // Behind it there is room for the padding.
 func (r *relay) relayToClient(source netip.AddrPort, buffer []byte, n int) {
 	f := r.alloc.front
-	var space [relayHeadroom]byte
-	header, padding, ok := r.inbound(source, n, space[:0], f.now())
+	now := f.now()
+	in, ok := r.inbound(source, now)
 	if !ok {
+		f.metrics.dropped(dropNoPermission)
 		return
 	}
+	if !in.admit(n, now) {
+		return
+	}
+	var space [relayHeadroom]byte
+	header, padding := in.appendHeader(space[:0], n)
 	start, end := relayHeadroom-len(header), relayHeadroom+n+padding
 	copy(buffer[start:], header)
 	clear(buffer[relayHeadroom+n : end])

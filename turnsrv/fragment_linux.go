@@ -1,7 +1,7 @@
 package turnsrv
 
 import (
-	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,13 +12,13 @@ const dontFragmentSupported = true
 
 // allowFragments lets routers fragment what the socket sends, which is what
 // RFC 8656 wants without DONT-FRAGMENT and not what Linux does by itself.
-func allowFragments(conn *net.UDPConn, v6 bool) { setFragments(conn, v6, true) }
+func allowFragments(conn syscall.Conn, v6 bool) { setFragments(conn, v6, true) }
 
 // forbidFragments makes the socket set DF without looking at a path MTU that
 // the kernel may remember.
-func forbidFragments(conn *net.UDPConn, v6 bool) { setFragments(conn, v6, false) }
+func forbidFragments(conn syscall.Conn, v6 bool) { setFragments(conn, v6, false) }
 
-func setFragments(conn *net.UDPConn, v6, allowed bool) {
+func setFragments(conn syscall.Conn, v6, allowed bool) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return

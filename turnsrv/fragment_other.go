@@ -2,12 +2,12 @@
 
 package turnsrv
 
-import "net"
+import "syscall"
 
 // dontFragmentSupported says whether DONT-FRAGMENT can be honoured. Here it
 // cannot, so it is answered with 420 (RFC 8656, section 7.2).
 const dontFragmentSupported = false
 
-func allowFragments(*net.UDPConn, bool) {}
+func allowFragments(syscall.Conn, bool) {}
 
-func forbidFragments(*net.UDPConn, bool) {}
+func forbidFragments(syscall.Conn, bool) {}

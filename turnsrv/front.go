@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type front struct {
 	auth     *authenticator
 	engine   *engine
 	pools    []*relayPool // pools are by family: IPv4 first, IPv6 if there is one.
+	loops    []*dataLoop  // loops are empty where the data path is off.
 	reserved *reservations
 	policy   *peerPolicy
 	quotas   *quotas
@@ -193,6 +195,47 @@ func (f *front) openPools(addresses ...relayAddress) {
 			f.pools = append(f.pools, newRelayPool(a, uint16(f.cfg.MinPort), uint16(f.cfg.MaxPort), f.log))
 		}
 	}
+}
+
+// startLoops gives every UDP listener, and the relays of its clients, to a data
+// loop. It comes before anybody is served.
+func (f *front) startLoops(servers []*udpServer) {
+	if !f.cfg.DataPath {
+		return
+	}
+	var loops []*dataLoop
+	for _, s := range servers {
+		l, err := newDataLoop(f, s)
+		if err != nil {
+			f.log.Info("turn server relays without a data loop", "listener", s.socket.local, "error", err)
+			continue
+		}
+		s.loop = l
+		loops = append(loops, l)
+	}
+	if len(loops) == 0 {
+		return
+	}
+	f.loops = loops
+	for _, p := range f.pools {
+		p.listen = openRelay
+	}
+	// A busy loop keeps its thread while it waits.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), min(len(loops), cores())+1))
+}
+
+// loopFor returns the loop that reads an allocation's relays: that of its
+// client's listener, or any for a stream. It is nil without loops.
+func (f *front) loopFor(a *allocation) *dataLoop {
+	if len(f.loops) == 0 {
+		return nil
+	}
+	for _, l := range f.loops {
+		if l.serves(a.via) {
+			return l
+		}
+	}
+	return f.loops[a.id%uint64(len(f.loops))]
 }
 
 // close ends all allocations and the engine.

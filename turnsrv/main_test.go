@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"flag"
 	"io"
 	"math/big"
 	"net"
@@ -71,6 +72,9 @@ func testTLS(*testing.T) *tls.Config {
 	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &testCertificate, nil }}
 }
 
+// dataPath lets every test run the other way, too.
+var dataPath = flag.Bool("data-path", true, "relay by data loops where the system can")
+
 const testSecret = "open sesame"
 
 // testConfig is a node on free ports of this machine.
@@ -78,6 +82,7 @@ func testConfig() Config {
 	cfg := DefaultConfig()
 	cfg.Port, cfg.TLSPort = 0, 0
 	cfg.Secrets = []string{testSecret}
+	cfg.DataPath = *dataPath
 	return cfg
 }
 

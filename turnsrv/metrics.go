@@ -24,6 +24,7 @@ const (
 	dropOversize     = "oversize"
 	dropSendError    = "send_error"
 	dropSourceLimit  = "source_limit"
+	dropKernel       = "kernel" // The socket's buffer was full.
 )
 
 // metrics is one collector for all that a Server counts, so that it registers
@@ -46,6 +47,7 @@ type metrics struct {
 	toPeerBytes, toPeerPackets     prometheus.Counter
 	fromPeerBytes, fromPeerPackets prometheus.Counter
 	dropCounters                   map[string]prometheus.Counter
+	kernelDrops                    prometheus.Counter
 }
 
 func newMetrics(transport ...prometheus.Collector) *metrics {
@@ -81,6 +83,7 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 		dropBandwidth, dropOversize, dropSendError, dropSourceLimit} {
 		m.dropCounters[reason] = m.drops.WithLabelValues(reason)
 	}
+	m.kernelDrops = m.drops.WithLabelValues(dropKernel)
 	for _, reason := range []string{failMissing, failFields, failNonce, failUsername, failExpired, failRevoked, failPassword} {
 		m.authFailures.WithLabelValues(reason)
 	}
@@ -123,6 +126,10 @@ func (m *metrics) ended(a *allocation, why string) {
 }
 
 func (m *metrics) dropped(reason string) { m.dropCounters[reason].Inc() }
+
+func (m *metrics) droppedPackets(reason string, packets int) {
+	m.dropCounters[reason].Add(float64(packets))
+}
 
 func (m *metrics) sentToPeer(packets, bytes int) {
 	m.toPeerPackets.Add(float64(packets))

@@ -37,19 +37,29 @@ type relayPool struct {
 	address          relayAddress
 	minPort, maxPort uint16
 	log              *slog.Logger
+	listen           func(netip.AddrPort) (udpConn, error) // listen is fixed before the first client.
 
 	mu    sync.Mutex
 	taken map[uint16]bool // taken holds the ports of our sockets.
 }
 
 func newRelayPool(address relayAddress, minPort, maxPort uint16, log *slog.Logger) *relayPool {
-	return &relayPool{address: address, minPort: minPort, maxPort: maxPort, log: log, taken: map[uint16]bool{}}
+	return &relayPool{address: address, minPort: minPort, maxPort: maxPort, log: log, listen: listenRelay, taken: map[uint16]bool{}}
+}
+
+// listenRelay opens the socket of a relay that a goroutine of its own reads.
+func listenRelay(at netip.AddrPort) (udpConn, error) {
+	network := "udp4"
+	if at.Addr().Is6() {
+		network = "udp6"
+	}
+	return net.ListenUDP(network, net.UDPAddrFromAddrPort(at))
 }
 
 // relaySocket is a bound socket and its port, which goes back to the pool with
 // it.
 type relaySocket struct {
-	conn *net.UDPConn
+	conn udpConn
 	pool *relayPool
 	port uint16
 	once sync.Once
@@ -119,11 +129,7 @@ func (p *relayPool) bind(port uint16) (*relaySocket, error) {
 	if !p.take(port) {
 		return nil, errNoRelayPort
 	}
-	network := "udp4"
-	if p.address.bind.Is6() {
-		network = "udp6"
-	}
-	conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.address.bind, port)))
+	conn, err := p.listen(netip.AddrPortFrom(p.address.bind, port))
 	if err != nil {
 		p.release(port)
 		return nil, err
@@ -153,13 +159,17 @@ func (p *relayPool) release(port uint16) {
 
 // relay is one relayed transport address of an allocation. To the engine it is
 // the allocation's socket: the engine's goroutine for it spends its life in
-// ReadFrom, which relays what peers send, and Close ends the engine's
-// allocation. It implements net.PacketConn.
+// ReadFrom, which relays what peers send or leaves that to a data loop, and
+// Close ends the engine's allocation. It implements net.PacketConn.
 type relay struct {
 	// Fixed after construction.
 	*relaySocket
 	id    uint64
 	alloc *allocation
+	loop  *dataLoop // loop reads the socket; nil when ReadFrom does.
+
+	number uint32        // number is the loop's.
+	closed chan struct{} // closed is closed with the relay, and nil without a loop.
 
 	fragments sync.Mutex // fragments is held while the socket's DF setting is not its usual one.
 	done      sync.Once
@@ -175,9 +185,17 @@ func (r *relay) engineAddr() net.Addr {
 	return &net.UDPAddr{IP: ip, Port: 1}
 }
 
-// ReadFrom relays packets of peers until the relay is closed. It never returns
-// one to the engine.
+// ReadFrom returns when the relay is closed. The engine never gets a packet.
 func (r *relay) ReadFrom([]byte) (int, net.Addr, error) {
+	if r.loop == nil {
+		return r.read()
+	}
+	<-r.closed
+	return 0, nil, net.ErrClosed
+}
+
+// read relays packets of peers until the relay is closed.
+func (r *relay) read() (int, net.Addr, error) {
 	buffer := make([]byte, relayHeadroom+maxPeerDatagram+4) // One byte to see what is too long, three to pad.
 	var delay backoff
 	for {
@@ -199,6 +217,10 @@ func (r *relay) WriteTo([]byte, net.Addr) (int, error) { return 0, errors.ErrUns
 // since the engine, closing all its allocations, stops at the first that does.
 func (r *relay) Close() error {
 	r.done.Do(func() {
+		if r.loop != nil {
+			r.loop.forget(r)
+			close(r.closed)
+		}
 		r.relaySocket.close()
 		r.alloc.lose(r)
 	})

@@ -539,7 +539,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 	f := q.front
 	a := f.newAllocation(q, want.lifetime, sockets)
 	for _, r := range a.allRelays() {
-		if err := f.engine.allocate(r, want.lifetime); err != nil {
+		if err := f.begin(r, want.lifetime); err != nil {
 			a.end(endClosed)
 			if reserved != nil {
 				f.reserved.discard(reserved, quotaKey(q.who))
@@ -574,6 +574,14 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 		"relay", sockets[0].seen(), "user", q.who.user)
 }
 
+// begin makes a relay known to the engine and starts to relay.
+func (f *front) begin(r *relay, lifetime time.Duration) error {
+	if err := f.engine.allocate(r, lifetime); err != nil || r.loop == nil {
+		return err
+	}
+	return r.loop.watch(r)
+}
+
 func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*relaySocket) *allocation {
 	a := &allocation{
 		front:    f,
@@ -591,9 +599,14 @@ func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*rel
 	}
 	a.toPeer.shaper = newShaper(f.cfg.Bandwidth, f.total)
 	a.fromPeers.shaper = newShaper(f.cfg.Bandwidth, f.total)
+	loop := f.loopFor(a)
 	for _, s := range sockets {
 		f.open.Add(1)
-		a.relays = append(a.relays, &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a})
+		r := &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop}
+		if loop != nil {
+			r.closed = make(chan struct{})
+		}
+		a.relays = append(a.relays, r)
 	}
 	a.family = familyLabel(sockets)
 	return a

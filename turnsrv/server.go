@@ -79,6 +79,7 @@ func (s *Server) start(make sockets) error {
 	if s.transports, err = bindTransports(s.cfg.transports(counters), s.front, make); err != nil {
 		return errors.Join(err, s.front.close())
 	}
+	s.front.startLoops(s.transports.datagrams)
 	if err := s.front.decidePeers(s.Port(), s.TLSPort()); err != nil {
 		return errors.Join(err, s.stop())
 	}
@@ -184,7 +185,11 @@ func (s *Server) Close() error {
 // opened, then the relays are closed and their readers end.
 func (s *Server) stop() error {
 	s.transports.close()
-	return errors.Join(s.front.close(), s.waitForEngine())
+	err := errors.Join(s.front.close(), s.waitForEngine())
+	for _, l := range s.front.loops {
+		l.free()
+	}
+	return err
 }
 
 // waitForEngine polls, since the engine offers nothing to wait on: the reader of

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/ipv4"
@@ -22,8 +23,12 @@ const (
 	maxKnownPaths = 4096
 )
 
-// udpConn is what a udpSocket needs of a *net.UDPConn.
+// udpConn is a UDP socket: a *net.UDPConn, or one that a data loop reads.
 type udpConn interface {
+	syscall.Conn
+	LocalAddr() net.Addr
+	SetReadBuffer(bytes int) error
+	SetWriteBuffer(bytes int) error
 	ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error)
 	WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error)
 	Close() error
@@ -153,9 +158,10 @@ func (p *udpPath) close() {}
 
 // udpServer reads one of the sockets that plain UDP clients send to.
 type udpServer struct {
-	// Fixed after construction.
+	// Fixed before start.
 	common *common
 	socket *udpSocket
+	loop   *dataLoop // loop reads the socket and relays; nil when a goroutine reads it for the receiver.
 
 	reader sync.WaitGroup
 
@@ -168,6 +174,10 @@ func newUDPServer(c *common, socket *udpSocket) *udpServer {
 }
 
 func (s *udpServer) start() {
+	if s.loop != nil {
+		s.reader.Go(s.loop.run)
+		return
+	}
 	s.reader.Go(func() { s.socket.serve(s.handle) })
 }
 
@@ -195,6 +205,9 @@ func (s *udpServer) path(to fiveTuple) path {
 
 // close closes the socket and waits for its reader.
 func (s *udpServer) close() {
+	if s.loop != nil {
+		s.loop.close()
+	}
 	_ = s.socket.conn.Close()
 	s.reader.Wait()
 }

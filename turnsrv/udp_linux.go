@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +16,7 @@ const unsentLimit = 128 << 10
 
 // defaultUDPSockets is one socket for every core: the kernel spreads the
 // clients over them.
-func defaultUDPSockets() int { return runtime.GOMAXPROCS(0) }
+func defaultUDPSockets() int { return cores() }
 
 // listenPacket opens a UDP socket, which may share its port with others.
 func listenPacket(network, address string, share bool) (*net.UDPConn, error) {

@@ -1,0 +1,375 @@
+package turnsrv
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// listenerNumber is the number of the listener in the poller.
+const listenerNumber = 1
+
+// dataLoop relays for the clients of one UDP listener. One goroutine reads the
+// listener and the relays that were given to the loop, many packets at once,
+// and sends them on the same way. Relays of stream clients may be among them.
+type dataLoop struct {
+	// Fixed after construction.
+	front    *front
+	server   *udpServer
+	listener *rawSocket
+	poller   *poller
+
+	closing atomic.Bool
+
+	// Guarded by mu.
+	mu     sync.Mutex
+	relays map[uint32]*relay // relays are by their number in the poller.
+	last   uint32
+
+	// Owned by run.
+	in      *inbox
+	out     *outbox
+	pace    pace
+	now     time.Time // now is the time of the turn.
+	recent  recent
+	peer    recentPeer
+	scratch []byte // scratch is where frames to stream clients are put together.
+}
+
+// recent is what a turn found out last about a client's channel. It is for
+// that turn alone, in which nothing can change but by requests.
+type recent struct {
+	from   fiveTuple
+	alloc  *allocation
+	number uint16 // number is 0 when no channel is known.
+	lot    lot    // lot is where that channel leads.
+}
+
+// recentPeer is what a turn found out last about a peer.
+type recentPeer struct {
+	relay     *relay
+	source    netip.AddrPort
+	inbound   inbound
+	permitted bool
+	lot       lot
+}
+
+// newDataLoop takes the socket of a server that does not run yet.
+func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
+	conn, ok := s.socket.conn.(*net.UDPConn)
+	if !ok {
+		return nil, errNoDataLoop
+	}
+	l := &dataLoop{front: f, server: s, relays: map[uint32]*relay{}, last: listenerNumber, out: newOutbox(f.metrics),
+		pace: pace{maxNap: f.cfg.MaxNap}, scratch: make([]byte, relayHeadroom+maxPeerDatagram+4)}
+	var err error
+	if l.in, err = newInbox(); err != nil {
+		return nil, err
+	}
+	if l.poller, err = newPoller(); err != nil {
+		l.in.free()
+		return nil, err
+	}
+	if l.listener, err = adoptRaw(conn); err != nil {
+		l.free()
+		return nil, err
+	}
+	if err = l.poller.add(l.listener.fd, listenerNumber); err != nil {
+		_ = l.listener.Close()
+		l.free()
+		return nil, err
+	}
+	s.socket.conn = l.listener
+	return l, nil
+}
+
+func (l *dataLoop) free() {
+	l.poller.close()
+	l.in.free()
+}
+
+// serves says whether packets to a client leave from the loop's listener.
+func (l *dataLoop) serves(via path) bool {
+	p, ok := via.(*udpPath)
+	return ok && p.socket == l.server.socket
+}
+
+// watch makes the loop read a relay, from now until it is closed.
+func (l *dataLoop) watch(r *relay) error {
+	socket := r.conn.(*rawSocket)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		l.last++
+		if _, taken := l.relays[l.last]; !taken && l.last > listenerNumber {
+			break
+		}
+	}
+	fd, ok := socket.take()
+	if !ok {
+		return net.ErrClosed
+	}
+	defer socket.give()
+	if err := l.poller.add(fd, l.last); err != nil {
+		return err
+	}
+	r.number = l.last
+	l.relays[r.number] = r
+	return nil
+}
+
+// forget is called by a relay that was closed, watched or not.
+func (l *dataLoop) forget(r *relay) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.relays[r.number] == r {
+		delete(l.relays, r.number)
+	}
+}
+
+func (l *dataLoop) relay(number uint32) *relay {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.relays[number]
+}
+
+// close ends run, which has to be waited for before free.
+func (l *dataLoop) close() {
+	l.closing.Store(true)
+	l.poller.interrupt()
+}
+
+// run relays until close.
+func (l *dataLoop) run() {
+	for l.wait() && !l.closing.Load() {
+		l.turn()
+	}
+}
+
+// wait returns when there is something to read, or false when there never will.
+func (l *dataLoop) wait() bool {
+	if d := l.pace.nap(); d > 0 {
+		nap(d)
+	}
+	if l.pace.busy() && l.poller.poll(busyWait) {
+		return true
+	}
+	return l.poller.wait() == nil
+}
+
+// turn takes from every socket at which something waits, a share from each, and
+// sends it on.
+func (l *dataLoop) turn() {
+	began, packets, backlog := time.Now(), l.out.total, false
+	l.begin()
+	for i := range l.poller.found {
+		if l.in.full() {
+			l.sendOn()
+			l.begin()
+		}
+		backlog = l.read(l.poller.ready(i)) || backlog
+	}
+	l.sendOn()
+	l.pace.turned(int(l.out.total-packets), backlog, began)
+}
+
+// begin forgets what may not be so any more.
+func (l *dataLoop) begin() {
+	l.now = l.front.now()
+	l.recent, l.peer = recent{}, recentPeer{}
+}
+
+func (l *dataLoop) sendOn() {
+	l.out.flush()
+	l.in.reset()
+}
+
+// read takes datagrams from one socket, and says whether there may be more.
+func (l *dataLoop) read(number uint32) (more bool) {
+	if number == wakeNumber {
+		return false
+	}
+	socket, r := l.listener, (*relay)(nil)
+	if number != listenerNumber {
+		if r = l.relay(number); r == nil {
+			return false
+		}
+		socket = r.conn.(*rawSocket)
+	}
+	share := takeBatch
+	if socket.merging.on {
+		share = takeTrains
+	}
+	first, end, err := l.in.take(socket, share)
+	if err != nil {
+		l.failed(r, err)
+		return false
+	}
+	merged := 0
+	for i := first; i < end; i++ {
+		segment := l.details(socket, i)
+		if segment > 0 {
+			merged++
+		}
+		if r == nil {
+			l.fromClient(i, segment)
+		} else {
+			l.fromPeer(r, i, segment)
+		}
+	}
+	if end > first && socket.merging.note(end-first, merged, l.in.run(first, end), l.now) {
+		socket.merge(socket.merging.on)
+	}
+	return end-first == share
+}
+
+// failed notes an error of a socket, which reading it has cleared.
+func (l *dataLoop) failed(r *relay, err error) {
+	if r == nil {
+		l.server.common.metrics.socketErrors.WithLabelValues(transportUDP.String()).Inc()
+	}
+	l.front.debug("turn packet not read", "transport", transportUDP.String(), "error", err)
+}
+
+// details returns the size of the packets that a datagram is merged from, 0 when
+// it is one, and counts what the kernel dropped before it.
+func (l *dataLoop) details(s *rawSocket, i int) (segment int) {
+	control := l.in.control(i)
+	if len(control) == 0 {
+		return 0
+	}
+	segment, drops := details(control)
+	if lost := drops - s.drops; lost > 0 && drops > 0 {
+		s.drops = drops
+		l.front.metrics.kernelDrops.Add(float64(lost))
+	}
+	return segment
+}
+
+// fromClient handles a datagram of a client, which may be merged from several.
+func (l *dataLoop) fromClient(i, segment int) {
+	client := l.in.sender(i)
+	if client.Port() == 0 {
+		l.server.common.metrics.drop(transportUDP, dropUnreachable, 1)
+		return
+	}
+	from := fiveTuple{transportUDP, client, l.server.socket.asked(l.in.control(i))}
+	if from != l.recent.from {
+		l.recent = recent{from: from, alloc: l.front.allocation(from)}
+	}
+	for packet := range segments(l.in.datagram(i), segment) {
+		if len(packet) >= channelHeader && fromClientData(packet) {
+			l.data(packet)
+		} else if len(packet) > 0 {
+			l.control(from, packet)
+		}
+	}
+}
+
+// control hands over what is not data, after the data before it.
+func (l *dataLoop) control(from fiveTuple, packet []byte) {
+	l.out.flush()
+	l.front.receive(from, l.server.path(from), packet)
+	l.recent = recent{from: from, alloc: l.front.allocation(from)}
+}
+
+// data relays data of the recent client, as front.relayToPeer does, with a memory
+// of what was decided about its channel.
+func (l *dataLoop) data(packet []byte) {
+	c := &l.recent
+	switch {
+	case c.alloc == nil:
+		l.front.metrics.dropped(dropNoAllocation)
+	case packet[0]>>6 != 1:
+		l.indication(packet)
+	case c.number == binary.BigEndian.Uint16(packet):
+		_, payload, ok := c.alloc.channelPayload(packet)
+		if !ok {
+			return
+		}
+		if !c.alloc.toPeer.pass(1, len(payload), l.now) {
+			l.front.metrics.dropped(dropBandwidth)
+			return
+		}
+		l.out.add(&c.lot, nil, payload, 0)
+	default:
+		if p, ok := c.alloc.outboundChannelData(packet, l.now); ok {
+			c.number, c.lot = binary.BigEndian.Uint16(packet), peerLot(p.relay, p.to)
+			l.out.add(&c.lot, nil, p.payload, 0)
+		}
+	}
+}
+
+// indication relays a Send indication of the recent client.
+func (l *dataLoop) indication(packet []byte) {
+	p, ok := l.recent.alloc.outboundIndication(packet, l.now)
+	if !ok {
+		return
+	}
+	if p.dontFragment {
+		l.out.flush() // What came before leaves before.
+		l.front.send(p)
+		return
+	}
+	to := peerLot(p.relay, p.to)
+	l.out.add(&to, nil, p.payload, 0)
+}
+
+// fromPeer handles a datagram of a peer, which may be merged from several.
+func (l *dataLoop) fromPeer(r *relay, i, segment int) {
+	p := &l.peer
+	if source := l.in.sender(i); p.relay != r || p.source != source {
+		*p = recentPeer{relay: r, source: source}
+		p.inbound, p.permitted = r.inbound(source, l.now)
+		if client, ok := r.alloc.via.(*udpPath); ok {
+			p.lot = clientLot(client)
+		}
+	}
+	for payload := range segments(l.in.datagram(i), segment) {
+		switch {
+		case !p.permitted:
+			l.front.metrics.dropped(dropNoPermission)
+		case !p.inbound.admit(len(payload), l.now):
+		case p.lot.socket != nil:
+			header, padding := p.inbound.appendHeader(l.out.headerSpace(), len(payload))
+			l.out.add(&p.lot, header, payload, padding)
+		default:
+			frame, padding := p.inbound.appendHeader(l.scratch[:0], len(payload))
+			l.toStream(r, frame, payload, padding)
+		}
+	}
+}
+
+// toStream sends a frame to a client of a stream or of DTLS, whose path copies it.
+func (l *dataLoop) toStream(r *relay, frame, payload []byte, padding int) {
+	frame = append(append(frame, payload...), zeros[:padding]...)
+	l.out.total++
+	if err := r.alloc.via.send(frame); err != nil {
+		l.front.metrics.dropped(dropSendError)
+		return
+	}
+	l.front.metrics.receivedFromPeer(1, len(payload))
+}
+
+// segments yields the packets of a datagram. With segment 0 it is one.
+func segments(datagram []byte, segment int) func(func([]byte) bool) {
+	return func(yield func([]byte) bool) {
+		if segment <= 0 || segment >= len(datagram) {
+			yield(datagram)
+			return
+		}
+		for len(datagram) > 0 {
+			n := min(segment, len(datagram))
+			if !yield(datagram[:n:n]) {
+				return
+			}
+			datagram = datagram[n:]
+		}
+	}
+}
+
+// openRelay opens the socket of a relay that a data loop will read.
+func openRelay(at netip.AddrPort) (udpConn, error) { return openRaw(at) }

@@ -1,0 +1,51 @@
+package turnsrv
+
+import (
+	"math"
+	"time"
+)
+
+const (
+	// defaultMaxNap is small beside the delay of any network, and at a few
+	// thousand packets a second lets several come together.
+	defaultMaxNap = 300 * time.Microsecond
+
+	// maxMaxNap keeps a batch from outgrowing the buffers of the sockets.
+	maxMaxNap = 10 * time.Millisecond
+
+	// busyWait is how long a busy loop waits for the next packet before it gives
+	// its thread back.
+	busyWait = time.Millisecond
+
+	// paceMemory is how long the rate takes to follow a change.
+	paceMemory = 5 * time.Millisecond
+)
+
+// pace decides how a data loop waits: several packets that are taken together
+// cost little more than one. A loop owns it.
+type pace struct {
+	maxNap  time.Duration // maxNap is fixed; 0 means no naps.
+	rate    float64       // rate is the packets a nanosecond lately.
+	latest  time.Time     // latest is when the turn before this one began.
+	backlog bool          // backlog says that more waits than was taken.
+}
+
+// turned notes a turn that began at now and took so many packets.
+func (p *pace) turned(packets int, backlog bool, now time.Time) {
+	elapsed := float64(max(now.Sub(p.latest), time.Microsecond))
+	p.latest, p.backlog = now, backlog
+	kept := math.Exp(-elapsed / float64(paceMemory))
+	p.rate = kept*p.rate + (1-kept)*float64(packets)/elapsed
+}
+
+// nap returns how long to sleep before the next turn: not when quiet, where
+// it would only delay, and not when behind.
+func (p *pace) nap() time.Duration {
+	if p.backlog || p.rate*float64(p.maxNap) <= 1 {
+		return 0
+	}
+	return p.maxNap
+}
+
+// busy says whether the next packet is expected within busyWait.
+func (p *pace) busy() bool { return p.rate*float64(busyWait) > 1 }
