@@ -276,8 +276,9 @@ func bindTransports(cfg transportConfig, r receiver, make sockets) (*transports,
 			return t, nil
 		}
 		t.close()
-		open := cfg.port == 0 || (cfg.tls != nil && cfg.tlsPort == 0)
-		if !open || attempt == maxPortPicks || !errors.Is(err, syscall.EADDRINUSE) {
+		var taken *portError
+		open := errors.As(err, &taken) && (cfg.port == 0 && taken.flag == plainPortFlag || cfg.tlsPort == 0 && taken.flag == tlsPortFlag)
+		if !open || attempt == maxPortPicks {
 			return nil, err
 		}
 	}
@@ -328,7 +329,7 @@ func (t *transports) bindAll(make sockets) error {
 // UDP socket that shares its port would otherwise take packets of another
 // server before the start fails.
 func (t *transports) bind(addr netip.Addr, make sockets) error {
-	listener, err := t.bindStream(addr, &t.numbers.plain, "--turn-port", make)
+	listener, err := t.bindStream(addr, &t.numbers.plain, plainPortFlag, make)
 	if err != nil {
 		return err
 	}
@@ -339,7 +340,7 @@ func (t *transports) bind(addr netip.Addr, make sockets) error {
 	if t.common.tls == nil {
 		return nil
 	}
-	listener, err = t.bindStream(addr, &t.numbers.secure, "--turn-tls-port", make)
+	listener, err = t.bindStream(addr, &t.numbers.secure, tlsPortFlag, make)
 	if err != nil {
 		return err
 	}
@@ -371,7 +372,7 @@ func (t *transports) bindPlainUDP(addr netip.Addr, make sockets) error {
 	if share {
 		probe, err := make.packet(network("udp", addr), hostPort(addr, t.numbers.plain), false)
 		if err != nil {
-			return listenError("--turn-port", "udp", hostPort(addr, t.numbers.plain), err)
+			return listenError(plainPortFlag, "udp", hostPort(addr, t.numbers.plain), err)
 		}
 		_ = probe.Close()
 	}
@@ -386,9 +387,9 @@ func (t *transports) bindPlainUDP(addr netip.Addr, make sockets) error {
 }
 
 func (t *transports) bindPacket(use transport, addr netip.Addr, make sockets, share bool) (*udpSocket, error) {
-	port, flag := t.numbers.plain, "--turn-port"
+	port, flag := t.numbers.plain, plainPortFlag
 	if use == transportDTLS {
-		port, flag = t.numbers.secure, "--turn-tls-port"
+		port, flag = t.numbers.secure, tlsPortFlag
 	}
 	conn, err := make.packet(network("udp", addr), hostPort(addr, port), share)
 	if err != nil {
@@ -441,12 +442,35 @@ func hostPort(addr netip.Addr, port int) string {
 	return net.JoinHostPort(addr.String(), strconv.Itoa(port))
 }
 
+// Flags of the ports.
+const (
+	plainPortFlag = "--turn-port"
+	tlsPortFlag   = "--turn-tls-port"
+)
+
+// portError is the failure to bind a port that somebody else has.
+type portError struct {
+	flag string
+	err  error
+}
+
+// Error implements error.
+func (e *portError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *portError) Unwrap() error { return e.err }
+
 // listenError names the setting that a person has to change.
 func listenError(flag, transport, address string, err error) error {
+	setting := flag
 	if lacksAddress(err) {
-		flag = "--turn-listen"
+		setting = "--turn-listen"
 	}
-	return fmt.Errorf("%s: listening on %s %s: %w", flag, transport, address, cause(err))
+	wrapped := fmt.Errorf("%s: listening on %s %s: %w", setting, transport, address, cause(err))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return &portError{flag, wrapped}
+	}
+	return wrapped
 }
 
 // cause strips what net repeats in front of a system call's error.
