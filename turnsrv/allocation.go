@@ -181,17 +181,22 @@ func (a *allocation) allRelays() []*relay {
 	return slices.Clone(a.relays)
 }
 
-// end closes the relays, for the first reason that is given. The engine and the
-// front's table follow.
-func (a *allocation) end(why string) {
+// end closes the relays, for the first reason that is given, and tells the
+// engine.
+func (a *allocation) end(why string) { a.front.release(a.stop(why)) }
+
+// stop closes the relays, which are to be released then.
+func (a *allocation) stop(why string) []*relay {
 	a.mu.Lock()
 	if a.why == "" {
 		a.why = why
 	}
 	a.mu.Unlock()
-	for _, r := range a.allRelays() {
+	relays := a.allRelays()
+	for _, r := range relays {
 		_ = r.Close()
 	}
+	return relays
 }
 
 // lose is called by a relay that was closed. The channels of that relay go with

@@ -179,13 +179,22 @@ func (f *front) revoke(user string) int {
 // endAll ends the allocations that match and returns their number.
 func (f *front) endAll(why string, match func(*allocation) bool) int {
 	n := 0
+	var closed []*relay // They all stop relaying before the first is cleared away.
 	for _, a := range f.allocations() {
 		if match(a) {
-			a.end(why)
+			closed = append(closed, a.stop(why)...)
 			n++
 		}
 	}
+	f.release(closed)
 	return n
+}
+
+// release clears relays away that are closed.
+func (f *front) release(relays []*relay) {
+	for _, r := range relays {
+		f.engine.release(r)
+	}
 }
 
 // openPools makes a pool for each address family that relays have.

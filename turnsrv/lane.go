@@ -77,9 +77,14 @@ func (e *engine) allocate(r *relay, lifetime time.Duration) error {
 		setRaw{stun.AttrRequestedTransport, []byte{protocolUDP, 0, 0, 0}})
 }
 
-// refresh sets the lifetime of r anew; 0 closes it.
+// refresh sets the lifetime of r anew.
 func (e *engine) refresh(r *relay, lifetime time.Duration) error {
 	return e.lane(r.id).do(stun.MethodRefresh, r, setLifetime(lifetime))
+}
+
+// release ends the engine's allocation of r, if there is one any more.
+func (e *engine) release(r *relay) {
+	_ = e.refresh(r, 0) // It fails when the lifetime was over, or the engine is closed.
 }
 
 // permit installs or refreshes permissions, in several requests if need be.

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -158,9 +159,9 @@ func (p *relayPool) release(port uint16) {
 }
 
 // relay is one relayed transport address of an allocation. To the engine it is
-// the allocation's socket: the engine's goroutine for it spends its life in
-// ReadFrom, which relays what peers send or leaves that to a data loop, and
-// Close ends the engine's allocation. It implements net.PacketConn.
+// the allocation's socket, which the engine closes when the allocation is over.
+// The engine's goroutine for it relays what peers send, or ends where a data loop
+// does that. It implements net.PacketConn.
 type relay struct {
 	// Fixed after construction.
 	*relaySocket
@@ -168,8 +169,7 @@ type relay struct {
 	alloc *allocation
 	loop  *dataLoop // loop reads the socket; nil when ReadFrom does.
 
-	number uint32        // number is the loop's.
-	closed chan struct{} // closed is closed with the relay, and nil without a loop.
+	number uint32 // number is the loop's.
 
 	fragments sync.Mutex // fragments is held while the socket's DF setting is not its usual one.
 	done      sync.Once
@@ -185,13 +185,15 @@ func (r *relay) engineAddr() net.Addr {
 	return &net.UDPAddr{IP: ip, Port: 1}
 }
 
-// ReadFrom returns when the relay is closed. The engine never gets a packet.
+// ReadFrom returns when the relay is closed. The engine never gets a packet. With
+// a data loop there is nothing to do for the engine's goroutine: it ends here,
+// and gives back its stack and its buffer, which were most of the memory of an
+// allocation. To the engine it seems to wait.
 func (r *relay) ReadFrom([]byte) (int, net.Addr, error) {
-	if r.loop == nil {
-		return r.read()
+	if r.loop != nil {
+		runtime.Goexit()
 	}
-	<-r.closed
-	return 0, nil, net.ErrClosed
+	return r.read()
 }
 
 // read relays packets of peers until the relay is closed.
@@ -213,13 +215,13 @@ func (r *relay) read() (int, net.Addr, error) {
 // WriteTo implements net.PacketConn. The engine gets no data to write.
 func (r *relay) WriteTo([]byte, net.Addr) (int, error) { return 0, errors.ErrUnsupported }
 
-// Close ends the relay, and with its last relay the allocation. It never fails,
-// since the engine, closing all its allocations, stops at the first that does.
+// Close ends the relay, and with its last relay the allocation. Whoever is not the
+// engine has to release it there, too. It never fails, since the engine, closing
+// all its allocations, stops at the first that does.
 func (r *relay) Close() error {
 	r.done.Do(func() {
 		if r.loop != nil {
 			r.loop.forget(r)
-			close(r.closed)
 		}
 		r.relaySocket.close()
 		r.alloc.lose(r)

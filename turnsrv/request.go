@@ -155,6 +155,7 @@ func (q *request) release(relays []*relay) {
 	} else {
 		for _, r := range relays {
 			_ = r.Close()
+			q.front.engine.release(r)
 		}
 	}
 	q.succeed(setLifetime(0))
@@ -602,11 +603,7 @@ func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*rel
 	loop := f.loopFor(a)
 	for _, s := range sockets {
 		f.open.Add(1)
-		r := &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop}
-		if loop != nil {
-			r.closed = make(chan struct{})
-		}
-		a.relays = append(a.relays, r)
+		a.relays = append(a.relays, &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop})
 	}
 	a.family = familyLabel(sockets)
 	return a
