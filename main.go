@@ -35,6 +35,7 @@ import (
 	"cline-meet/signal/signal"
 	"cline-meet/signal/state"
 	"cline-meet/signal/turnsrv"
+	turnbench "cline-meet/signal/turnsrv/bench"
 )
 
 func main() {
@@ -63,7 +64,15 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
 		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), credentialsCommand(stdout),
-			rotateCommand(stdout), versionCommand(stdout), completionCommand(stdout), manCommand(stdout)},
+			rotateCommand(stdout), benchCommand(stdout, stderr), versionCommand(stdout), completionCommand(stdout), manCommand(stdout)},
+	}
+}
+
+func benchCommand(stdout, stderr io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:        "bench",
+		Usage:       "Measure servers",
+		Subcommands: []*cli.Command{turnbench.Command(stdout, stderr)},
 	}
 }
 

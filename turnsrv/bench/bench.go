@@ -1,0 +1,330 @@
+// Package bench makes load for TURN servers: any server, and two of them in
+// turns. It is behind `signal bench turn` and imports nothing of the server, so
+// that it measures from outside.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Options say what to measure and how.
+type Options struct {
+	Server    string // Server is host:port of the server under test.
+	PID       int    // PID is its process, 0 when that is not known here.
+	Command   string // Command starts the server under test, if it does not run yet.
+	Against   string // Against starts a server to compare with, if it is not empty.
+	Floor     string // Floor starts the minimal forwarder, if it is not empty.
+	Secret    string // Secret is the TURN-REST secret of the servers.
+	User      string // User is name:password, instead of Secret.
+	Scenarios []scenario
+	Transport string // Transport is udp, tcp or tls; only Verify may have others than udp.
+	Verify    bool   // Verify checks every byte and the order of what arrives.
+	Duration  time.Duration
+	Runs      int
+	Core      int // Core is the one that this process is pinned to, negative for none.
+	Pin       int // Pin is the core of the servers that are started, negative for none.
+
+	Progress func(text string, done, all int) // Progress is told what runs now; it may be nil.
+}
+
+func (o Options) credential() credential {
+	if name, password, ok := strings.Cut(o.User, ":"); ok {
+		return credential{name, password}
+	}
+	return mint(o.Secret)
+}
+
+// target is one server.
+type target struct {
+	name    string
+	address string
+	pid     int
+	floor   bool
+	command *exec.Cmd
+}
+
+func (t *target) cpu() time.Duration { return cpuOf(t.pid) }
+
+func (t *target) stop() {
+	if t.command != nil {
+		_ = t.command.Process.Kill()
+		_ = t.command.Wait()
+	}
+}
+
+// Report is what Run has found.
+type Report struct {
+	Results []result `json:"results"`           // Results are the medians, by scenario and server.
+	Runs    []result `json:"runs,omitempty"`    // Runs are all runs, in their order.
+	Targets []string `json:"servers,omitempty"` // Targets are the names of the servers, that under test first.
+}
+
+// Run measures all servers in turns, so that what else the machine does hits
+// them alike.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	targets, err := o.targets(ctx)
+	defer func() {
+		for _, t := range targets {
+			t.stop()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	if err := pinProcess(o.Core); err != nil {
+		return nil, err
+	}
+	report := new(Report)
+	for _, t := range targets {
+		report.Targets = append(report.Targets, t.name)
+	}
+	done, all := 0, len(o.Scenarios)*o.Runs*len(targets)
+	for _, s := range o.Scenarios {
+		for range o.Runs {
+			for _, t := range targets {
+				if o.Progress != nil {
+					o.Progress(s.name+" "+t.name, done, all)
+				}
+				done++
+				if t.floor && (s.name == cycles || s.name == idle) {
+					continue
+				}
+				r, err := measure(ctx, s, t, o)
+				if err != nil {
+					return report, fmt.Errorf("%s against %s: %w", s.name, t.name, err)
+				}
+				r.Server = t.name
+				report.Runs = append(report.Runs, r)
+			}
+		}
+	}
+	report.summarize(o.Scenarios)
+	return report, nil
+}
+
+func measure(ctx context.Context, s scenario, t *target, o Options) (result, error) {
+	switch {
+	case s.name == cycles:
+		return allocationCycles(ctx, t, o)
+	case s.name == idle:
+		return idleAllocations(ctx, s, t, o)
+	case o.Transport != "udp":
+		return streams(ctx, s, t, o)
+	}
+	return traffic(ctx, s, t, o)
+}
+
+// targets are the servers that run already and those that are started here. After
+// an error they still have to be stopped.
+func (o Options) targets(ctx context.Context) ([]*target, error) {
+	first := &target{name: "signal", address: o.Server, pid: o.PID}
+	targets := []*target{first}
+	if o.Command != "" {
+		if err := first.launch(ctx, o, o.Command); err != nil {
+			return targets, err
+		}
+	}
+	if o.Against != "" {
+		other := &target{name: "other"}
+		targets = append(targets, other)
+		if err := other.launch(ctx, o, o.Against); err != nil {
+			return targets, err
+		}
+	}
+	if o.Floor != "" {
+		floor := &target{name: "floor", floor: true}
+		targets = append(targets, floor)
+		if err := floor.launch(ctx, o, o.Floor); err != nil {
+			return targets, err
+		}
+	}
+	return targets, nil
+}
+
+// Relay ports of servers that are started here, so that one leaves the other's
+// alone.
+const (
+	relayPorts = 10_000
+	firstRelay = 11_000
+)
+
+// launch starts a server on a free port and waits until it answers.
+func (t *target) launch(ctx context.Context, o Options, command string) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	low := firstRelay
+	if t.name == "other" {
+		low += relayPorts
+	}
+	t.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	command = strings.NewReplacer("{port}", strconv.Itoa(port), "{secret}", o.Secret,
+		"{min}", strconv.Itoa(low), "{max}", strconv.Itoa(low+relayPorts-1)).Replace(command)
+	if t.command, err = start(command, o.Pin); err != nil {
+		return err
+	}
+	t.pid = t.command.Process.Pid
+	return t.await(ctx)
+}
+
+// await returns when the server answers a Binding request, or the floor its own.
+func (t *target) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		if t.answers() {
+			return nil
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return fmt.Errorf("%s at %s does not answer", t.name, t.address)
+}
+
+func (t *target) answers() bool {
+	conn, err := net.Dial("udp", t.address)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close() }()
+	// A Binding request; the floor answers whatever is no data.
+	request := append([]byte{0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42}, make([]byte, 12)...)
+	_ = conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := conn.Write(request); err != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1500))
+	return err == nil
+}
+
+func freePort() (int, error) {
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("looking for a free port: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	return conn.LocalAddr().(*net.UDPAddr).Port, nil
+}
+
+// summarize fills Results with the runs of the median CPU time, or of what the
+// scenario measures.
+func (r *Report) summarize(scenarios []scenario) {
+	for _, s := range scenarios {
+		for _, name := range r.Targets {
+			var runs []result
+			for _, run := range r.Runs {
+				if run.Scenario == s.name && run.Server == name {
+					runs = append(runs, run)
+				}
+			}
+			if len(runs) > 0 {
+				r.Results = append(r.Results, median(runs))
+			}
+		}
+	}
+}
+
+// median returns the values that are in the middle, each for itself; errors are
+// those of all runs.
+func median(runs []result) result {
+	m := runs[0]
+	middle := func(of func(*result) *float64) {
+		var values []float64
+		for i := range runs {
+			values = append(values, *of(&runs[i]))
+		}
+		slices.Sort(values)
+		*of(&m) = values[len(values)/2]
+	}
+	for _, of := range []func(*result) *float64{
+		func(r *result) *float64 { return &r.Rate }, func(r *result) *float64 { return &r.CPU },
+		func(r *result) *float64 { return &r.Load }, func(r *result) *float64 { return &r.Loss },
+		func(r *result) *float64 { return &r.P50 }, func(r *result) *float64 { return &r.P99 },
+		func(r *result) *float64 { return &r.P999 }, func(r *result) *float64 { return &r.Cycles },
+		func(r *result) *float64 { return &r.CycleCPU }, func(r *result) *float64 { return &r.Idle },
+		func(r *result) *float64 { return &r.AfterwardB },
+	} {
+		middle(of)
+	}
+	m.Lost, m.Corrupt, m.Reordered = 0, 0, 0
+	for _, run := range runs {
+		m.Lost += run.Lost
+		m.Corrupt += run.Corrupt
+		m.Reordered += run.Reordered
+	}
+	return m
+}
+
+// Print writes the medians as a table, with ratios to the server under test.
+func (r *Report) Print(w io.Writer) {
+	fmt.Fprintf(w, "%-5s %-7s %10s %10s %7s %8s %9s %9s %9s  %s\n",
+		"", "server", "packets/s", "cpu µs/pkt", "ratio", "loss %", "p50 µs", "p99 µs", "p99.9 µs", "")
+	for _, m := range r.Results {
+		ratio := ""
+		if first := r.find(m.Scenario, r.Targets[0]); first != nil && m.Server != first.Server {
+			ratio = first.ratio(m)
+		}
+		switch m.Scenario {
+		case cycles:
+			fmt.Fprintf(w, "%-5s %-7s %8.0f/s %10.1f %7s   µs a cycle\n", m.Scenario, m.Server, m.Cycles, m.CycleCPU, ratio)
+		case idle:
+			fmt.Fprintf(w, "%-5s %-7s %10.0f %10.0f %7s   bytes an allocation, and kept after its release\n",
+				m.Scenario, m.Server, m.Idle, m.AfterwardB, ratio)
+		default:
+			fmt.Fprintf(w, "%-5s %-7s %10.0f %10.2f %7s %8.3f %9.0f %9.0f %9.0f  corrupt %d reordered %d lost %d\n",
+				m.Scenario, m.Server, m.Rate, m.CPU, ratio, 100*m.Loss, m.P50, m.P99, m.P999, m.Corrupt, m.Reordered, m.Lost)
+		}
+	}
+}
+
+// ratio says what the server under test needs of what another one needs; for
+// cycles, how many more it makes.
+func (r *result) ratio(other result) string {
+	of, to := r.CPU, other.CPU
+	switch r.Scenario {
+	case cycles:
+		of, to = r.Cycles, other.Cycles
+	case idle:
+		of, to = r.Idle, other.Idle
+	}
+	if to == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(of/to, 'f', 3, 64)
+}
+
+func (r *Report) find(scenario, server string) *result {
+	for i := range r.Results {
+		if r.Results[i].Scenario == scenario && r.Results[i].Server == server {
+			return &r.Results[i]
+		}
+	}
+	return nil
+}
+
+// ErrVerify says that something was lost, changed or out of order.
+var ErrVerify = errors.New("packets were lost, corrupt or out of order")
+
+// Verified returns ErrVerify unless the packets of the server under test arrived
+// whole and in order, and all of them but where it is saturated.
+func (r *Report) Verified() error {
+	for _, m := range r.Results {
+		if m.Server == r.Targets[0] && !m.verified() {
+			return fmt.Errorf("%s: %w", m.Scenario, ErrVerify)
+		}
+	}
+	return nil
+}
+
+func (r *result) verified() bool {
+	return r.Corrupt+r.Reordered == 0 && (r.Lost == 0 || saturates(r.Scenario))
+}

@@ -1,0 +1,191 @@
+//go:build linux && (amd64 || arm64)
+
+package bench
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"math/big"
+	"net"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"cline-meet/signal/turnsrv"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestFloorPassesVerify runs every scenario with packets, briefly, through the
+// floor: it tests that the generator and the floor lose and change nothing.
+func TestFloorPassesVerify(t *testing.T) {
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- serveFloor(ctx, address, 100*time.Microsecond) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the floor: %v", err)
+		}
+	}()
+	server := &target{name: "floor", address: address, floor: true}
+	if err := server.await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range scenarios[:6] {
+		r, err := traffic(t.Context(), s, server, Options{Verify: true, Duration: 200 * time.Millisecond})
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		if r.Delivered == 0 || !r.verified() {
+			t.Errorf("%s: delivered %d, lost %d, corrupt %d, reordered %d", s.name, r.Delivered, r.Lost, r.Corrupt, r.Reordered)
+		}
+	}
+}
+
+// startServer starts a TURN server of this process and returns how to reach it
+// over a transport.
+func startServer(t *testing.T, transport string) (*target, Options) {
+	t.Helper()
+	cfg := turnsrv.DefaultConfig()
+	cfg.Port, cfg.TLSPort = 0, 0
+	cfg.Secrets = []string{"bench-secret"}
+	cfg.Listen, cfg.RelayIP, cfg.AllowPeers = []string{"127.0.0.1"}, []string{"127.0.0.1"}, []string{"127.0.0.1"}
+	cfg.UserQuota, cfg.AllocateRate, cfg.UnauthRate = 0, 0, 1e6
+	certificate := makeCertificate(t)
+	cfg.TLS = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &certificate, nil }}
+	s, err := turnsrv.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	port := s.Port()
+	if transport == "tls" {
+		port = s.TLSPort()
+	}
+	o := Options{Secret: cfg.Secrets[0], Transport: transport, Verify: true, Duration: 300 * time.Millisecond}
+	return &target{name: "signal", address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), pid: os.Getpid()}, o
+}
+
+func makeCertificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// TestServerPassesVerify runs the scenarios, briefly, through the TURN server of
+// this module, whose data path it tests that way.
+func TestServerPassesVerify(t *testing.T) {
+	for transport, names := range map[string]string{"udp": "S1,S2,S3,S4,S3gg,S4gg", "tcp": "S1,S2", "tls": "S1,S2"} {
+		t.Run(transport, func(t *testing.T) {
+			server, o := startServer(t, transport)
+			picked, err := pick(names)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range picked {
+				r, err := measure(t.Context(), s, server, o)
+				if err != nil {
+					t.Fatalf("%s: %v", s.name, err)
+				}
+				if r.Delivered == 0 || !r.verified() {
+					t.Errorf("%s: delivered %d, lost %d, corrupt %d, reordered %d", s.name, r.Delivered, r.Lost, r.Corrupt, r.Reordered)
+				}
+			}
+		})
+	}
+}
+
+func TestCyclesAreCounted(t *testing.T) {
+	server, o := startServer(t, "udp")
+	r, err := allocationCycles(t.Context(), server, o)
+	if err != nil || r.Cycles == 0 || r.CycleCPU == 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestVerifyFails shows that a server which stops relaying is found out.
+func TestVerifyFails(t *testing.T) {
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &target{name: "floor", address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), floor: true}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- serveFloor(ctx, server.address, 0) }()
+	if err := server.await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, cancel)
+	r, err := traffic(t.Context(), scenarios[1], server, Options{Verify: true, Duration: 300 * time.Millisecond})
+	if err := errors.Join(err, <-ended); err != nil {
+		t.Fatal(err)
+	}
+	r.Server = server.name
+	report := Report{Results: []result{r}, Targets: []string{server.name}}
+	if err := report.Verified(); !errors.Is(err, ErrVerify) {
+		t.Errorf("lost %d: %v", r.Lost, err)
+	}
+}
+
+func TestTallySeesWhatIsWrong(t *testing.T) {
+	const size = 100
+	payload := func(seq uint64) []byte {
+		p := make([]byte, size)
+		putPayload(p, 7, seq, 1, true)
+		return p
+	}
+	changed := payload(5)
+	changed[size-1]++
+	var got tally
+	for _, p := range [][]byte{payload(0), payload(2), payload(1), changed, payload(3)[:size-1]} {
+		got.take(p, 7, size, true)
+	}
+	got.take(payload(4), 8, size, true) // Of another flow.
+	if got.Received != 3 || got.Reordered != 1 || got.Corrupt != 3 {
+		t.Errorf("received %d, reordered %d, corrupt %d; want 3, 1, 3", got.Received, got.Reordered, got.Corrupt)
+	}
+}
+
+func TestPickRefusesWhatThereIsNot(t *testing.T) {
+	if _, err := pick("S1,S9"); err == nil {
+		t.Error("S9 was picked")
+	}
+	picked, err := pick("s3gg, A1")
+	if err != nil || len(picked) != 2 || picked[0].name != "S3gg" || picked[1].name != cycles {
+		t.Errorf("picked %v, %v", picked, err)
+	}
+}
+
+func TestMedianIsOfEachValue(t *testing.T) {
+	m := median([]result{{CPU: 3, P99: 10, Lost: 1}, {CPU: 1, P99: 30}, {CPU: 2, P99: 20, Lost: 2}})
+	if m.CPU != 2 || m.P99 != 20 || m.Lost != 3 {
+		t.Errorf("got %+v", m)
+	}
+}

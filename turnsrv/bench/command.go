@@ -1,0 +1,113 @@
+package bench
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Command is `signal bench turn`. It writes results to stdout and progress to
+// stderr.
+func Command(stdout, stderr io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:  "turn",
+		Usage: "Measure a TURN server, or two in turns",
+		Description: "Scenarios:\n" + describe() + "\nCommands may contain {port}, {secret}, {min} and {max}: the UDP port, the TURN-REST secret and the\n" +
+			"relay ports that the server is to use, all on 127.0.0.1.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "server", Usage: "`HOST:PORT` of a server that runs already", Value: "127.0.0.1:3478"},
+			&cli.IntFlag{Name: "pid", Usage: "process of that server, if it is on this machine (`PID`)"},
+			&cli.StringFlag{Name: "command", Usage: "start the server under test with this `COMMAND`"},
+			&cli.StringFlag{Name: "against", Usage: "compare with the server that this `COMMAND` starts"},
+			&cli.BoolFlag{Name: "floor", Usage: "compare with a forwarder that does nothing else"},
+			&cli.DurationFlag{Name: "floor-nap", Usage: "longest nap of the forwarder (`DURATION`)", Value: 300 * time.Microsecond},
+			&cli.StringFlag{Name: "secret", Usage: "TURN-REST shared `SECRET`", Value: "bench-secret"},
+			&cli.StringFlag{Name: "user", Usage: "credential instead of the secret's (`NAME:PASSWORD`)"},
+			&cli.StringFlag{Name: "scenario", Usage: "comma separated `LIST` of scenarios, or all", Value: "S1,S2,S3,S4,S3gg,S4gg"},
+			&cli.StringFlag{Name: "transport", Usage: "`TRANSPORT` of the clients: udp, tcp or tls", Value: "udp"},
+			&cli.BoolFlag{Name: "verify", Usage: "check the content and the order of every packet"},
+			&cli.DurationFlag{Name: "duration", Usage: "`DURATION` of a run after its warm-up", Value: 5 * time.Second},
+			&cli.IntFlag{Name: "runs", Usage: "`NUMBER` of runs, whose medians are reported", Value: 1},
+			&cli.IntFlag{Name: "core", Usage: "core of the generator, negative for any (`NUMBER`)", Value: -1},
+			&cli.IntFlag{Name: "pin", Usage: "core of the servers that are started, negative for any (`NUMBER`)", Value: -1},
+			&cli.BoolFlag{Name: "json", Usage: "print everything as JSON"},
+		},
+		Subcommands: []*cli.Command{floorCommand()},
+		Action:      func(c *cli.Context) error { return act(c, stdout, stderr) },
+	}
+}
+
+func describe() string {
+	var b strings.Builder
+	for _, s := range scenarios {
+		fmt.Fprintf(&b, "  %-5s %s\n", s.name, s.about)
+	}
+	return b.String()
+}
+
+func act(c *cli.Context, stdout, stderr io.Writer) error {
+	picked, err := pick(c.String("scenario"))
+	if err != nil {
+		return err
+	}
+	o := Options{
+		Server: c.String("server"), PID: c.Int("pid"), Command: c.String("command"), Against: c.String("against"),
+		Secret: c.String("secret"), User: c.String("user"), Scenarios: picked, Transport: c.String("transport"),
+		Verify: c.Bool("verify"), Duration: c.Duration("duration"), Runs: max(1, c.Int("runs")),
+		Core: c.Int("core"), Pin: c.Int("pin"),
+	}
+	if c.Bool("floor") {
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("finding the own executable: %w", err)
+		}
+		o.Floor = fmt.Sprintf("'%s' bench turn floor --listen 127.0.0.1:{port} --nap %s", self, c.Duration("floor-nap"))
+	}
+	if !c.Bool("json") {
+		o.Progress = progress(stderr)
+	}
+	report, err := Run(c.Context, o)
+	if report == nil {
+		return err
+	}
+	if c.Bool("json") {
+		encoder := json.NewEncoder(stdout)
+		encoder.SetIndent("", "  ")
+		err = errors.Join(err, encoder.Encode(report))
+	} else {
+		fmt.Fprint(stderr, "\r\033[K")
+		report.Print(stdout)
+	}
+	if err == nil && o.Verify {
+		err = report.Verified()
+	}
+	return err
+}
+
+const barWidth = 30
+
+// progress draws a bar that stays in one line.
+func progress(w io.Writer) func(string, int, int) {
+	return func(text string, done, all int) {
+		filled := barWidth * done / max(all, 1)
+		fmt.Fprintf(w, "\r\033[K[%s%s] %d/%d %s", strings.Repeat("=", filled), strings.Repeat(" ", barWidth-filled), done, all, text)
+	}
+}
+
+func floorCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "floor",
+		Usage: "Run the forwarder that --floor compares with",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "listen", Usage: "`HOST:PORT` to listen on", Value: "127.0.0.1:3479"},
+			&cli.DurationFlag{Name: "nap", Usage: "longest nap (`DURATION`)", Value: 300 * time.Microsecond},
+		},
+		Action: func(c *cli.Context) error { return serveFloor(c.Context, c.String("listen"), c.Duration("nap")) },
+	}
+}

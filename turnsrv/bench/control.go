@@ -1,0 +1,141 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// cyclers is how many clients make and release allocations at once.
+	cyclers = 16
+
+	// openers is how many clients make the idle allocations at once.
+	openers = 32
+
+	// settleTime is what a process gets to give memory back.
+	settleTime = 10 * time.Second
+
+	// drainTime is what packets under way get to arrive after a run.
+	drainTime = 300 * time.Millisecond
+)
+
+// allocationCycles counts Allocate, 401, Allocate and Refresh with lifetime 0.
+func allocationCycles(ctx context.Context, t *target, o Options) (result, error) {
+	var done atomic.Uint64
+	var failed atomic.Pointer[error]
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	for range cyclers {
+		running.Go(func() {
+			for ctx.Err() == nil {
+				err := cycle(t.address, o)
+				if errors.Is(err, errMismatch) {
+					continue // A port came round that the server has not forgotten yet.
+				}
+				if err != nil {
+					failed.Store(&err)
+					cancel()
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	pause(ctx, o.Duration/5)
+	start, count, cpu := time.Now(), done.Load(), t.cpu()
+	pause(ctx, o.Duration)
+	seconds, made, used := time.Since(start).Seconds(), done.Load()-count, t.cpu()-cpu
+	cancel()
+	running.Wait()
+	if err := failed.Load(); err != nil {
+		return result{}, *err
+	}
+	r := result{Scenario: cycles, Seconds: seconds, Cycles: float64(made) / seconds, Load: used.Seconds() / seconds}
+	if made > 0 {
+		r.CycleCPU = float64(used.Microseconds()) / float64(made)
+	}
+	return r, nil
+}
+
+func cycle(server string, o Options) error {
+	c, err := dial("udp", server, o.credential())
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if err := c.allocate(); err != nil {
+		return err
+	}
+	return c.release()
+}
+
+// idleAllocations measures the memory of allocations that relay nothing.
+func idleAllocations(ctx context.Context, s scenario, t *target, o Options) (result, error) {
+	if t.pid == 0 {
+		return result{}, errors.New(idle + " needs the process of the server")
+	}
+	before := memoryOf(t.pid)
+	start := time.Now()
+	clients, err := openAll(ctx, s.clients, t.address, o)
+	during := memoryOf(t.pid)
+	for _, c := range clients {
+		err = errors.Join(err, c.release())
+		c.close()
+	}
+	if err != nil {
+		return result{}, err
+	}
+	pause(ctx, settleTime)
+	after := memoryOf(t.pid)
+	n := float64(s.clients)
+	return result{
+		Scenario: idle, Seconds: time.Since(start).Seconds(),
+		Idle: float64(during-before) / n, AfterwardB: float64(after-before) / n,
+	}, ctx.Err()
+}
+
+// openAll returns clients that have an allocation each, those it has made also
+// after an error.
+func openAll(ctx context.Context, count int, server string, o Options) ([]*client, error) {
+	var mu sync.Mutex
+	var clients []*client
+	var failed error
+	var left atomic.Int64
+	left.Store(int64(count))
+	var running sync.WaitGroup
+	for range openers {
+		running.Go(func() {
+			for left.Add(-1) >= 0 && ctx.Err() == nil {
+				c, err := dial("udp", server, o.credential())
+				if err == nil {
+					err = c.allocate()
+				}
+				mu.Lock()
+				if c != nil {
+					clients = append(clients, c)
+				}
+				failed = errors.Join(failed, err)
+				stop := failed != nil
+				mu.Unlock()
+				if stop {
+					return
+				}
+			}
+		})
+	}
+	running.Wait()
+	return clients, failed
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,99 @@
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// direction says who sends.
+type direction string
+
+const (
+	echo direction = "echo" // Clients send and peers send all back.
+	up   direction = "up"   // Clients send to peers.
+	down direction = "down" // Peers send to clients.
+)
+
+// scenario is one load. The names are those of the table in the README.
+type scenario struct {
+	name    string
+	about   string
+	clients int
+	rate    int // rate is packets a second of each client, 0 as many as arrive.
+	size    int // size of the payload.
+	way     direction
+	train   int // train is how many packets one GSO send holds, 0 for plain sends.
+}
+
+const (
+	cycles = "A1"
+	idle   = "I8"
+)
+
+var scenarios = []scenario{
+	{name: "S1", about: "calls: 50 clients x 50 packets/s x 160 B, echoed", clients: 50, rate: 50, size: 160, way: echo},
+	{name: "S2", about: "video: 20 clients x 1000 packets/s x 1100 B, echoed", clients: 20, rate: 1000, size: 1100, way: echo},
+	{name: "S3", about: "8 clients send 1100 B as fast as it arrives", clients: 8, size: 1100, way: up},
+	{name: "S4", about: "8 peers send 1100 B as fast as it arrives", clients: 8, size: 1100, way: down},
+	{name: "S3gg", about: "S3 in trains, as network cards merge them", clients: 8, size: 1100, way: up, train: 50},
+	{name: "S4gg", about: "S4 in trains, as network cards merge them", clients: 8, size: 1100, way: down, train: 50},
+	{name: cycles, about: "allocations made and released"},
+	{name: idle, about: "8000 allocations without traffic", clients: 8000},
+}
+
+// saturates says whether a scenario sends as much as arrives.
+func saturates(name string) bool {
+	return slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name && s.rate == 0 })
+}
+
+// pick returns the scenarios of a comma separated list; "all" is every one.
+func pick(list string) ([]scenario, error) {
+	if list == "all" {
+		return scenarios, nil
+	}
+	var picked []scenario
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(scenarios, func(s scenario) bool { return strings.EqualFold(s.name, strings.TrimSpace(name)) })
+		if i < 0 {
+			return nil, fmt.Errorf("--scenario: there is no %q", name)
+		}
+		picked = append(picked, scenarios[i])
+	}
+	return picked, nil
+}
+
+// result is what one run of a scenario against one server has found.
+type result struct {
+	Scenario string `json:"scenario"`
+	Server   string `json:"server"`
+
+	Seconds    float64 `json:"seconds"`
+	Delivered  uint64  `json:"delivered,omitempty"` // Delivered counts packets at the far end, twice for an echo.
+	Rate       float64 `json:"packets_per_second,omitempty"`
+	CPU        float64 `json:"cpu_us_per_packet,omitempty"` // CPU is 0 when the server's process is not known.
+	Load       float64 `json:"cpu_cores,omitempty"`
+	Loss       float64 `json:"loss,omitempty"` // Loss is the part of what was sent that did not arrive.
+	Lost       uint64  `json:"lost,omitempty"`
+	Corrupt    uint64  `json:"corrupt,omitempty"`
+	Reordered  uint64  `json:"reordered,omitempty"`
+	P50        float64 `json:"p50_us,omitempty"` // Round trips for an echo, one way otherwise.
+	P99        float64 `json:"p99_us,omitempty"`
+	P999       float64 `json:"p999_us,omitempty"`
+	Cycles     float64 `json:"cycles_per_second,omitempty"`
+	CycleCPU   float64 `json:"cpu_us_per_cycle,omitempty"`
+	Idle       float64 `json:"bytes_per_allocation,omitempty"`
+	AfterwardB float64 `json:"bytes_kept_per_allocation,omitempty"` // AfterwardB is what is left of Idle after all are released.
+}
+
+// percentiles of samples in nanoseconds, in microseconds.
+func percentiles(samples []int64) (p50, p99, p999 float64) {
+	if len(samples) == 0 {
+		return 0, 0, 0
+	}
+	slices.Sort(samples)
+	at := func(q float64) float64 {
+		return float64(samples[min(len(samples)-1, int(q*float64(len(samples))))]) / 1000
+	}
+	return at(.5), at(.99), at(.999)
+}

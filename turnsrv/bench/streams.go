@@ -1,0 +1,190 @@
+package bench
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// streamFlow is one client over TCP or TLS. Its goroutines share nothing but the
+// atomic numbers until they have ended.
+type streamFlow struct {
+	number  uint32
+	channel uint16
+	client  *client
+	peer    *net.UDPConn
+
+	sent, arrived atomic.Uint64 // sent and arrived count at the ends of the way that is measured.
+	up, down      tally
+	samples       []int64
+}
+
+func openStream(number uint32, t *target, o Options) (*streamFlow, error) {
+	c, err := dial(o.Transport, t.address, o.credential())
+	if err != nil {
+		return nil, err
+	}
+	f := &streamFlow{number: number, channel: firstChannel + uint16(number), client: c}
+	if err := c.allocate(); err != nil {
+		c.close()
+		return nil, err
+	}
+	local := c.conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr()
+	f.peer, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)), net.UDPAddrFromAddrPort(c.relay))
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	_ = f.peer.SetReadBuffer(4 << 20)
+	if err := c.bind(f.channel, f.peer.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *streamFlow) close() {
+	f.client.close()
+	_ = f.peer.Close()
+}
+
+// streams runs a scenario with clients over TCP or TLS. It is no fast generator,
+// and measures no more than what the server does with its load.
+func streams(ctx context.Context, s scenario, t *target, o Options) (result, error) {
+	if s.train > 0 {
+		return result{}, fmt.Errorf("%s is for udp", s.name)
+	}
+	var flows []*streamFlow
+	var receivers sync.WaitGroup
+	defer receivers.Wait()
+	defer func() {
+		for _, f := range flows {
+			f.close()
+		}
+	}()
+	for i := range s.clients {
+		f, err := openStream(uint32(i), t, o)
+		if err != nil {
+			return result{}, fmt.Errorf("client %d: %w", i, err)
+		}
+		flows = append(flows, f)
+	}
+	for _, f := range flows {
+		receivers.Go(func() { f.receiveUp(s, o.Verify) })
+		receivers.Go(func() { f.receiveDown(s, o.Verify) })
+	}
+	start, cpu := time.Now(), t.cpu()
+	sending, cancel := context.WithTimeout(ctx, o.Duration)
+	defer cancel()
+	var senders sync.WaitGroup
+	for _, f := range flows {
+		senders.Go(func() { f.send(sending, s, o.Verify) })
+	}
+	senders.Wait()
+	seconds := time.Since(start).Seconds()
+	pause(ctx, 2*drainTime)
+	used := t.cpu() - cpu
+	for _, f := range flows {
+		f.close()
+	}
+	receivers.Wait()
+	return streamResult(s, flows, seconds, used), ctx.Err()
+}
+
+func streamResult(s scenario, flows []*streamFlow, seconds float64, used time.Duration) result {
+	r := result{Scenario: s.name, Seconds: seconds, Load: used.Seconds() / seconds}
+	var sent, arrived uint64
+	var samples []int64
+	for _, f := range flows {
+		sent += f.sent.Load()
+		arrived += f.arrived.Load()
+		r.Delivered += f.up.Received + f.down.Received
+		r.Corrupt += f.up.Corrupt + f.down.Corrupt
+		r.Reordered += f.up.Reordered + f.down.Reordered
+		samples = append(samples, f.samples...)
+	}
+	r.Rate = float64(r.Delivered) / seconds
+	if r.Delivered > 0 {
+		r.CPU = float64(used.Microseconds()) / float64(r.Delivered)
+	}
+	r.Lost = sent - min(sent, arrived)
+	r.Loss = float64(r.Lost) / float64(max(sent, 1))
+	r.P50, r.P99, r.P999 = percentiles(samples)
+	return r
+}
+
+// streamWindow bounds what a saturating client has under way: little enough for
+// the queue of a slow client.
+const streamWindow = 64
+
+func (f *streamFlow) send(ctx context.Context, s scenario, pattern bool) {
+	frame := make([]byte, channelHeader+s.size+3)
+	binary.BigEndian.PutUint16(frame, f.channel)
+	binary.BigEndian.PutUint16(frame[2:], uint16(s.size))
+	due := time.Now()
+	for ctx.Err() == nil {
+		if s.rate > 0 {
+			due = due.Add(time.Second / time.Duration(s.rate))
+			pause(ctx, time.Until(due))
+		} else if f.sent.Load()-f.arrived.Load() >= streamWindow {
+			pause(ctx, 100*time.Microsecond)
+			continue
+		}
+		payload := frame[channelHeader : channelHeader+s.size]
+		putPayload(payload, f.number, f.sent.Load(), time.Now().UnixNano(), pattern)
+		var err error
+		if s.way == down {
+			_, err = f.peer.Write(payload)
+		} else {
+			_, err = f.client.conn.Write(frame[:(channelHeader+s.size+3)&^3])
+		}
+		if err != nil {
+			return
+		}
+		f.sent.Add(1)
+	}
+}
+
+func (f *streamFlow) receiveUp(s scenario, pattern bool) {
+	buffer := make([]byte, 2048)
+	for {
+		n, err := f.peer.Read(buffer)
+		if err != nil {
+			return
+		}
+		sent := f.up.take(buffer[:n], f.number, s.size, pattern)
+		if s.way == echo {
+			_, _ = f.peer.Write(buffer[:n])
+			continue
+		}
+		f.arrived.Add(1)
+		f.sample(sent)
+	}
+}
+
+func (f *streamFlow) receiveDown(s scenario, pattern bool) {
+	for {
+		frame, err := f.client.read()
+		if err != nil {
+			return
+		}
+		if frame[0]>>6 != 1 || binary.BigEndian.Uint16(frame) != f.channel {
+			f.down.Corrupt++
+			continue
+		}
+		f.arrived.Add(1)
+		f.sample(f.down.take(frame[channelHeader:], f.number, s.size, pattern))
+	}
+}
+
+// sample is called by one of the receivers, that of the far end.
+func (f *streamFlow) sample(sent int64) {
+	if sent > 0 && len(f.samples) < 1<<20 {
+		f.samples = append(f.samples, time.Now().UnixNano()-sent)
+	}
+}
