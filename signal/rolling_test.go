@@ -255,6 +255,9 @@ func (c *caller) refreshed(m client.Message) {
 
 // use restarts ICE with the relays of those servers.
 func (c *caller) use(servers []webrtc.ICEServer) {
+	if c.peer.ICEGatheringState() == webrtc.ICEGatheringStateGathering {
+		<-webrtc.GatheringCompletePromise(c.peer) // The library reads the servers meanwhile.
+	}
 	err := c.peer.SetConfiguration(webrtc.Configuration{ICETransportPolicy: webrtc.ICETransportPolicyRelay, ICEServers: servers})
 	if err != nil {
 		c.t.Errorf("%s: %v", c.name, err)
