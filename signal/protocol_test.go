@@ -342,12 +342,12 @@ func TestNineOthersSeeATabClose(t *testing.T) {
 
 func TestICEIsRenewed(t *testing.T) {
 	s := start(t, func(c *Config) {
-		c.ReadTimeout = 500 * time.Millisecond
+		c.ReadTimeout = 5 * time.Second
 		c.ICE = func(string, string) ICEConfig { return ICEConfig{TTL: time.Second} }
 	})
 	p := s.dial(nil)
 	same(t, p.expect("stun_config").Raw, fmt.Sprintf(`{"type":"stun_config","user_id":%q,"data":{"iceServers":[],"ttl":1,`+
-		`"resume_token":%q,"resumed":false,"max_room_users":10,"ping_interval_ms":200}}`, p.user, p.token()))
+		`"resume_token":%q,"resumed":false,"max_room_users":10,"ping_interval_ms":2000}}`, p.user, p.token()))
 }
 
 func TestSlowClientIsDisconnected(t *testing.T) {
