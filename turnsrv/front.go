@@ -45,7 +45,8 @@ type front struct {
 	rate     *rate.Limiter
 	noise    *rate.Limiter // noise bounds what is logged at debug about strangers.
 	alarms   *rate.Limiter // alarms bounds the warnings that requests cause.
-	total    *byteBucket   // total shapes the node, both directions together.
+	memory   *reclaimer
+	total    *byteBucket // total shapes the node, both directions together.
 	now      func() time.Time
 
 	maxChannel uint16
@@ -108,7 +109,9 @@ func (f *front) count() int {
 func (f *front) add(a *allocation) {
 	f.mu.Lock()
 	f.allocs[a.tuple] = a
+	count := len(f.allocs)
 	f.mu.Unlock()
+	f.memory.note(count)
 	f.metrics.allocated(a)
 }
 
@@ -119,7 +122,9 @@ func (f *front) forget(a *allocation, why string) {
 	if known {
 		delete(f.allocs, a.tuple)
 	}
+	count := len(f.allocs)
 	f.mu.Unlock()
+	f.memory.note(count)
 	f.quotas.release(a.quotaKey(), 1)
 	if !known {
 		return
@@ -252,6 +257,7 @@ func (f *front) close() error {
 	f.draining.Store(true)
 	f.endAll(endClosed, func(*allocation) bool { return true })
 	f.reserved.close()
+	f.memory.close()
 	if err := f.engine.close(); err != nil {
 		return fmt.Errorf("closing the front: %w", err)
 	}

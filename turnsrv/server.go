@@ -112,6 +112,7 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		alarms:  rate.NewLimiter(noiseRate, noiseRate),
 		total:   newByteBucket(cfg.TotalBandwidth),
 		now:     cfg.now,
+		memory:  newReclaimer(),
 		allocs:  map[fiveTuple]*allocation{},
 	}
 	f.reserved = newReservations(f.quotas)
