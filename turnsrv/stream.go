@@ -145,7 +145,8 @@ type streamConn struct {
 	common *common
 	from   fiveTuple
 	raw    net.Conn
-	stream net.Conn // stream is raw or the TLS on it.
+	stream net.Conn     // stream is raw or the TLS on it.
+	batch  *recordBatch // batch is between raw and TLS, nil without TLS.
 
 	// Owned by the goroutine of serve.
 	received bool      // received says that the receiver knows the client.
@@ -163,7 +164,8 @@ type streamConn struct {
 func newStreamConn(c *common, conn net.Conn, from fiveTuple, config *tls.Config) *streamConn {
 	s := &streamConn{common: c, from: from, raw: conn, stream: conn}
 	if config != nil {
-		s.stream = tls.Server(conn, config)
+		s.batch = &recordBatch{Conn: conn}
+		s.stream = tls.Server(s.batch, config)
 	}
 	return s
 }
@@ -301,10 +303,14 @@ func writeError(err error) string {
 // it reads.
 func (c *streamConn) writeAll(batch []byte) error {
 	defer func() { _ = c.raw.SetWriteDeadline(time.Time{}) }()
-	for len(batch) > 0 {
-		n := c.chunk(batch)
+	if c.batch != nil {
 		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
-		if _, err := c.stream.Write(batch[:n]); err != nil {
+		return c.writeRecords(batch)
+	}
+	for len(batch) > 0 {
+		n := min(len(batch), writeChunk)
+		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
+		if _, err := c.raw.Write(batch[:n]); err != nil {
 			return err
 		}
 		batch = batch[n:]
@@ -312,13 +318,24 @@ func (c *streamConn) writeAll(batch []byte) error {
 	return nil
 }
 
-// chunk returns how much of a batch is written at once. Over TLS that is one
-// frame: a record that holds several loses all but the first with clients that
-// take a record for a message, as coturn's do.
-func (c *streamConn) chunk(batch []byte) int {
-	if c.from.transport != transportTLS {
-		return min(len(batch), writeChunk)
+// writeRecords writes each frame of a batch into a record of its own: one that
+// holds several loses all but the first with clients that take a record for a
+// message, as coturn's do.
+func (c *streamConn) writeRecords(batch []byte) error {
+	c.batch.hold()
+	for len(batch) > 0 {
+		n := frameSize(batch)
+		if _, err := c.stream.Write(batch[:n]); err != nil {
+			return errors.Join(err, c.batch.flush())
+		}
+		batch = batch[n:]
+		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
 	}
+	return c.batch.flush()
+}
+
+// frameSize returns the size of the first frame of a batch, with its padding.
+func frameSize(batch []byte) int {
 	header := channelHeader
 	if batch[0]>>6 == 0 {
 		header = stunHeader

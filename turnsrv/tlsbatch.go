@@ -1,0 +1,63 @@
+package turnsrv
+
+import (
+	"net"
+	"sync"
+)
+
+// recordBatch is the connection under TLS. While it holds, records gather, to be
+// written at once: TLS writes each by itself, and a system call for each frame is
+// most of what it costs.
+type recordBatch struct {
+	net.Conn
+
+	mu      sync.Mutex
+	holding bool
+	records []byte
+}
+
+// hold makes Write gather until flush. One goroutine may hold at a time.
+func (b *recordBatch) hold() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.holding = true
+}
+
+// flush writes what was gathered and holds no more.
+func (b *recordBatch) flush() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.holding = false
+	err := b.writeLocked()
+	if cap(b.records) > keptBuffer {
+		b.records = nil
+	}
+	return err
+}
+
+// Write implements net.Conn. TLS also answers while it reads; what it says then
+// keeps its place among the records.
+func (b *recordBatch) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.holding {
+		return b.Conn.Write(p)
+	}
+	b.records = append(b.records, p...)
+	if len(b.records) < writeChunk {
+		return len(p), nil
+	}
+	if err := b.writeLocked(); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (b *recordBatch) writeLocked() error {
+	if len(b.records) == 0 {
+		return nil
+	}
+	_, err := b.Conn.Write(b.records)
+	b.records = b.records[:0]
+	return err
+}
