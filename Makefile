@@ -67,6 +67,10 @@ chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of 
 	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state ./signal -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
 	done
 
+.PHONY: rolling
+rolling: ## Update three nodes of the DaemonSet under a call, with the drain of the manifest (5 min)
+	go test -C k8s -race -count=1 -run '^TestRollingUpdate$$' -v . -drain 0
+
 .PHONY: docker-build
 docker-build: ## Build the container image $IMAGE (signal:dev) without pulling anything
 	@packaging/image.sh $(NATIVE)

@@ -1,0 +1,312 @@
+package k8s_test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
+)
+
+// patience bounds every wait of a test; it decides only how a failure ends.
+const patience = time.Minute
+
+// fleet is what a cluster is to the DaemonSet: machines with addresses of their own, an API, Redis, and
+// a proxy that sends users to pods that are ready. The test itself is outside, where clients are.
+type fleet struct {
+	t        *testing.T
+	pod      core.PodTemplateSpec
+	env      map[string]string
+	gateway  string // gateway is the address of what is no node.
+	account  string // account is the directory with the service account's token and ca.crt.
+	binary   string
+	machines []*machine
+	next     atomic.Uint32
+}
+
+// machine is one Kubernetes node with at most one pod.
+type machine struct {
+	*fleet
+	name, ip string
+	serving  atomic.Bool // serving says whether the Service has the pod as endpoint.
+	cmd      *exec.Cmd
+	ended    chan struct{} // ended is closed when the process is gone, with exit set.
+	exit     error
+	log      string // log is the file with what the process says.
+}
+
+// newFleet starts count machines with pods of the overlay's DaemonSet.
+func newFleet(t *testing.T, overlay string, count int) *fleet {
+	t.Helper()
+	needRoot(t, "ip", "nsenter", "unshare", "setpriv", "redis-server", "chromium")
+	objects := render(t, overlay)
+	f := &fleet{t: t, pod: one[*apps.DaemonSet](t, objects, "signaling").Spec.Template, binary: filepath.Join(t.TempDir(), "signal")}
+	f.env = environment(t, objects, f.pod.Spec.Containers[0])
+	if *drain > 0 {
+		f.env["DRAIN_TIMEOUT"] = strconv.Itoa(*drain)
+	}
+	build := exec.Command("go", "build", "-C", "..", "-trimpath", "-o", f.binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	// Others than private addresses, which relays refuse; they are known on this machine alone.
+	prefix := fmt.Sprintf("11.%d.%d.", 100+os.Getpid()>>8%100, os.Getpid()&255)
+	f.gateway = prefix + "1"
+	bridge := fmt.Sprintf("sgb%d", os.Getpid()%100000)
+	f.ip("link add "+bridge+" type bridge", "link delete "+bridge)
+	f.ip("address add "+f.gateway+"/24 dev "+bridge, "")
+	f.ip("link set "+bridge+" up", "")
+	f.startRedis()
+	for i := range count {
+		f.addMachine(bridge, fmt.Sprintf("%s-%d", bridge, i), prefix+strconv.Itoa(11+i))
+	}
+	f.startAPI()
+	for _, m := range f.machines {
+		m.start()
+	}
+	return f
+}
+
+// needRoot skips the test unless it runs as root and has all of the programs; in CI it fails.
+func needRoot(t *testing.T, programs ...string) {
+	t.Helper()
+	why := ""
+	if os.Geteuid() != 0 {
+		why = "only root can do that"
+	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			why = fmt.Sprintf("%v: run make dev-setup", err)
+		}
+	}
+	switch {
+	case why == "":
+	case os.Getenv("CI") == "true":
+		t.Fatal(why)
+	default:
+		t.Skip(why)
+	}
+}
+
+// ip runs the program of that name; undo runs at the end.
+func (f *fleet) ip(do, undo string) {
+	f.t.Helper()
+	if out, err := exec.Command("ip", strings.Fields(do)...).CombinedOutput(); err != nil {
+		f.t.Fatalf("ip %s: %v\n%s", do, err, out)
+	}
+	if undo != "" {
+		f.t.Cleanup(func() { _ = exec.Command("ip", strings.Fields(undo)...).Run() })
+	}
+}
+
+func (f *fleet) addMachine(bridge, name, ip string) {
+	f.t.Helper()
+	outer := "v" + name
+	f.ip("netns add "+name, "netns delete "+name)
+	f.ip("link add "+outer+" type veth peer name eth0 netns "+name, "link delete "+outer)
+	f.ip("link set "+outer+" master "+bridge+" up", "")
+	f.ip("-n "+name+" address add "+ip+"/24 dev eth0", "")
+	f.ip("-n "+name+" link set eth0 up", "")
+	f.ip("-n "+name+" link set lo up", "")
+	f.ip("-n "+name+" route add default via "+f.gateway, "")
+	f.machines = append(f.machines, &machine{fleet: f, name: name, ip: ip})
+}
+
+func (f *fleet) startRedis() {
+	f.t.Helper()
+	redis := exec.Command("redis-server", "--bind", f.gateway, "--port", "6379", "--requirepass", f.env["REDIS_PASSWORD"], "--save", "", "--dir", f.t.TempDir())
+	if err := redis.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = redis.Process.Kill(); _ = redis.Wait() })
+}
+
+// startAPI serves the Node objects as the API server does, to whoever has the token.
+func (f *fleet) startAPI() {
+	f.t.Helper()
+	listener, err := net.Listen("tcp", f.gateway+":0")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	api := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, m := range f.machines {
+			if r.URL.Path == "/api/v1/nodes/"+m.name && r.Header.Get("Authorization") == "Bearer north" {
+				_ = json.NewEncoder(w).Encode(core.Node{Status: core.NodeStatus{Addresses: []core.NodeAddress{{Type: core.NodeExternalIP, Address: m.ip}}}})
+				return
+			}
+		}
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	_ = api.Listener.Close()
+	api.Listener = listener
+	api.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(f.t, f.gateway)}}
+	api.StartTLS()
+	f.t.Cleanup(api.Close)
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	f.env["KUBERNETES_SERVICE_HOST"], f.env["KUBERNETES_SERVICE_PORT"] = f.gateway, port
+	f.account = f.t.TempDir()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw})
+	hosts := "127.0.0.1 localhost\n" + f.gateway + " redis\n"
+	for name, text := range map[string]string{"token": "north", "ca.crt": string(ca), "hosts": hosts} {
+		if err := os.WriteFile(filepath.Join(f.account, name), []byte(text), 0o644); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+// container is how the container runtime starts the pod: the image's entry point with the manifest's
+// arguments, in the machine's network, with files of its own, without rights.
+const container = `
+mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount
+cp "$0"/token "$0"/ca.crt /run/secrets/kubernetes.io/serviceaccount && mount --bind "$0"/hosts /etc/hosts
+exec setpriv --reuid 65532 --regid 65532 --clear-groups --no-new-privs --bounding-set=-all -- "$@"
+`
+
+// start runs the pod and waits until it is an endpoint of the Service.
+func (m *machine) start() {
+	m.t.Helper()
+	c := m.pod.Spec.Containers[0]
+	args := append([]string{"--net=/run/netns/" + m.name, "unshare", "--mount", "sh", "-euc", container, m.account, m.binary}, c.Args...)
+	m.cmd, m.ended = exec.Command("nsenter", args...), make(chan struct{})
+	m.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	fields := map[string]string{"spec.nodeName": m.name, "status.hostIP": m.ip}
+	for name, value := range m.env {
+		m.cmd.Env = append(m.cmd.Env, name+"="+value)
+	}
+	for _, e := range c.Env {
+		if e.ValueFrom != nil {
+			m.cmd.Env = append(m.cmd.Env, e.Name+"="+fields[e.ValueFrom.FieldRef.FieldPath])
+		}
+	}
+	m.log = filepath.Join(m.t.TempDir(), "log")
+	log, err := os.Create(m.log)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.cmd.Stderr = log
+	err = m.cmd.Start()
+	_ = log.Close()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	cmd, ended := m.cmd, m.ended
+	go func() { m.exit = cmd.Wait(); close(ended) }()
+	m.t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	poll(m.t, m.name+" is ready", func() string { return m.probe(c.ReadinessProbe) })
+	m.serving.Store(true)
+}
+
+// probe does what the kubelet does and returns what is wrong.
+func (m *machine) probe(p *core.Probe) string {
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get("http://" + m.ip + ":" + m.env["SERVER_PORT"] + p.HTTPGet.Path)
+	if err != nil {
+		return err.Error()
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return res.Status
+	}
+	return ""
+}
+
+// stop ends the pod as the kubelet does: no endpoint any more, the preStop, SIGTERM, and the grace
+// period, after which it would be killed. It returns how long the process took.
+func (m *machine) stop() time.Duration {
+	m.t.Helper()
+	preStop := time.Duration(m.pod.Spec.Containers[0].Lifecycle.PreStop.Sleep.Seconds) * time.Second
+	grace := time.Duration(*m.pod.Spec.TerminationGracePeriodSeconds)*time.Second - preStop
+	m.serving.Store(false)
+	<-time.After(preStop)
+	began := time.Now()
+	if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		m.t.Fatal(err)
+	}
+	select {
+	case <-m.ended:
+		if m.exit != nil {
+			m.t.Errorf("%s ended with %v", m.name, m.exit)
+		}
+	case <-time.After(grace):
+		m.t.Fatalf("%s would be killed, it is not done after %v:\n%s", m.name, grace, m.said())
+	}
+	return time.Since(began)
+}
+
+// said returns what the pod has logged so far.
+func (m *machine) said() string {
+	m.t.Helper()
+	text, err := os.ReadFile(m.log)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// service is the ingress and the Service together: any endpoint, one after the other.
+func (f *fleet) service() (link string) {
+	f.t.Helper()
+	listener, err := net.Listen("tcp", f.gateway+":0")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "http", Host: f.endpoint()})
+		r.SetXForwarded()
+		r.Out.Host = r.In.Host
+	}}
+	server := &http.Server{Handler: proxy}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(listener) }()
+	f.t.Cleanup(func() { _ = server.Close(); <-done })
+	return "http://" + listener.Addr().String() + "/"
+}
+
+func (f *fleet) endpoint() string {
+	for range f.machines {
+		m := f.machines[int(f.next.Add(1))%len(f.machines)]
+		if m.serving.Load() {
+			return m.ip + ":" + m.env["SERVER_PORT"]
+		}
+	}
+	return "127.0.0.1:1"
+}
+
+// poll asks until there is no reason to wait.
+func poll(t *testing.T, what string, why func() string) {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		reason := why()
+		if reason == "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("never happened: %s: %s", what, reason)
+		}
+	}
+}
