@@ -12,19 +12,17 @@ advise() {
   exit 1
 }
 
-# tool makes sure that a program is there.
-tool() {
-  command -v "$1" >/dev/null || advise "$1 is missing: $2"
-}
-
-kubectl() {
-  tool kubectl "install it from https://kubernetes.io/docs/tasks/tools/, and let it know your cluster"
-  command kubectl "$@"
-}
-
-minikube() {
-  tool minikube "install it from https://minikube.sigs.k8s.io/docs/start/"
-  command minikube "$@"
+# need makes sure that programs are there.
+need() {
+  local program
+  for program in "$@"; do
+    command -v "$program" >/dev/null && continue
+    case $program in
+    kubectl) advise "kubectl is missing: install it from https://kubernetes.io/docs/tasks/tools/, and let it know your cluster" ;;
+    minikube) advise "minikube is missing: install it from https://minikube.sigs.k8s.io/docs/start/" ;;
+    *) advise "$program is missing: install it" ;;
+    esac
+  done
 }
 
 # in_registry refuses names that only this machine knows.
@@ -35,8 +33,15 @@ in_registry() {
   esac
 }
 
+# apply applies a directory and waits for the pods of every overlay.
+apply() {
+  kubectl apply -k "$1"
+  kubectl -n "$namespace" rollout status daemonset/signaling --timeout 15m
+}
+
 deploy() {
   in_registry
+  [ -d "k8s/$overlay" ] || advise "OVERLAY=$overlay: there is no k8s/$overlay"
   k8s/secrets.sh
   mkdir -p dist/k8s
   cat >dist/k8s/kustomization.yaml <<END
@@ -45,31 +50,47 @@ images:
   - {name: registry.example.org/signal, newName: ${image%:*}, newTag: "${image##*:}"}
 END
   echo "applying k8s/$overlay with $image"
-  kubectl apply -k dist/k8s
-  kubectl -n "$namespace" rollout status daemonset/signaling --timeout 15m
+  apply dist/k8s
+  [ "$overlay" != autoscaled ] || kubectl -n "$namespace" rollout status deployment/signaling-deployment --timeout 15m
 }
 
 case ${1:-} in
-deploy) deploy ;;
+deploy)
+  need kubectl
+  deploy
+  ;;
 push)
+  need docker
   in_registry
+  echo "pushing $image"
   docker push "$image"
   ;;
 status)
+  need kubectl
+  echo "what runs in namespace $namespace, and its warnings"
   kubectl -n "$namespace" get daemonset,deployment,statefulset,pods,service,ingress,hpa,poddisruptionbudget -o wide
   kubectl -n "$namespace" get events --sort-by .lastTimestamp --field-selector type=Warning
   ;;
 port-forward)
+  need kubectl
   echo "http://localhost:8080 is the cluster's service until you press Ctrl-C"
   kubectl -n "$namespace" port-forward service/signaling 8080:80
   ;;
-minikube-start) minikube start ;;
-minikube-deploy)
-  k8s/secrets.sh
-  minikube image load signal:dev
-  kubectl apply -k k8s/minikube
-  kubectl -n "$namespace" rollout status daemonset/signaling --timeout 5m
+minikube-start)
+  need minikube
+  echo "starting a cluster on this machine"
+  minikube start
   ;;
-minikube-service) minikube service -n "$namespace" signaling --url ;;
+minikube-deploy)
+  need minikube kubectl
+  k8s/secrets.sh
+  echo "applying k8s/minikube with signal:dev"
+  minikube image load signal:dev
+  apply k8s/minikube
+  ;;
+minikube-service)
+  need minikube
+  minikube service -n "$namespace" signaling --url
+  ;;
 *) advise "say deploy, status, port-forward, push, minikube-start, minikube-deploy or minikube-service" ;;
 esac

@@ -11,6 +11,10 @@ else
   echo "compose.sh: Docker Compose is missing: install Docker's compose plugin, or on Debian docker-compose" >&2
   exit 1
 fi
+if [ "$1" != config ] && ! docker version >/dev/null 2>&1; then
+  echo "compose.sh: no Docker daemon answers: install docker.io and start it, or set DOCKER_HOST" >&2
+  exit 1
+fi
 environment=dist/compose.env
 if [ ! -e "$environment" ]; then
   mkdir -p dist

@@ -2,6 +2,10 @@
 # Makes everything of a release in dist/: packaging/release.sh PLATFORM...
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if ! docker version >/dev/null 2>&1; then
+  echo "release.sh: no Docker daemon answers: install docker.io and start it, or set DOCKER_HOST" >&2
+  exit 1
+fi
 version=${VERSION:-0.0.0}
 sbom=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0)
