@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests use beside Go: a C compiler for the race detector, Chromium, coturn's
-# clients, Redis, and what containers and packages are tried with. Debian packages only, and only as root; elsewhere it says what is missing and
-# what that skips. With CI=true a missing part is a failure.
+# clients, Redis, and what containers and packages are tried with. Debian packages only, and only as
+# root; elsewhere it says what is missing and what that skips. With CI=true a missing part is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,6 +13,8 @@ turnutils_uclient coturn the TURN interoperability tests
 redis-server redis-server the shared state tests
 redis-sentinel redis-sentinel the shared state tests with Sentinel
 ip iproute2 the tests in network namespaces
+curl curl the tests of the guides' commands
+openssl openssl the tests of the guides' commands
 dockerd docker.io the tests of the container image
 docker-compose docker-compose the tests of compose.yaml
 nginx nginx-light the tests of compose.yaml

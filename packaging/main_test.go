@@ -86,8 +86,8 @@ func until(t *testing.T, what string, why func() string) {
 	t.Fatalf("never happened: %s: %s", what, reason)
 }
 
-// machine is a network of its own with a Docker daemon in it, so that ports are free and nothing on
-// the real machine changes.
+// machine is a network of its own, so that ports are free and nothing on the real machine changes, with
+// or without a Docker daemon in it.
 type machine struct {
 	t     *testing.T
 	space string // space is the network namespace.
@@ -95,10 +95,19 @@ type machine struct {
 	env   []string
 }
 
-// startMachine ends with the test.
+// startMachine is newMachine with a Docker daemon.
 func startMachine(t *testing.T) *machine {
 	t.Helper()
-	need(t, "dockerd", "docker", "ip", "nsenter")
+	need(t, "dockerd", "docker")
+	m := newMachine(t)
+	m.startDocker()
+	return m
+}
+
+// newMachine ends with the test.
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	need(t, "ip", "nsenter", "unshare")
 	id := os.Getpid() % 250
 	m := &machine{t: t, space: fmt.Sprintf("signal-machine-%d", os.Getpid()), ip: fmt.Sprintf("10.213.%d.2", id)}
 	outer, inner := fmt.Sprintf("sgo%d", id), fmt.Sprintf("sgi%d", id)
@@ -114,7 +123,6 @@ func startMachine(t *testing.T) *machine {
 	} {
 		must(t, nil, "ip", strings.Fields(args)...)
 	}
-	m.startDocker()
 	return m
 }
 

@@ -91,7 +91,7 @@ func TestDeb(t *testing.T) {
 	c.run("echo 'max-room-users: 4' >> /etc/signal/signal.yaml")
 	next, _ := packages(t, "1.1.0")
 	c.bring(next)
-	c.run("dpkg --install /" + filepath.Base(next))
+	c.run("apt install --yes --quiet /" + filepath.Base(next))
 	if got := c.run("tail -n 1 /etc/signal/signal.yaml; dpkg-query --show --showformat '${Version}' signal-server"); got != "max-room-users: 4\n1.1.0" {
 		t.Errorf("after the upgrade: %q", got)
 	}

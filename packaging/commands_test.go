@@ -1,0 +1,228 @@
+package packaging_test
+
+import (
+	"bytes"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// elsewhere are the commands of the guides that other tests run.
+var elsewhere = map[string]string{
+	"make dev-setup":                     "make test itself",
+	"make package":                       "TestDeb",
+	"packaging/install.sh":               "TestInstallScript",
+	"make docker-build":                  "TestImage",
+	"make dev":                           "TestCompose",
+	"make stop":                          "TestCompose",
+	"make docker-compose-logs":           "TestCompose",
+	"make k8s-secrets":                   "TestPods",
+	"make k8s-deploy":                    "TestClusterTargets",
+	"make k8s-deploy OVERLAY=autoscaled": "TestClusterTargets",
+	"make k8s-deploy IMAGE=registry.example.org/signal:0.1.0":  "TestClusterTargets",
+	"make full-deploy IMAGE=registry.example.org/signal:0.1.0": "TestClusterTargets",
+	"make k8s-status":       "TestClusterTargets",
+	"make k8s-port-forward": "TestClusterTargets",
+	"make minikube-start minikube-deploy minikube-service": "TestClusterTargets",
+	"sudo apt install ./dist/signal-server_*_amd64.deb":    "TestDeb",
+	"go test -run TestRollingRestart -v ./signal":          "TestRollingRestart",
+}
+
+// TestCommands runs the commands of the guides, as they are written, on a machine on which HOST and
+// redis.internal are names of its own. A command that the guides have must be run here or by the test
+// that elsewhere names, or untested.md says why it cannot be.
+func TestCommands(t *testing.T) {
+	n := newNewcomer(t)
+	n.starts("make run", "signal health")
+	n.runs("signal health", "curl -i http://HOST:8080/health", "curl http://127.0.0.1:9090/metrics", "signal version", "signal man",
+		"signal completion bash", "signal serve --check", "signal credentials --user bob --ttl 24h")
+	n.relays(`turnutils_uclient -y -c -n 50 -m 4 -l 170 -W "$TURN_SECRET" -u bob HOST`)
+	n.stops()
+
+	n.runs("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -keyout key.pem -out cert.pem " +
+		"-subj /CN=localhost -addext subjectAltName=DNS:localhost")
+	n.env = append(n.env, "ADMIN_TOKEN=south")
+	n.starts("bin/signal serve --tls-cert cert.pem --tls-key key.pem", "curl --fail --cacert cert.pem https://localhost:8080/ready")
+	n.runs(`curl -H "Authorization: Bearer $ADMIN_TOKEN" http://127.0.0.1:9090/metrics`)
+	n.relays(`turnutils_uclient -S -t -y -c -n 50 -m 4 -l 170 -W "$TURN_SECRET" -u bob -p 5349 HOST`)
+	n.stops()
+
+	n.starts("redis-server --bind 127.0.0.1 --save '' --dir "+t.TempDir(), "redis-cli ping")
+	redis := n.process
+	n.starts("signal serve --redis-url redis://redis.internal:6379/0", "signal health")
+	n.env = append(n.env, "REDIS_URL=redis://redis.internal:6379/0")
+	n.runs("signal rotate-secret turn")
+	n.stops()
+	n.process = redis
+	n.stops()
+
+	n.accountFor("../README.md", "../CONTRIBUTING.md", "../k8s/README.md")
+}
+
+// newcomer follows the guides.
+type newcomer struct {
+	*machine
+	dir     string
+	names   string // names is the hosts file.
+	env     []string
+	done    map[string]bool
+	process *process
+}
+
+// process runs until stops.
+type process struct {
+	cmd *exec.Cmd
+	log bytes.Buffer
+}
+
+func newNewcomer(t *testing.T) *newcomer {
+	t.Helper()
+	need(t, "curl", "openssl", "turnutils_uclient", "redis-server", "redis-cli")
+	n := &newcomer{machine: newMachine(t), dir: copyOfTree(t), names: filepath.Join(t.TempDir(), "hosts"), done: map[string]bool{}}
+	if err := os.WriteFile(n.names, []byte("127.0.0.1 localhost redis.internal\n"+n.ip+" HOST\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n.env = append(os.Environ(), "PATH="+filepath.Join(n.dir, "bin")+":"+os.Getenv("PATH"), "TURN_SECRET=north",
+		"DRAIN_TIMEOUT=1") // Coturn's client leaves its allocations to expire.
+	return n
+}
+
+// shell is a command line in the newcomer's copy of the source.
+func (n *newcomer) shell(line string) *exec.Cmd {
+	cmd := exec.Command("nsenter", "--net=/run/netns/"+n.space, "unshare", "--mount", "bash", "-euc",
+		`mount --bind "$0" /etc/hosts && exec bash -euc "$1"`, n.names, line)
+	cmd.Dir, cmd.Env, cmd.WaitDelay = n.dir, n.env, time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return cmd
+}
+
+// runs runs commands to their end.
+func (n *newcomer) runs(lines ...string) {
+	n.t.Helper()
+	for _, line := range lines {
+		n.done[line] = true
+		if out, err := n.shell(line).CombinedOutput(); err != nil {
+			n.t.Errorf("%s: %v\n%s", line, err, out)
+		}
+	}
+}
+
+// relays runs coturn's client, whose exit status says nothing.
+func (n *newcomer) relays(line string) {
+	n.t.Helper()
+	n.done[line] = true
+	if out, err := n.shell(line).CombinedOutput(); err != nil || !strings.Contains(string(out), "Total lost packets 0 ") {
+		n.t.Errorf("%s: %v\n%s", line, err, out)
+	}
+}
+
+// starts runs a command until stops, and waits until another one succeeds.
+func (n *newcomer) starts(line, ready string) {
+	n.t.Helper()
+	n.done[line] = true
+	p := &process{cmd: n.shell(line)}
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	if err := p.cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.process = p
+	n.t.Cleanup(func() { _ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); _ = p.cmd.Wait() })
+	until(n.t, line, func() string {
+		if out, err := n.shell(ready).CombinedOutput(); err != nil {
+			return string(out)
+		}
+		return ""
+	})
+}
+
+// stops presses Ctrl-C.
+func (n *newcomer) stops() {
+	n.t.Helper()
+	p := n.process
+	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGINT); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil && p.cmd.ProcessState.ExitCode() > 2 {
+		n.t.Errorf("%v:\n%s", err, &p.log)
+	}
+}
+
+// accountFor compares what the guides have with what was run.
+func (n *newcomer) accountFor(guides ...string) {
+	n.t.Helper()
+	reasons, err := os.ReadFile("untested.md")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	untested := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| .{10,} \\|$").FindAllStringSubmatch(string(reasons), -1) {
+		untested[row[1]] = true
+	}
+	accounted := slices.Concat(slices.Collect(maps.Keys(n.done)), slices.Collect(maps.Keys(elsewhere)), slices.Collect(maps.Keys(untested)))
+	var found []string
+	for _, guide := range guides {
+		found = append(found, commands(n.t, guide)...)
+	}
+	for _, c := range found {
+		if !slices.Contains(accounted, c) {
+			n.t.Errorf("%s: no test runs it, and untested.md has no reason", c)
+		}
+	}
+	for _, c := range slices.Concat(slices.Collect(maps.Keys(elsewhere)), slices.Collect(maps.Keys(untested))) {
+		if !slices.Contains(found, c) {
+			n.t.Errorf("%s is in no guide any more", c)
+		}
+	}
+	for c, test := range elsewhere {
+		if strings.HasPrefix(test, "Test") {
+			must(n.t, nil, "grep", "--recursive", "--quiet", "--include=*_test.go", "^func "+test+"(", ".")
+		}
+		if n.done[c] || untested[c] {
+			n.t.Errorf("%s is accounted for twice", c)
+		}
+	}
+}
+
+var (
+	block   = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```")
+	anyCode = regexp.MustCompile("(?ms)^ *```.*?^ *```")
+	inline  = regexp.MustCompile("`([^`]+)`")
+	spaces  = regexp.MustCompile(`\s+`)
+	remark  = regexp.MustCompile(`(?m)\s+# .*$`)
+	// typed tells what people type from other code.
+	typed = regexp.MustCompile(`^(make|sudo|curl|openssl|go|docker|docker-compose|kubectl|minikube|systemctl|apt|bin/signal|` +
+		`turnutils_uclient|signal (serve|health|credentials|rotate-secret|version|man|completion)) |^(packaging|k8s)/[a-z-]+\.sh|^signal [a-z]+$`)
+)
+
+// commands finds what a guide tells people to type, with single spaces and without remarks.
+func commands(t *testing.T, guide string) []string {
+	t.Helper()
+	text, err := os.ReadFile(guide)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, b := range block.FindAllStringSubmatch(string(text), -1) {
+		script := remark.ReplaceAllString(strings.ReplaceAll(b[1], "\\\n", " "), "")
+		lines = append(lines, strings.Split(strings.TrimSpace(script), "\n")...)
+	}
+	for _, i := range inline.FindAllStringSubmatch(anyCode.ReplaceAllString(string(text), ""), -1) {
+		if c := spaces.ReplaceAllString(i[1], " "); typed.MatchString(c) && c != "signal serve" {
+			lines = append(lines, c)
+		}
+	}
+	for i := range lines {
+		lines[i] = strings.TrimSpace(spaces.ReplaceAllString(lines[i], " "))
+	}
+	if len(lines) == 0 {
+		t.Errorf("%s has no commands", guide)
+	}
+	return lines
+}
