@@ -71,6 +71,10 @@ chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of 
 rolling: ## Update three nodes of the DaemonSet under a call, with the drain of the manifest (5 min)
 	go test -C k8s -race -count=1 -run '^TestRollingUpdate$$' -v . -drain 0
 
+.PHONY: k8s-dry-run
+k8s-dry-run: ## Have a real API server, built from the Go proxy, check every overlay (15 min the first time)
+	@k8s/dry-run.sh
+
 .PHONY: docker-build
 docker-build: ## Build the container image $IMAGE (signal:dev) without pulling anything
 	@packaging/image.sh $(NATIVE)

@@ -30,10 +30,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // overlays are the ways to run signal that the guide names.
 var overlays = []string{"daemonset", "autoscaled", "minikube"}
 
-// object is one rendered object: its type and what identifies it.
+// object is one rendered object: its type, what identifies it, and its YAML.
 type object struct {
 	runtime.Object
 	kind, name, namespace string
+	text                  []byte
 }
 
 // source is a copy of the manifests with the secrets that make k8s-secrets writes.
@@ -52,24 +53,16 @@ func source(t *testing.T) string {
 	return dir
 }
 
-// render returns the objects of an overlay, each decoded strictly: a field that its type does not have
-// is an error. More components may be added.
-func render(t *testing.T, overlay string, components ...string) []object {
+// render returns the objects of an overlay as it is in the repository.
+func render(t *testing.T, overlay string) []object {
 	t.Helper()
-	dir := source(t)
-	if len(components) > 0 {
-		lines := "resources: [../" + overlay + "]\ncomponents:\n"
-		for _, c := range components {
-			lines += "  - ../components/" + c + "\n"
-		}
-		overlay = "with-components"
-		if err := os.Mkdir(filepath.Join(dir, overlay), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, overlay, "kustomization.yaml"), []byte("namespace: webrtc-signaling\n"+lines), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return renderIn(t, source(t), overlay)
+}
+
+// renderIn returns the objects of an overlay of a copy, each decoded strictly: a field that its type
+// does not have is an error.
+func renderIn(t *testing.T, dir, overlay string) []object {
+	t.Helper()
 	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(dir, overlay))
 	if err != nil {
 		t.Fatal(err)
@@ -85,9 +78,26 @@ func render(t *testing.T, overlay string, components ...string) []object {
 		if err != nil {
 			t.Fatalf("%s %s: %v\n%s", r.GetKind(), r.GetName(), err, text)
 		}
-		objects = append(objects, object{decoded, r.GetKind(), r.GetName(), r.GetNamespace()})
+		objects = append(objects, object{decoded, r.GetKind(), r.GetName(), r.GetNamespace(), text})
 	}
 	return objects
+}
+
+// edit replaces texts in a file, which must have them; pairs are as for a strings.Replacer.
+func edit(t *testing.T, file string, pairs ...string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(string(text), pairs[i]) {
+			t.Fatalf("%s has no %q", file, pairs[i])
+		}
+	}
+	if err := os.WriteFile(file, []byte(strings.NewReplacer(pairs...).Replace(string(text))), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func strictDecoder(t *testing.T) runtime.Decoder {

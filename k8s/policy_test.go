@@ -3,6 +3,7 @@ package k8s_test
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -203,6 +204,23 @@ func checkBudget(t *testing.T, overlay string, objects []object, selector map[st
 	}
 }
 
+// TestManagedRedis leaves out the cluster's own Redis, as the guide says.
+func TestManagedRedis(t *testing.T) {
+	dir := source(t)
+	edit(t, filepath.Join(dir, "daemonset/kustomization.yaml"), "  - ../components/redis\n", "")
+	edit(t, filepath.Join(dir, "base/secrets.env"), "REDIS_PASSWORD=", "REDIS_URL=rediss://north:south@redis.example.org:6379\nREDIS_PASSWORD=")
+	objects := renderIn(t, dir, "daemonset")
+	env := environment(t, objects, one[*apps.DaemonSet](t, objects, "signaling").Spec.Template.Spec.Containers[0])
+	if env["REDIS_HOST"] != "" || !strings.HasPrefix(env["REDIS_URL"], "rediss://") {
+		t.Errorf("Redis is %q and %q", env["REDIS_HOST"], env["REDIS_URL"])
+	}
+	for _, w := range workloads(objects) {
+		if w.name != "signaling" {
+			t.Errorf("%s is still there", w.name)
+		}
+	}
+}
+
 func TestIngress(t *testing.T) {
 	for _, overlay := range []string{"daemonset", "autoscaled"} {
 		objects := render(t, overlay)
@@ -277,9 +295,12 @@ func TestNetworkPolicies(t *testing.T) {
 // metricNames finds metrics of ours in an expression.
 var metricNames = regexp.MustCompile(`signal_[a-z_]+`)
 
-// TestAlerts are of metrics that exist, and each has its part of the runbook.
+// TestAlerts are of metrics that exist, and each has its part of the runbook. The components come as
+// the guide says, by two lines without their comment signs.
 func TestAlerts(t *testing.T) {
-	objects := render(t, "daemonset", "monitoring", "grafana")
+	dir := source(t)
+	edit(t, filepath.Join(dir, "daemonset/kustomization.yaml"), "# - ../components/monitoring", "- ../components/monitoring", "# - ../components/grafana", "- ../components/grafana")
+	objects := renderIn(t, dir, "daemonset")
 	guide, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Builds a real API server and etcd in dist/kube from the Go module proxy, unless they are there, and
+# has that server check what every overlay would apply: k8s/dry-run.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+version=1.34.1
+mkdir -p dist/kube/etcd
+cd dist/kube
+if [ ! -x apiserver ] || [ ! -x etcd/etcd ]; then
+  echo "building kube-apiserver $version and etcd in dist/kube: some minutes, 1.5 GB of modules and build cache"
+  cat >etcd/main.go <<'END'
+package main
+
+import (
+	"os"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() { etcdmain.Main(os.Args) }
+END
+  cat >apiserver.go <<'END'
+//go:build never
+
+package kube
+
+import _ "k8s.io/kubernetes/cmd/kube-apiserver/app"
+END
+  # The module names libraries as directories of its own repository, which only replacements make good.
+  kubernetes=$(go mod download -json "k8s.io/kubernetes@v$version" | sed -n 's/^\t"GoMod": "\(.*\)",$/\1/p')
+  {
+    printf 'module kube\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes v%s\n' "$version"
+    sed -n 's/^\tgo.etcd.io\/etcd\/server\/v3 \(v[^ ]*\).*/require go.etcd.io\/etcd\/server\/v3 \1/p' "$kubernetes"
+    sed -n "s/^\t\(k8s.io\/[^ ]*\) => .\/staging.*/replace \1 => \1 v0.${version#1.}/p" "$kubernetes"
+  } >go.mod
+  go mod tidy
+  CGO_ENABLED=0 go build -o etcd/etcd ./etcd
+  CGO_ENABLED=0 go build -o apiserver k8s.io/kubernetes/cmd/kube-apiserver
+fi
+kube=$PWD
+cd ../../k8s
+go vet -tags apiserver .
+go test -tags apiserver -race -count=1 -v -run '^TestDryRun$' . -kube "$kube"

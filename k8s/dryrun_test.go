@@ -1,0 +1,152 @@
+//go:build apiserver
+
+package k8s_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+)
+
+var kube = flag.String("kube", "", "directory with apiserver and etcd/etcd, as k8s/dry-run.sh builds them")
+
+// TestDryRun has a real API server check what every overlay would apply, without applying it.
+func TestDryRun(t *testing.T) {
+	api := startAPIServer(t)
+	for _, overlay := range overlays {
+		objects := render(t, overlay)
+		for _, o := range objects {
+			query := "?dryRun=All"
+			if o.kind == "Namespace" {
+				query = "?" // Others need it.
+			}
+			if answer := api.apply(o, query); answer != "" {
+				t.Errorf("%s: %s %s: %s", overlay, o.kind, o.name, answer)
+			}
+		}
+		t.Logf("%s: %d objects", overlay, len(objects))
+	}
+	wrong := render(t, "daemonset")
+	i := slices.IndexFunc(wrong, func(o object) bool { return o.kind == "DaemonSet" })
+	wrong[i].name = "Not A Name"
+	if answer := api.apply(wrong[i], "?dryRun=All"); !strings.HasPrefix(answer, "4") {
+		t.Errorf("a wrong object is answered with %q", answer)
+	}
+}
+
+// apiServer is a control plane without controllers.
+type apiServer struct {
+	t      *testing.T
+	url    string
+	client *http.Client
+}
+
+func startAPIServer(t *testing.T) *apiServer {
+	t.Helper()
+	dir := t.TempDir()
+	store, peers := "http://"+freeAddress(t), "http://"+freeAddress(t)
+	background(t, filepath.Join(*kube, "etcd/etcd"), "--data-dir", dir+"/etcd", "--listen-client-urls", store, "--advertise-client-urls", store,
+		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "default="+peers, "--log-level", "error")
+	address := freeAddress(t)
+	_, port, _ := net.SplitHostPort(address)
+	for name, text := range map[string]string{"tokens": "north,admin,admin,system:masters\n", "key": accountKey(t)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	background(t, filepath.Join(*kube, "apiserver"), "--etcd-servers", store, "--bind-address", "127.0.0.1", "--secure-port", port, "--cert-dir", dir+"/certs",
+		"--token-auth-file", dir+"/tokens", "--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16",
+		"--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", dir+"/key", "--service-account-signing-key-file", dir+"/key")
+	// The server makes its certificate itself.
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	api := &apiServer{t, "https://" + address, client}
+	poll(t, "the API server is ready", func() string { return api.ask(http.MethodGet, "/readyz", nil) })
+	return api
+}
+
+// background runs a program until the end of the test.
+func background(t *testing.T, program string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%v: run make k8s-dry-run", err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+func accountKey(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
+}
+
+// apply applies an object as kubectl apply --server-side does, and returns what the server has against
+// it.
+func (a *apiServer) apply(o object, query string) string {
+	a.t.Helper()
+	gvk := o.GetObjectKind().GroupVersionKind()
+	resource, _ := meta.UnsafeGuessKindToResource(gvk)
+	path := "/apis/" + gvk.Group + "/" + gvk.Version
+	if gvk.Group == "" {
+		path = "/api/" + gvk.Version
+	}
+	if o.namespace != "" {
+		path += "/namespaces/" + o.namespace
+	}
+	return a.ask(http.MethodPatch, fmt.Sprintf("%s/%s/%s%s&force=true&fieldManager=signal&fieldValidation=Strict", path, resource.Resource, o.name, query), o.text)
+}
+
+// ask returns the status and text of an answer that is no success.
+func (a *apiServer) ask(method, path string, body []byte) string {
+	a.t.Helper()
+	req, err := http.NewRequest(method, a.url+strings.ReplaceAll(path, " ", "%20"), bytes.NewReader(body))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer north")
+	req.Header.Set("Content-Type", "application/apply-patch+yaml")
+	res, err := a.client.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, _ := io.ReadAll(res.Body)
+	if res.StatusCode >= 300 {
+		return res.Status + " " + string(text)
+	}
+	return ""
+}
