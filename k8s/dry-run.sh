@@ -34,8 +34,8 @@ END
     sed -n "s/^\t\(k8s.io\/[^ ]*\) => .\/staging.*/replace \1 => \1 v0.${version#1.}/p" "$kubernetes"
   } >go.mod
   go mod tidy
-  CGO_ENABLED=0 go build -o etcd/etcd ./etcd
-  CGO_ENABLED=0 go build -o apiserver k8s.io/kubernetes/cmd/kube-apiserver
+  go build -o etcd/etcd ./etcd
+  go build -o apiserver k8s.io/kubernetes/cmd/kube-apiserver
 fi
 kube=$PWD
 cd ../../k8s

@@ -14,9 +14,9 @@ packaging/compile.sh "$platform"
 arch=${platform%v7}
 variant=${platform#"$arch"}
 built=$image-$platform # Not the tag itself, which is for what can run here.
-docker build -q -f packaging/Dockerfile --target local -t "$built" \
-  --build-arg VERSION="${VERSION:-unknown}" --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
-  --build-arg TARGETARCH="$arch" --build-arg TARGETVARIANT="$variant" dist >/dev/null
+{ sed '/^FROM .* AS build$/,$d' packaging/Dockerfile && echo "COPY linux-$platform/signal /signal"; } |
+  docker build -q -f - -t "$built" --build-arg VERSION="${VERSION:-unknown}" \
+    --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" dist >/dev/null
 docker save "$built" | go run -C packaging/image . -tag "$image" -platform "linux/$arch${variant:+/$variant}" \
   -epoch "$(git log -1 --format=%ct 2>/dev/null || echo 0)" >"dist/signal-linux-$platform.tar"
 native=$(go env GOARCH | sed 's/^arm$/armv7/')
