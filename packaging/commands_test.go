@@ -46,6 +46,8 @@ func TestCommands(t *testing.T) {
 	n.relays(`turnutils_uclient -y -c -n 50 -m 4 -l 170 -W "$TURN_SECRET" -u bob HOST`)
 	n.stops()
 
+	n.runs(`signal bench turn --scenario S1,S2 --command "signal serve --turn-listen 127.0.0.1 --turn-port {port} --turn-secret {secret} ` +
+		`--turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} --turn-allow-peer 127.0.0.1/32 --turn-user-quota 0"`)
 	n.runs("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -keyout key.pem -out cert.pem " +
 		"-subj /CN=localhost -addext subjectAltName=DNS:localhost")
 	n.env = append(n.env, "ADMIN_TOKEN=south")
@@ -198,7 +200,7 @@ var (
 	remark  = regexp.MustCompile(`(?m)\s+# .*$`)
 	// typed tells what people type from other code.
 	typed = regexp.MustCompile(`^(make|sudo|curl|openssl|go|docker|docker-compose|kubectl|minikube|systemctl|apt|bin/signal|` +
-		`turnutils_uclient|signal (serve|health|credentials|rotate-secret|version|man|completion)) |^(packaging|k8s)/[a-z-]+\.sh|^signal [a-z]+$`)
+		`turnutils_uclient|signal (serve|health|bench|credentials|rotate-secret|version|man|completion)) |^(packaging|k8s)/[a-z-]+\.sh|^signal [a-z]+$`)
 )
 
 // commands finds what a guide tells people to type, with single spaces and without remarks.
