@@ -591,6 +591,11 @@ function relays(url, transport) {
   return (named ?? (scheme === "turns" ? "tcp" : "udp")) === transport.slice("relay-".length);
 }
 
+/** Returns the session of the connection that a description is of (RFC 8829, section 5.2.1). */
+function sessionOf({ sdp }) {
+  return /^o=\S+ (\S+)/m.exec(sdp)?.[1] ?? "";
+}
+
 /**
  * One other member of the room and the connection to it.
  *
@@ -616,6 +621,7 @@ export class Peer {
   #settingAnswer = false;
   #early = [];
   #firstOffer = 0;
+  #session = ""; // that of the member's connection, as its descriptions name it
   #senders = new Map();
 
   /** Peers are made by {@link Call}. */
@@ -713,6 +719,11 @@ export class Peer {
     }
   }
 
+  /** Says whether a description is of another connection of the member than the one so far. */
+  isFromAnother(description) {
+    return this.#session !== "" && sessionOf(description) !== this.#session;
+  }
+
   /** Takes an offer or an answer of the member. */
   async describe(description) {
     try {
@@ -726,6 +737,7 @@ export class Peer {
       clearTimeout(this.#firstOffer);
       this.#settingAnswer = description.type === "answer";
       await this.pc.setRemoteDescription(description);
+      this.#session = sessionOf(description);
       this.#settingAnswer = false;
       await this.#addEarly();
       if (description.type === "offer") {
@@ -813,7 +825,7 @@ export class Call extends EventTarget {
     on("userleft", ({ userId }) => this.#remove(userId));
     on("left", () => this.#clear());
     on("ice", () => this.#configure());
-    on("offer", ({ from, data }) => this.peers.get(from)?.describe({ type: "offer", sdp: data.sdp }));
+    on("offer", ({ from, data }) => this.#offered(from, { type: "offer", sdp: data.sdp }));
     on("answer", ({ from, data }) => this.peers.get(from)?.describe({ type: "answer", sdp: data.sdp }));
     on("candidate", ({ from, data }) => this.peers.get(from)?.candidate(data));
   }
@@ -870,9 +882,24 @@ export class Call extends EventTarget {
     for (const id of users) this.#add(id, users);
   }
 
+  /**
+   * Takes an offer. A member that has begun anew has seen this side leave and join again, because
+   * the node of one of them could not be reached: this side begins anew as well, as later joiner.
+   */
+  #offered(from, description) {
+    if (this.peers.get(from)?.isFromAnother(description)) {
+      this.#remove(from);
+      this.#connect(from, true);
+    }
+    this.peers.get(from)?.describe(description);
+  }
+
   #add(id, users) {
     if (id === this.#self || this.peers.has(id)) return;
-    const polite = users.indexOf(this.#self) > users.indexOf(id);
+    this.#connect(id, users.indexOf(this.#self) > users.indexOf(id));
+  }
+
+  #connect(id, polite) {
     const peer = new Peer(this, this.#client, id, polite, this.#configuration());
     this.peers.set(id, peer);
     for (const track of this.stream.getTracks()) peer.setTrack(track.kind, track, this.stream);
