@@ -31,7 +31,8 @@ var (
 // is the harder test.
 func TestRollingUpdate(t *testing.T) {
 	f := newFleet(t, "daemonset", 3)
-	pages := openPages(t, f.service()+"?autojoin=1&room=rolling&media=synthetic&transport=relay", 3)
+	link := f.service() + "?autojoin=1&room=rolling&media=synthetic&transport=relay"
+	pages := openPages(t, `c.localType === "relay" && c.remoteType === "relay"`, link, link, link)
 	for _, p := range pages {
 		p.watch()
 	}
@@ -72,8 +73,9 @@ type page struct {
 	tab context.Context
 }
 
-// openPages opens the link for that many people and waits until all see each other by relays.
-func openPages(t *testing.T, link string, count int) []page {
+// openPages opens each link for one person and waits until all see each other, on connections c of which
+// that holds.
+func openPages(t *testing.T, that string, links ...string) []page {
 	t.Helper()
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath("chromium"), chromedp.UserDataDir(t.TempDir()), chromedp.Flag("no-sandbox", os.Geteuid() == 0),
@@ -86,7 +88,7 @@ func openPages(t *testing.T, link string, count int) []page {
 		t.Fatalf("starting chromium: %v", err)
 	}
 	var pages []page
-	for range count {
+	for _, link := range links {
 		tab, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
 		t.Cleanup(cancel)
 		if _, err := chromedp.Run(tab, chromedp.Navigate(link)); err != nil {
@@ -97,7 +99,7 @@ func openPages(t *testing.T, link string, count int) []page {
 	for i, p := range pages {
 		poll(t, fmt.Sprintf("page %d sees the others", i), func() string {
 			if seen := evaluate[int](p, `window.signalPage.peers().then(all => all.filter(c => c.framesDecoded > 5 &&
-				c.localType === "relay" && c.remoteType === "relay" && c.dataChannel === "open").length)`); seen != count-1 {
+				c.dataChannel === "open" && (`+that+`)).length)`); seen != len(links)-1 {
 				return fmt.Sprintf("%d of them\n%s\n%s", seen, evaluate[string](p, "window.signalPage.peers().then(JSON.stringify)"),
 					strings.Join(evaluate[[]string](p, "window.signalPage.log"), "\n"))
 			}
