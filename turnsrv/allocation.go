@@ -48,12 +48,14 @@ type allocation struct {
 
 	toPeer, fromPeers traffic
 
-	mu       sync.RWMutex
-	who      identity
-	answer   []byte // answer is the success response, for retransmissions.
-	relays   []*relay
-	expires  time.Time
-	why      string // why is the reason it ends for.
+	mu      sync.RWMutex
+	who     identity
+	answer  []byte // answer is the success response, for retransmissions.
+	relays  []*relay
+	expires time.Time
+	why     string // why is the reason it ends for.
+
+	// These are nil while there is nothing in them, as in an idle allocation.
 	permits  map[netip.Addr]time.Time
 	channels map[uint16]*channel
 	byPeer   map[netip.AddrPort]*channel
@@ -106,6 +108,9 @@ func (a *allocation) permit(peers []netip.AddrPort, limit int, now time.Time) bo
 	if len(a.permits)+len(fresh) > limit {
 		return false
 	}
+	if a.permits == nil {
+		a.permits = map[netip.Addr]time.Time{}
+	}
 	for _, p := range peers {
 		a.permits[p.Addr()] = now.Add(permissionLifetime)
 	}
@@ -138,6 +143,9 @@ func (a *allocation) bindable(number uint16, peer netip.AddrPort, limit int, now
 func (a *allocation) bind(number uint16, peer netip.AddrPort, r *relay, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.channels == nil {
+		a.channels, a.byPeer = map[uint16]*channel{}, map[netip.AddrPort]*channel{}
+	}
 	c := &channel{number: number, peer: peer, relay: r, expires: now.Add(channelLifetime)}
 	a.channels[number], a.byPeer[peer] = c, c
 }

@@ -585,18 +585,15 @@ func (f *front) begin(r *relay, lifetime time.Duration) error {
 
 func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*relaySocket) *allocation {
 	a := &allocation{
-		front:    f,
-		id:       f.lastID.Add(1),
-		tuple:    q.from,
-		via:      q.via,
-		created:  q.now,
-		request:  q.m.TransactionID,
-		ended:    make(chan struct{}),
-		who:      q.who,
-		expires:  q.now.Add(lifetime),
-		permits:  map[netip.Addr]time.Time{},
-		channels: map[uint16]*channel{},
-		byPeer:   map[netip.AddrPort]*channel{},
+		front:   f,
+		id:      f.lastID.Add(1),
+		tuple:   q.from,
+		via:     q.via,
+		created: q.now,
+		request: q.m.TransactionID,
+		ended:   make(chan struct{}),
+		who:     q.who,
+		expires: q.now.Add(lifetime),
 	}
 	a.toPeer.shaper = newShaper(f.cfg.Bandwidth, f.total)
 	a.fromPeers.shaper = newShaper(f.cfg.Bandwidth, f.total)
