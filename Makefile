@@ -6,6 +6,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 CHAOSTIME   ?= 3m
 SEEDS       ?= 20
+BENCHRUNS   ?= 5
 OUT         ?= bin/signal
 IMAGE       ?= signal:dev
 PLATFORMS   ?= amd64 arm64 armv7
@@ -66,6 +67,17 @@ chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of 
 	@set -e; for seed in $$(seq $(SEEDS)); do \
 	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state ./signal -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
 	done
+
+.PHONY: bench
+bench: build ## Compare with coturn in BENCHRUNS (5) runs: CPU a packet, allocations a second (6 min)
+	@command -v turnserver >/dev/null || { echo "make bench needs coturn: run make dev-setup"; exit 1; }
+	@bin/signal bench turn --runs $(BENCHRUNS) --duration 2s --core 1 --pin 0 --floor --scenario S1,S2,S3,S4,S3gg,S4gg,A1 \
+	  --command "bin/signal serve --server-host 127.0.0.1 --server-port 0 --admin-addr 127.0.0.1:0 --log-format json --log-level error \
+	    --turn-listen 127.0.0.1 --turn-port {port} --turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} \
+	    --turn-secret {secret} --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-allocate-rate 0 --turn-unauth-rate 1000000" \
+	  --against "turnserver -n --listening-ip 127.0.0.1 --relay-ip 127.0.0.1 --listening-port {port} --min-port {min} --max-port {max} \
+	    --use-auth-secret --static-auth-secret {secret} --realm bench --allow-loopback-peers --no-cli --no-tls --no-dtls \
+	    --relay-threads 1 --log-file /dev/null --simple-log"
 
 .PHONY: rolling
 rolling: ## Update three nodes of the DaemonSet under a call, with the drain of the manifest (5 min)
