@@ -72,14 +72,17 @@ func TestChannelsExpireAndAreBoundAgain(t *testing.T) {
 	f.volley(t, 8)
 	ahead.Store(int64(channelLifetime + time.Second))
 	f.dead(t)
+	refused := s.front.metrics.dropCounters[dropNoPermission]
+	before := valueOf(t, refused)
 	if _, err := f.peer.WriteToUDPAddrPort([]byte("late"), f.relay); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the late packet is dropped", func() bool { return valueOf(t, refused) > before })
 	peer := f.peer.LocalAddr().(*net.UDPAddr).AddrPort()
 	if _, err := f.client.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(peer)); err != nil {
 		t.Fatal(err)
 	}
-	f.volley(t, 8) // The ghost and the late packet are not among them.
+	f.volley(t, 8) // The ghost is not among them.
 }
 
 // volley sends numbered packets of many sizes to the peer, then back.
