@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"hash"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -24,22 +26,22 @@ const (
 // section 9.2). The keys come from the shared secrets, so every node accepts the
 // nonces of every other, also after a restart. It may be used by any goroutine.
 type nonces struct {
-	keys *atomic.Pointer[[][]byte] // keys are newest first: the first signs, all verify.
+	keys *atomic.Pointer[[]*nonceKey] // keys are newest first: the first signs, all verify.
 }
 
 func newNonces(secrets []string) nonces {
-	n := nonces{keys: new(atomic.Pointer[[][]byte])}
+	n := nonces{keys: new(atomic.Pointer[[]*nonceKey])}
 	n.set(secrets)
 	return n
 }
 
 // set replaces the shared secrets that the keys come from.
 func (n nonces) set(secrets []string) {
-	var keys [][]byte
+	var keys []*nonceKey
 	for _, secret := range secrets {
 		mac := hmac.New(sha256.New, []byte(secret))
 		mac.Write([]byte("signal turn nonce"))
-		keys = append(keys, mac.Sum(nil))
+		keys = append(keys, newNonceKey(mac.Sum(nil)))
 	}
 	n.keys.Store(&keys)
 }
@@ -47,7 +49,7 @@ func (n nonces) set(secrets []string) {
 // fresh returns a nonce for a client.
 func (n nonces) fresh(client netip.Addr, now time.Time) string {
 	made := binary.BigEndian.AppendUint32(make([]byte, 0, nonceTimeSize+nonceMACSize), uint32(now.Unix()))
-	return base64.RawURLEncoding.EncodeToString(append(made, nonceMAC((*n.keys.Load())[0], made, client)...))
+	return base64.RawURLEncoding.EncodeToString(append(made, (*n.keys.Load())[0].mac(made, client)...))
 }
 
 // valid reports whether nonce was made for that client and is not stale.
@@ -66,17 +68,27 @@ func (n nonces) valid(nonce []byte, client netip.Addr, now time.Time) bool {
 		return false
 	}
 	for _, key := range *n.keys.Load() {
-		if hmac.Equal(raw[nonceTimeSize:], nonceMAC(key, made, client)) {
+		if hmac.Equal(raw[nonceTimeSize:], key.mac(made, client)) {
 			return true
 		}
 	}
 	return false
 }
 
-func nonceMAC(key, made []byte, client netip.Addr) []byte {
-	mac := hmac.New(sha256.New, key)
-	mac.Write(made)
+// nonceKey computes MACs. It keeps hashes that know the key, since to make one
+// costs more than to use it.
+type nonceKey struct{ hashes sync.Pool }
+
+func newNonceKey(key []byte) *nonceKey {
+	return &nonceKey{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+func (k *nonceKey) mac(made []byte, client netip.Addr) []byte {
+	h := k.hashes.Get().(hash.Hash)
+	defer k.hashes.Put(h)
+	h.Reset()
+	h.Write(made)
 	addr := client.As16()
-	mac.Write(addr[:])
-	return mac.Sum(nil)[:nonceMACSize]
+	h.Write(addr[:])
+	return h.Sum(nil)[:nonceMACSize]
 }
