@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/pion/stun/v2"
@@ -53,12 +54,17 @@ type client struct {
 	realm  stun.Realm
 	nonce  stun.Nonce
 	relay  netip.AddrPort
-	buffer []byte
+	buffer *[clientBuffer]byte
 }
+
+// clientBuffer is room for what a server answers and for a frame of a stream.
+const clientBuffer = 4 << 10
+
+var buffers = sync.Pool{New: func() any { return new([clientBuffer]byte) }}
 
 // dial connects a client to a server over udp, tcp or tls.
 func dial(transport, server string, who credential) (*client, error) {
-	c := &client{who: who, stream: transport != "udp", buffer: make([]byte, 4<<10)}
+	c := &client{who: who, stream: transport != "udp", buffer: buffers.Get().(*[clientBuffer]byte)}
 	var err error
 	if transport == "tls" {
 		// The traffic is measured, not the server's identity.
@@ -72,7 +78,10 @@ func dial(transport, server string, who credential) (*client, error) {
 	return c, nil
 }
 
-func (c *client) close() { _ = c.conn.Close() }
+func (c *client) close() {
+	_ = c.conn.Close()
+	buffers.Put(c.buffer)
+}
 
 // allocate makes an allocation, after the 401 that tells realm and nonce.
 func (c *client) allocate() error {
@@ -185,7 +194,9 @@ func (c *client) await(id [stun.TransactionIDSize]byte) (*stun.Message, error) {
 		limit *= attempts
 	}
 	_ = c.conn.SetReadDeadline(time.Now().Add(limit))
-	defer func() { _ = c.conn.SetReadDeadline(time.Time{}) }()
+	if c.stream {
+		defer func() { _ = c.conn.SetReadDeadline(time.Time{}) }()
+	}
 	for {
 		frame, err := c.read()
 		if err != nil {
@@ -204,7 +215,7 @@ func (c *client) await(id [stun.TransactionIDSize]byte) (*stun.Message, error) {
 // read returns the next message, STUN or ChannelData, without padding.
 func (c *client) read() ([]byte, error) {
 	if !c.stream {
-		n, err := c.conn.Read(c.buffer)
+		n, err := c.conn.Read(c.buffer[:])
 		return c.buffer[:n], err
 	}
 	if _, err := io.ReadFull(c.conn, c.buffer[:channelHeader]); err != nil {

@@ -30,9 +30,10 @@ func allocationCycles(ctx context.Context, t *target, o Options) (result, error)
 	defer cancel()
 	var running sync.WaitGroup
 	for range cyclers {
+		who := o.credential()
 		running.Go(func() {
 			for ctx.Err() == nil {
-				err := cycle(t.address, o)
+				err := cycle(t.address, who)
 				if errors.Is(err, errMismatch) {
 					continue // A port came round that the server has not forgotten yet.
 				}
@@ -61,8 +62,8 @@ func allocationCycles(ctx context.Context, t *target, o Options) (result, error)
 	return r, nil
 }
 
-func cycle(server string, o Options) error {
-	c, err := dial("udp", server, o.credential())
+func cycle(server string, who credential) error {
+	c, err := dial("udp", server, who)
 	if err != nil {
 		return err
 	}
