@@ -15,6 +15,9 @@ const (
 	// openers is how many clients make the idle allocations at once.
 	openers = 32
 
+	// warmups is how many allocations a server has made before its memory counts.
+	warmups = 100
+
 	// settleTime is what a process gets to give memory back.
 	settleTime = 10 * time.Second
 
@@ -79,15 +82,19 @@ func idleAllocations(ctx context.Context, s scenario, t *target, o Options) (res
 	if t.pid == 0 {
 		return result{}, errors.New(idle + " needs the process of the server")
 	}
+	// Their ports must not come round before the server has forgotten them.
+	first, err := openAll(ctx, warmups, t.address, o)
+	defer closeAll(first)
+	if err = errors.Join(err, releaseAll(first)); err != nil {
+		return result{}, err
+	}
 	before := memoryOf(t.pid)
 	start := time.Now()
 	clients, err := openAll(ctx, s.clients, t.address, o)
+	defer closeAll(clients)
+	pause(ctx, settleTime)
 	during := memoryOf(t.pid)
-	for _, c := range clients {
-		err = errors.Join(err, c.release())
-		c.close()
-	}
-	if err != nil {
+	if err = errors.Join(err, releaseAll(clients)); err != nil {
 		return result{}, err
 	}
 	pause(ctx, settleTime)
@@ -97,6 +104,20 @@ func idleAllocations(ctx context.Context, s scenario, t *target, o Options) (res
 		Scenario: idle, Seconds: time.Since(start).Seconds(),
 		Idle: float64(during-before) / n, AfterwardB: float64(after-before) / n,
 	}, ctx.Err()
+}
+
+func releaseAll(clients []*client) error {
+	var failed error
+	for _, c := range clients {
+		failed = errors.Join(failed, c.release())
+	}
+	return failed
+}
+
+func closeAll(clients []*client) {
+	for _, c := range clients {
+		c.close()
+	}
 }
 
 // openAll returns clients that have an allocation each, those it has made also
