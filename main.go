@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	ossignal "os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -295,8 +296,15 @@ func (s *settings) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
+// heapFloor is how many bytes of garbage may always wait, beside as much as is in
+// use. Without it a node with a small heap that is busy would collect it dozens of
+// times a second.
+const heapFloor = 32 << 20
+
 // serve runs one node until ctx ends.
 func serve(ctx context.Context, s *settings, stdout, stderr io.Writer) error {
+	floor := make([]byte, heapFloor) // It is never touched, hence takes no memory.
+	defer runtime.KeepAlive(floor)
 	log := s.logger(stderr)
 	n, err := newNode(s, log)
 	if err != nil {
