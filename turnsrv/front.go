@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,6 +136,17 @@ func (f *front) forget(a *allocation, why string) {
 	}
 	f.metrics.ended(a, why)
 	f.log.Debug("turn allocation ended", "id", a.id, "user", a.owner().user, "reason", why)
+}
+
+// reclaim gives memory back to the system, and first what the table of allocations
+// keeps, since a map never shrinks.
+func (f *front) reclaim() {
+	f.mu.Lock()
+	allocs := make(map[fiveTuple]*allocation, len(f.allocs))
+	maps.Copy(allocs, f.allocs)
+	f.allocs = allocs
+	f.mu.Unlock()
+	debug.FreeOSMemory()
 }
 
 // quotaKey is what an allocation counts for. Without a user in the credential

@@ -112,9 +112,9 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		alarms:  rate.NewLimiter(noiseRate, noiseRate),
 		total:   newByteBucket(cfg.TotalBandwidth),
 		now:     cfg.now,
-		memory:  newReclaimer(),
 		allocs:  map[fiveTuple]*allocation{},
 	}
+	f.memory = &reclaimer{give: f.reclaim}
 	f.reserved = newReservations(f.quotas)
 	f.maxChannel = maxChannel5766
 	if cfg.StrictChannels {
