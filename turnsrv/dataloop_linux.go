@@ -328,23 +328,30 @@ func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 			p.lot = clientLot(client)
 		}
 	}
-	for payload := range segments(l.in.datagram(i), segment) {
+	datagram := l.in.datagram(i)
+	single := segment <= 0 || segment >= len(datagram)
+	for payload := range segments(datagram, segment) {
 		switch {
 		case !p.permitted:
 			l.front.metrics.dropped(dropNoPermission)
 		case !p.inbound.admit(len(payload), l.now):
-		case p.lot.socket != nil:
+		case p.lot.socket == nil:
+			l.toStream(r, payload)
+		case single:
+			var space [relayHeadroom]byte
+			header, padding := p.inbound.appendHeader(space[:0], len(payload))
+			l.out.addFrame(&p.lot, l.in.frame(i, header, padding), len(payload))
+		default:
 			header, padding := p.inbound.appendHeader(l.out.headerSpace(), len(payload))
 			l.out.add(&p.lot, header, payload, padding)
-		default:
-			frame, padding := p.inbound.appendHeader(l.scratch[:0], len(payload))
-			l.toStream(r, frame, payload, padding)
 		}
 	}
 }
 
-// toStream sends a frame to a client of a stream or of DTLS, whose path copies it.
-func (l *dataLoop) toStream(r *relay, frame, payload []byte, padding int) {
+// toStream sends a payload of the recent peer to a client of a stream or of DTLS,
+// whose path copies it.
+func (l *dataLoop) toStream(r *relay, payload []byte) {
+	frame, padding := l.peer.inbound.appendHeader(l.scratch[:0], len(payload))
 	frame = append(append(frame, payload...), zeros[:padding]...)
 	l.out.total++
 	if err := r.alloc.via.send(frame); err != nil {

@@ -24,8 +24,9 @@ const (
 	takeBatch  = 64
 	takeTrains = 8
 
-	// slotStride is room for any datagram. As a power of two it would put the
-	// beginnings of all slots into the same few lines of the processor's caches.
+	// slotStride is room for any datagram and for a header in front of it. As a
+	// power of two it would put the beginnings of all slots into the same few lines
+	// of the processor's caches.
 	slotStride = maxDatagram + 192
 )
 
@@ -56,13 +57,27 @@ func newInbox() (*inbox, error) {
 	}
 	in := &inbox{slots: slots}
 	for i := range in.messages {
-		in.parts[i] = iovec(in.slots[i*slotStride : i*slotStride+maxDatagram])
+		in.parts[i] = iovec(in.slot(i)[relayHeadroom:][:maxDatagram])
 		h := &in.messages[i].header
 		h.Iov = &in.parts[i]
 		h.SetIovlen(1)
 		h.Name, h.Control = (*byte)(unsafe.Pointer(&in.names[i])), &in.controls[i][0]
 	}
+	in.prepare(inboxSlots)
 	return in, nil
+}
+
+func (in *inbox) slot(i int) []byte { return in.slots[i*slotStride : (i+1)*slotStride] }
+
+// prepare makes the first slots as the kernel needs them to be filled, which it
+// changes.
+func (in *inbox) prepare(slots int) {
+	for i := range slots {
+		h := &in.messages[i].header
+		h.Namelen = unix.SizeofSockaddrInet6
+		h.SetControllen(controlSpace)
+		h.Flags = 0
+	}
 }
 
 // free gives the memory back. Nothing of it may be in use.
@@ -71,7 +86,10 @@ func (in *inbox) free() { _ = unix.Munmap(in.slots) }
 func (in *inbox) full() bool { return in.used == inboxSlots || in.bytes >= inboxBytes }
 
 // reset makes all slots free.
-func (in *inbox) reset() { in.used, in.bytes = 0, 0 }
+func (in *inbox) reset() {
+	in.prepare(in.used)
+	in.used, in.bytes = 0, 0
+}
 
 // take fills free slots, at most so many, with what waits at a socket, and
 // returns the range of those it filled.
@@ -82,12 +100,6 @@ func (in *inbox) take(s *rawSocket, most int) (first, end int, err error) {
 	}
 	defer s.give()
 	most = min(most, inboxSlots-in.used)
-	for i := in.used; i < in.used+most; i++ {
-		h := &in.messages[i].header
-		h.Namelen = unix.SizeofSockaddrInet6
-		h.SetControllen(controlSpace)
-		h.Flags = 0
-	}
 	// It never blocks, so the scheduler need not know.
 	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&in.messages[in.used])),
 		uintptr(most), unix.MSG_DONTWAIT, 0, 0)
@@ -117,7 +129,17 @@ func (in *inbox) run(first, end int) int {
 
 // datagram returns what is in a slot.
 func (in *inbox) datagram(i int) []byte {
-	return in.slots[i*slotStride : i*slotStride+int(in.messages[i].size)]
+	return in.slot(i)[relayHeadroom:][:in.messages[i].size]
+}
+
+// frame returns a datagram with a header in front of it and padding behind, where
+// it is. The header must not be longer than relayHeadroom, nor the padding than 3.
+func (in *inbox) frame(i int, header []byte, padding int) []byte {
+	slot := in.slot(i)
+	start, end := relayHeadroom-len(header), relayHeadroom+int(in.messages[i].size)
+	copy(slot[start:], header)
+	clear(slot[end : end+padding])
+	return slot[start : end+padding]
 }
 
 // sender returns whom a slot is from.

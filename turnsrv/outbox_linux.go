@@ -21,6 +21,9 @@ const (
 	// maxRun is how many bytes fit into one datagram of either family.
 	maxRun = 65_000
 
+	// fewGroups is how many destinations are found faster one by one than in a map.
+	fewGroups = 8
+
 	// sendBatch is how many datagrams go to the kernel with one call.
 	sendBatch = 256
 )
@@ -31,11 +34,12 @@ const (
 // One loop owns it.
 type outbox struct {
 	metrics *metrics
-	total   uint64 // total is how many packets there ever were.
+	total   uint64 // total is how many packets of data there ever were.
+	toPeers bool   // toPeers says that some of what waits leaves from a relay.
 
 	packets []outPacket
 	groups  []outGroup
-	index   map[destination]int32 // index holds the places of the destinations in groups.
+	index   map[destination]int32 // index holds the places of the destinations in groups, once they are more than fewGroups.
 	headers []byte                // headers is where the packets' headers are.
 	flushes uint64
 
@@ -57,12 +61,14 @@ type destination struct {
 
 // outPacket is a packet that waits.
 type outPacket struct {
-	header, payload []byte
-	padding         int
-	next            int32 // next is the packet after it to the same destination, -1 at the end.
+	header, body []byte // header is empty where body has it.
+	padding      int
+	relayed      int   // relayed is the bytes of data in it.
+	control      bool  // control is an answer, not data.
+	next         int32 // next is the packet after it to the same destination, -1 at the end.
 }
 
-func (p *outPacket) size() int { return len(p.header) + len(p.payload) + p.padding }
+func (p *outPacket) size() int { return len(p.header) + len(p.body) + p.padding }
 
 // outGroup is what waits for one destination.
 type outGroup struct {
@@ -76,7 +82,8 @@ type outRun struct {
 	group          int32
 	first          int32
 	packets        int
-	payload        int // payload is the bytes of the payloads.
+	relayed        int // relayed is the bytes of data.
+	control        bool
 	segment, bytes int
 }
 
@@ -123,9 +130,28 @@ func (o *outbox) makeRoom() {
 func (o *outbox) add(to *lot, header, payload []byte, padding int) {
 	o.makeRoom()
 	o.headers = o.headers[:len(o.headers)+len(header)]
-	at := int32(len(o.packets))
-	o.packets = append(o.packets, outPacket{header: header, payload: payload, padding: padding, next: -1})
 	o.total++
+	o.append(to, outPacket{header: header, body: payload, padding: padding, relayed: len(payload), next: -1})
+}
+
+// addFrame adds a packet with so many bytes of data, which must stay until the
+// flush.
+func (o *outbox) addFrame(to *lot, frame []byte, relayed int) {
+	o.makeRoom()
+	o.total++
+	o.append(to, outPacket{body: frame, relayed: relayed, next: -1})
+}
+
+// addControl adds an answer to a client's request.
+func (o *outbox) addControl(to *lot, packet []byte) {
+	o.makeRoom()
+	o.append(to, outPacket{body: packet, control: true, next: -1})
+}
+
+func (o *outbox) append(to *lot, p outPacket) {
+	at := int32(len(o.packets))
+	o.packets = append(o.packets, p)
+	o.toPeers = o.toPeers || to.relay != nil
 	if to.flush != o.flushes+1 && !o.settle(to, at) {
 		return
 	}
@@ -138,13 +164,33 @@ func (o *outbox) add(to *lot, header, payload []byte, padding int) {
 // then begins with that packet.
 func (o *outbox) settle(to *lot, at int32) (known bool) {
 	to.flush = o.flushes + 1
-	if to.place, known = o.index[to.destination]; known {
+	if to.place, known = o.find(&to.destination); known {
 		return true
 	}
 	to.place = int32(len(o.groups))
 	o.groups = append(o.groups, outGroup{destination: to.destination, socket: to.socket, first: at, last: at})
-	o.index[to.destination] = to.place
+	switch {
+	case len(o.groups) == fewGroups+1:
+		for i := range o.groups {
+			o.index[o.groups[i].destination] = int32(i)
+		}
+	case len(o.groups) > fewGroups:
+		o.index[to.destination] = to.place
+	}
 	return false
+}
+
+func (o *outbox) find(d *destination) (place int32, known bool) {
+	if len(o.groups) > fewGroups {
+		place, known = o.index[*d]
+		return place, known
+	}
+	for i := range o.groups {
+		if o.groups[i].destination == *d {
+			return int32(i), true
+		}
+	}
+	return 0, false
 }
 
 // flush sends all that waits.
@@ -169,8 +215,11 @@ func (o *outbox) flush() {
 	}
 	clear(o.packets)
 	clear(o.groups)
-	clear(o.index)
+	if len(o.index) > 0 {
+		clear(o.index)
+	}
 	o.packets, o.groups, o.headers = o.packets[:0], o.groups[:0], o.headers[:0]
+	o.toPeers = false
 	o.flushes++
 }
 
@@ -180,17 +229,17 @@ func (o *outbox) prepare(place int32) {
 	limit := int(g.socket.segmentLimit.Load())
 	for at := g.first; at >= 0; {
 		p := &o.packets[at]
-		run := outRun{group: place, first: at, segment: p.size()}
+		run := outRun{group: place, first: at, segment: p.size(), control: p.control}
 		for {
 			run.packets++
-			run.payload += len(p.payload)
+			run.relayed += p.relayed
 			run.bytes += p.size()
 			short := p.size() < run.segment
 			if at = p.next; at < 0 || short || run.packets == maxSegments || run.segment > limit {
 				break
 			}
 			p = &o.packets[at]
-			if p.size() > run.segment || p.size() == 0 || run.bytes+p.size() > maxRun {
+			if p.control != run.control || p.size() > run.segment || p.size() == 0 || run.bytes+p.size() > maxRun {
 				break
 			}
 		}
@@ -207,6 +256,9 @@ func (o *outbox) send(s *rawSocket) {
 		return
 	}
 	defer s.give()
+	if o.sendSingle(fd) {
+		return
+	}
 	o.compose()
 	for done := 0; done < len(o.messages); {
 		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.messages[done])),
@@ -223,6 +275,36 @@ func (o *outbox) send(s *rawSocket) {
 			o.retry(s, fd, done, errno)
 			done++
 		}
+	}
+}
+
+// sendSingle sends what is one packet in one piece, the usual case of a quiet
+// server, with the system call that costs least. It reports false, having done
+// nothing, for everything else.
+func (o *outbox) sendSingle(fd int) bool {
+	run := o.runs[0]
+	p, to := &o.packets[run.first], &o.groups[run.group]
+	if len(o.runs) > 1 || run.packets > 1 || len(p.header)+p.padding > 0 || to.client != nil && len(to.client.control) > 0 {
+		return false
+	}
+	peer := to.peer
+	if to.client != nil {
+		peer = to.client.client
+	}
+	var name unix.RawSockaddrInet6
+	size := putSockaddr(&name, peer)
+	for {
+		_, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p.body))),
+			uintptr(len(p.body)), unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&name)), uintptr(size))
+		switch errno {
+		case 0:
+			o.count(o.runs)
+		case unix.EINTR:
+			continue
+		default:
+			o.fail(o.runs)
+		}
+		return true
 	}
 }
 
@@ -260,8 +342,8 @@ func (p *outPacket) appendTo(parts []unix.Iovec) []unix.Iovec {
 	if len(p.header) > 0 {
 		parts = append(parts, iovec(p.header))
 	}
-	if len(p.payload) > 0 {
-		parts = append(parts, iovec(p.payload))
+	if len(p.body) > 0 {
+		parts = append(parts, iovec(p.body))
 	}
 	if p.padding > 0 {
 		parts = append(parts, iovec(zeros[:p.padding]))
@@ -318,7 +400,7 @@ func (o *outbox) retry(s *rawSocket, fd, i int, reason syscall.Errno) {
 	var space [3]unix.Iovec
 	for at, left := run.first, run.packets; left > 0; left-- {
 		p := &o.packets[at]
-		one := []outRun{{group: run.group, packets: 1, payload: len(p.payload)}}
+		one := []outRun{{group: run.group, packets: 1, relayed: p.relayed, control: run.control}}
 		if err := o.sendOne(fd, i, p.appendTo(space[:0])); err != 0 {
 			o.fail(one)
 		} else {
@@ -340,12 +422,15 @@ func (o *outbox) sendOne(fd, i int, parts []unix.Iovec) syscall.Errno {
 func (o *outbox) count(runs []outRun) {
 	var up, down [2]int
 	for _, run := range runs {
+		if run.control {
+			continue
+		}
 		to := &up
 		if o.groups[run.group].client != nil {
 			to = &down
 		}
 		to[0] += run.packets
-		to[1] += run.payload
+		to[1] += run.relayed
 	}
 	if up[0] > 0 {
 		o.metrics.sentToPeer(up[0], up[1])
@@ -358,7 +443,9 @@ func (o *outbox) count(runs []outRun) {
 // fail counts runs that could not be sent.
 func (o *outbox) fail(runs []outRun) {
 	for _, run := range runs {
-		o.metrics.droppedPackets(dropSendError, run.packets)
+		if !run.control {
+			o.metrics.droppedPackets(dropSendError, run.packets)
+		}
 		if client := o.groups[run.group].client; client != nil {
 			client.socket.unsent.Add(float64(run.packets))
 		}
