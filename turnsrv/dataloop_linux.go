@@ -2,8 +2,10 @@ package turnsrv
 
 import (
 	"encoding/binary"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,8 +23,13 @@ type dataLoop struct {
 	server   *udpServer
 	listener *rawSocket
 	poller   *poller
+	lane     *lane // lane is the loop's own way to the engine, on which it runs.
 
-	closing atomic.Bool
+	started, ended chan struct{}
+	starting       sync.Once // starting guards started.
+	closing        atomic.Bool
+
+	released releases // released are on the loop's lane.
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -33,6 +40,7 @@ type dataLoop struct {
 	in      *inbox
 	out     *outbox
 	pace    pace
+	spare   spare
 	now     time.Time // now is the time of the turn.
 	recent  recent
 	peer    recentPeer
@@ -63,8 +71,11 @@ func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
 	if !ok {
 		return nil, errNoDataLoop
 	}
-	l := &dataLoop{front: f, server: s, relays: map[uint32]*relay{}, last: listenerNumber, out: newOutbox(f.metrics),
-		pace: pace{maxNap: f.cfg.MaxNap}, scratch: make([]byte, relayHeadroom+maxPeerDatagram+4)}
+	l := &dataLoop{
+		front: f, server: s, started: make(chan struct{}), ended: make(chan struct{}),
+		relays: map[uint32]*relay{}, last: listenerNumber, out: newOutbox(f.metrics),
+		pace: pace{maxNap: f.cfg.MaxNap}, scratch: make([]byte, relayHeadroom+maxPeerDatagram+4),
+	}
 	var err error
 	if l.in, err = newInbox(); err != nil {
 		return nil, err
@@ -89,12 +100,6 @@ func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
 func (l *dataLoop) free() {
 	l.poller.close()
 	l.in.free()
-}
-
-// serves says whether packets to a client leave from the loop's listener.
-func (l *dataLoop) serves(via path) bool {
-	p, ok := via.(*udpPath)
-	return ok && p.socket == l.server.socket
 }
 
 // watch makes the loop read a relay, from now until it is closed.
@@ -136,25 +141,80 @@ func (l *dataLoop) relay(number uint32) *relay {
 	return l.relays[number]
 }
 
-// close ends run, which has to be waited for before free.
+// release makes the engine forget a relay that is closed, when the loop has time.
+// It reports false when the loop is over, and the engine has given it up.
+func (l *dataLoop) release(r *relay) bool {
+	wake, kept := l.released.add(r)
+	if wake {
+		l.poller.interrupt()
+	}
+	return kept
+}
+
+// start lets the engine run the loop.
+func (l *dataLoop) start() { l.starting.Do(func() { close(l.started) }) }
+
+// close ends the loop and all allocations on its lane.
 func (l *dataLoop) close() {
 	l.closing.Store(true)
 	l.poller.interrupt()
+	l.start()
 }
 
-// run relays until close.
-func (l *dataLoop) run() {
-	for l.wait() && !l.closing.Load() {
-		l.turn()
+// wait returns when the loop has ended. It must have been closed.
+func (l *dataLoop) wait() {
+	if l.lane != nil {
+		<-l.ended
 	}
 }
 
-// wait returns when there is something to read, or false when there never will.
-func (l *dataLoop) wait() bool {
+// run relays until close. The engine calls it, from the loop's lane.
+func (l *dataLoop) run() {
+	defer close(l.ended)
+	<-l.started
+	for !l.closing.Load() && l.await() {
+		l.released.rouse()
+		l.turn()
+		l.tellEngine(false)
+	}
+	l.finish()
+	l.spare.close()
+}
+
+// tellEngine releases what was closed, with last for the last time.
+func (l *dataLoop) tellEngine(last bool) {
+	for {
+		closed := l.released.take(last)
+		if len(closed) == 0 {
+			return
+		}
+		for _, r := range closed {
+			_ = l.front.engine.refresh(l, r, 0) // It fails when the lifetime was over.
+		}
+	}
+}
+
+// finish ends what is on the loop's lane, which nobody can use any more.
+func (l *dataLoop) finish() {
+	l.mu.Lock()
+	relays := slices.Collect(maps.Values(l.relays))
+	l.mu.Unlock()
+	for _, r := range relays {
+		if r.lane == l.lane {
+			r.alloc.end(endClosed)
+		}
+	}
+	l.tellEngine(true)
+}
+
+// await returns when there is something to read, or false when there never will.
+func (l *dataLoop) await() bool {
 	if d := l.pace.nap(); d > 0 {
 		nap(d)
 	}
-	if l.pace.busy() && l.poller.poll(busyWait) {
+	busy := l.pace.busy()
+	l.spare.note(busy, l.pace.latest)
+	if busy && l.spare.there.Load() && l.poller.poll(busyWait) {
 		return true
 	}
 	return l.poller.wait() == nil
@@ -190,6 +250,7 @@ func (l *dataLoop) sendOn() {
 // read takes datagrams from one socket, and says whether there may be more.
 func (l *dataLoop) read(number uint32) (more bool) {
 	if number == wakeNumber {
+		l.poller.heed()
 		return false
 	}
 	socket, r := l.listener, (*relay)(nil)
@@ -269,11 +330,29 @@ func (l *dataLoop) fromClient(i, segment int) {
 	}
 }
 
-// control hands over what is not data, after the data before it.
+// control hands over what is not data, after the data before it, whose relays it
+// may close.
 func (l *dataLoop) control(from fiveTuple, packet []byte) {
-	l.out.flush()
-	l.front.receive(from, l.server.path(from), packet)
+	if l.out.toPeers {
+		l.out.flush()
+	}
+	l.front.receiveBy(l, from, l.path(from), packet)
 	l.recent = recent{from: from, alloc: l.front.allocation(from)}
+}
+
+// path returns the way back to the recent client.
+func (l *dataLoop) path(from fiveTuple) path {
+	if a := l.recent.alloc; a != nil {
+		return a.via
+	}
+	return l.server.socket.pathTo(from.client, from.server)
+}
+
+// reply sends an answer to a client of the listener with the rest of the turn. The
+// packet must not change any more.
+func (l *dataLoop) reply(via path, packet []byte) {
+	to := clientLot(via.(*udpPath))
+	l.out.addControl(&to, packet)
 }
 
 // data relays data of the recent client, as front.relayToPeer does, with a memory

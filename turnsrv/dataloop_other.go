@@ -5,15 +5,18 @@ package turnsrv
 import "net/netip"
 
 // dataLoop exists on Linux alone. Elsewhere every socket has a goroutine.
-type dataLoop struct{}
+type dataLoop struct{ lane *lane }
 
 func newDataLoop(*front, *udpServer) (*dataLoop, error) { return nil, errNoDataLoop }
 
-func (*dataLoop) serves(path) bool   { return false }
-func (*dataLoop) watch(*relay) error { return errNoDataLoop }
-func (*dataLoop) forget(*relay)      {}
-func (*dataLoop) run()               {}
-func (*dataLoop) close()             {}
-func (*dataLoop) free()              {}
+func (*dataLoop) watch(*relay) error  { return errNoDataLoop }
+func (*dataLoop) reply(path, []byte)  {}
+func (*dataLoop) forget(*relay)       {}
+func (*dataLoop) release(*relay) bool { return false }
+func (*dataLoop) start()              {}
+func (*dataLoop) run()                {}
+func (*dataLoop) close()              {}
+func (*dataLoop) wait()               {}
+func (*dataLoop) free()               {}
 
 func openRelay(at netip.AddrPort) (udpConn, error) { return listenRelay(at) }

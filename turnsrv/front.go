@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -63,13 +62,18 @@ type front struct {
 
 // receive implements receiver.
 func (f *front) receive(from fiveTuple, via path, packet []byte) {
+	f.receiveBy(nil, from, via, packet)
+}
+
+// receiveBy is receive for the loop that read the packet, or nil.
+func (f *front) receiveBy(by *dataLoop, from fiveTuple, via path, packet []byte) {
 	switch {
 	case len(packet) < channelHeader:
 		f.metrics.dropped(dropMalformed)
 	case fromClientData(packet):
 		f.relayToPeer(from, packet)
 	case packet[0]>>6 == 0:
-		f.message(from, via, packet)
+		f.message(by, from, via, packet)
 	default:
 		f.metrics.dropped(dropMalformed)
 	}
@@ -162,14 +166,14 @@ func quotaKey(who identity) string {
 
 // message handles a STUN message. What is malformed is dropped in silence, as
 // are indications that cannot be served (RFC 8489, section 6.3).
-func (f *front) message(from fiveTuple, via path, packet []byte) {
+func (f *front) message(by *dataLoop, from fiveTuple, via path, packet []byte) {
 	m, err := decodeMessage(packet)
 	if err != nil {
 		f.metrics.dropped(dropMalformed)
 		return
 	}
 	if m.Type.Class == stun.ClassRequest {
-		f.request(&request{front: f, from: from, via: via, m: m, now: f.now()})
+		f.request(&request{front: f, by: by, from: from, via: via, m: m, now: f.now()})
 	}
 }
 
@@ -247,22 +251,15 @@ func (f *front) startLoops(servers []*udpServer) {
 	for _, p := range f.pools {
 		p.listen = openRelay
 	}
-	// A busy loop keeps its thread while it waits.
-	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), min(len(loops), cores())+1))
 }
 
 // loopFor returns the loop that reads an allocation's relays: that of its
 // client's listener, or any for a stream. It is nil without loops.
-func (f *front) loopFor(a *allocation) *dataLoop {
-	if len(f.loops) == 0 {
-		return nil
+func (f *front) loopFor(by *dataLoop, id uint64) *dataLoop {
+	if by != nil || len(f.loops) == 0 {
+		return by
 	}
-	for _, l := range f.loops {
-		if l.serves(a.via) {
-			return l
-		}
-	}
-	return f.loops[a.id%uint64(len(f.loops))]
+	return f.loops[id%uint64(len(f.loops))]
 }
 
 // close ends all allocations and the engine.
@@ -271,6 +268,9 @@ func (f *front) close() error {
 	f.endAll(endClosed, func(*allocation) bool { return true })
 	f.reserved.close()
 	f.memory.close()
+	if f.engine == nil { // The start failed.
+		return nil
+	}
 	if err := f.engine.close(); err != nil {
 		return fmt.Errorf("closing the front: %w", err)
 	}

@@ -716,6 +716,9 @@ func FuzzFront(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	if front.engine, err = newEngine(1, nil, front.log); err != nil {
+		f.Fatal(err)
+	}
 	f.Cleanup(func() { _ = front.close() })
 	if err := front.decidePeers(); err != nil {
 		f.Fatal(err)

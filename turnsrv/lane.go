@@ -1,120 +1,19 @@
 package turnsrv
 
 import (
-	"crypto/rand"
+	"crypto/hmac"
+	"crypto/sha1" // RFC 8489 wants it.
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
+	"hash"
+	"iter"
 	"net"
-	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/pion/stun/v2"
-	"github.com/pion/turn/v3"
 )
-
-const (
-	engineUser  = "front"
-	engineRealm = "engine"
-
-	// engineMaxLifetime is below the hour at which the engine falls back to its
-	// default.
-	engineMaxLifetime = time.Hour - time.Second
-
-	// engineChannelLifetime is a little below channelLifetime, so that the engine
-	// never still holds a binding that the front has given up.
-	engineChannelLifetime = channelLifetime - time.Second
-
-	// enginePeers is how many peers a request of the engine names: it reads no
-	// more than 1,600 bytes of one.
-	enginePeers = 32
-)
-
-var errEngine = errors.New("the allocation engine refused")
-
-// engine is pion/turn, which manages allocations and their lifetimes. It sees no
-// client and no data: the front has proved and checked every request, and
-// repeats it on a lane, under an id instead of an address.
-type engine struct {
-	server *turn.Server
-	lanes  []*lane
-}
-
-// newEngine starts an engine with that many lanes.
-func newEngine(lanes int, log *slog.Logger) (*engine, error) {
-	key := make([]byte, 16)
-	_, _ = rand.Read(key) // Never fails, as its documentation says.
-	e := new(engine)
-	var configs []turn.PacketConnConfig
-	for range lanes {
-		l := newLane(key)
-		e.lanes = append(e.lanes, l)
-		configs = append(configs, turn.PacketConnConfig{PacketConn: l, RelayAddressGenerator: l})
-	}
-	var err error
-	e.server, err = turn.NewServer(turn.ServerConfig{
-		PacketConnConfigs:  configs,
-		LoggerFactory:      engineLogs{log},
-		Realm:              engineRealm,
-		AuthHandler:        func(string, string, net.Addr) ([]byte, bool) { return key, true },
-		ChannelBindTimeout: engineChannelLifetime,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("starting the turn engine: %w", err)
-	}
-	return e, nil
-}
-
-func (e *engine) lane(id uint64) *lane { return e.lanes[id%uint64(len(e.lanes))] }
-
-// allocate makes r an allocation of the engine, which closes r when the
-// lifetime is over.
-func (e *engine) allocate(r *relay, lifetime time.Duration) error {
-	return e.lane(r.id).do(stun.MethodAllocate, r, setLifetime(lifetime),
-		setRaw{stun.AttrRequestedTransport, []byte{protocolUDP, 0, 0, 0}})
-}
-
-// refresh sets the lifetime of r anew.
-func (e *engine) refresh(r *relay, lifetime time.Duration) error {
-	return e.lane(r.id).do(stun.MethodRefresh, r, setLifetime(lifetime))
-}
-
-// release ends the engine's allocation of r, if there is one any more.
-func (e *engine) release(r *relay) {
-	_ = e.refresh(r, 0) // It fails when the lifetime was over, or the engine is closed.
-}
-
-// permit installs or refreshes permissions, in several requests if need be.
-func (e *engine) permit(r *relay, peers []netip.AddrPort) error {
-	for batch := range slices.Chunk(peers, enginePeers) {
-		setters := make([]stun.Setter, 0, len(batch))
-		for _, peer := range batch {
-			setters = append(setters, setXORAddress{stun.AttrXORPeerAddress, peer})
-		}
-		if err := e.lane(r.id).do(stun.MethodCreatePermission, r, setters...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (e *engine) bind(r *relay, number uint16, peer netip.AddrPort) error {
-	return e.lane(r.id).do(stun.MethodChannelBind, r,
-		setRaw{stun.AttrChannelNumber, binary.BigEndian.AppendUint32(nil, uint32(number)<<16)},
-		setXORAddress{stun.AttrXORPeerAddress, peer})
-}
-
-// close ends the engine's read loops. Relays that are still open are closed by
-// them.
-func (e *engine) close() error {
-	if err := e.server.Close(); err != nil {
-		return fmt.Errorf("closing the turn engine: %w", err)
-	}
-	return nil
-}
 
 // lane is a socket that leads into the engine. One read loop of the engine
 // serves it, hence one request is under way on a lane at a time, and the relay
@@ -122,11 +21,18 @@ func (e *engine) close() error {
 // net.PacketConn and turn.RelayAddressGenerator.
 type lane struct {
 	// Fixed after construction.
-	key      stun.MessageIntegrity
 	requests chan laneRequest
 	handled  chan struct{} // handled receives when the engine comes back for more.
 	closed   chan struct{}
 	once     sync.Once // once guards closed.
+
+	// loop is the only one to use the lane, nil for anybody. It runs inside of the
+	// engine's read loop: next lets it go on until it asks something of the engine,
+	// which yield does. To hand a request to another goroutine and wait for it
+	// would wake threads.
+	loop  *dataLoop
+	next  func() (laneRequest, bool)
+	yield func(laneRequest) bool // yield is the loop's.
 
 	// Owned by the engine's read loop.
 	busy bool
@@ -134,9 +40,13 @@ type lane struct {
 	// mu is held while a request is under way. The rest belongs to who holds it,
 	// and to the engine's read loop meanwhile.
 	mu      sync.Mutex
+	mac     hash.Hash
 	nonce   stun.Nonce
 	current *relay
-	answer  []byte
+	sent    uint64 // sent counts requests.
+	request stun.Message
+	raw     []byte // raw is the engine's answer, and answer what it says.
+	answer  stun.Message
 }
 
 type laneRequest struct {
@@ -146,79 +56,128 @@ type laneRequest struct {
 
 func newLane(key []byte) *lane {
 	return &lane{
-		key:      key,
+		mac:      hmac.New(sha1.New, key),
+		nonce:    stun.NewNonce("none"), // The engine will replace it.
 		requests: make(chan laneRequest),
 		handled:  make(chan struct{}),
 		closed:   make(chan struct{}),
 	}
 }
 
+// carry makes the lane run a loop, whose alone it is then.
+func (l *lane) carry(loop *dataLoop) {
+	l.loop = loop
+	l.next, _ = iter.Pull(func(yield func(laneRequest) bool) {
+		l.yield = yield
+		loop.run()
+	})
+}
+
 // do makes one request of the engine for a relay and returns when it is handled.
-func (l *lane) do(method stun.Method, r *relay, setters ...stun.Setter) error {
+// The lane of a loop is for that loop, to which all packets of its clients come.
+func (l *lane) do(by *dataLoop, method stun.Method, r *relay, setters ...stun.Setter) error {
+	if by != l.loop && l.loop != nil {
+		return fmt.Errorf("%w: the client has come by another listener", errEngine)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.current = r
 	defer func() { l.current = nil }()
 	// The engine's nonce lives for an hour, and there is none at first.
 	for range 2 {
-		answer, err := l.exchange(method, r, setters)
-		if err != nil {
+		if err := l.exchange(method, r, setters); err != nil {
 			return err
 		}
-		if answer.Type.Class == stun.ClassSuccessResponse {
+		if l.answer.Type.Class == stun.ClassSuccessResponse {
 			return nil
 		}
 		var code stun.ErrorCodeAttribute
-		if err := code.GetFrom(answer); err != nil {
+		if err := code.GetFrom(&l.answer); err != nil {
 			return errEngine
 		}
 		if code.Code != stun.CodeStaleNonce {
 			return fmt.Errorf("%w: %d", errEngine, code.Code)
 		}
-		if err := l.nonce.GetFrom(answer); err != nil {
+		var nonce stun.Nonce
+		if err := nonce.GetFrom(&l.answer); err != nil {
 			return fmt.Errorf("%w: no nonce", errEngine)
 		}
+		l.nonce = append(l.nonce[:0], nonce...)
 	}
 	return fmt.Errorf("%w: its nonce does not last", errEngine)
 }
 
-func (l *lane) exchange(method stun.Method, r *relay, setters []stun.Setter) (*stun.Message, error) {
-	request, err := stun.Build(append([]stun.Setter{
-		stun.TransactionID, stun.NewType(method, stun.ClassRequest), stun.NewUsername(engineUser),
-		stun.NewRealm(engineRealm), l.nonceOrAny(),
-	}, append(setters, l.key)...)...)
-	if err != nil {
-		return nil, fmt.Errorf("asking the turn engine: %w", err)
+// exchange makes one request and takes its answer.
+func (l *lane) exchange(method stun.Method, r *relay, setters []stun.Setter) error {
+	m := &l.request
+	m.Reset()
+	l.sent++ // Nobody else knows the ids, so they need only differ.
+	binary.BigEndian.PutUint64(m.TransactionID[:], l.sent)
+	m.Type = stun.NewType(method, stun.ClassRequest)
+	m.WriteHeader()
+	m.Add(stun.AttrUsername, engineName)
+	m.Add(stun.AttrRealm, engineName)
+	m.Add(stun.AttrNonce, l.nonce)
+	for _, s := range setters {
+		if err := s.AddTo(m); err != nil {
+			return fmt.Errorf("asking the turn engine: %w", err)
+		}
 	}
-	l.answer = l.answer[:0]
+	l.sign(m)
+	l.raw = l.raw[:0]
+	if err := l.ask(laneRequest{m.Raw, r.engineAddr()}); err != nil {
+		return err
+	}
+	l.answer.Reset()
+	if _, err := l.answer.Write(l.raw); err != nil || l.answer.TransactionID != m.TransactionID {
+		return fmt.Errorf("%w: no answer", errEngine)
+	}
+	return nil
+}
+
+// sign adds MESSAGE-INTEGRITY as stun.MessageIntegrity does (RFC 8489, section
+// 14.5), with a hash that is made once.
+func (l *lane) sign(m *stun.Message) {
+	const attribute = attributeHeader + sha1.Size
+	m.Length += attribute
+	m.WriteLength()
+	m.Length -= attribute
+	l.mac.Reset()
+	_, _ = l.mac.Write(m.Raw) // A hash never fails.
+	m.Add(stun.AttrMessageIntegrity, l.mac.Sum(nil))
+}
+
+// ask hands a request to the engine and returns when it is handled.
+func (l *lane) ask(request laneRequest) error {
+	if l.loop != nil {
+		if !l.yield(request) {
+			return net.ErrClosed
+		}
+		return nil
+	}
 	select {
-	case l.requests <- laneRequest{request.Raw, r.engineAddr()}:
+	case l.requests <- request:
 	case <-l.closed:
-		return nil, net.ErrClosed
+		return net.ErrClosed
 	}
 	select {
 	case <-l.handled:
 	case <-l.closed:
-		return nil, net.ErrClosed
+		return net.ErrClosed
 	}
-	answer := new(stun.Message)
-	if _, err := answer.Write(l.answer); err != nil || answer.TransactionID != request.TransactionID {
-		return nil, fmt.Errorf("%w: no answer", errEngine)
-	}
-	return answer, nil
-}
-
-// nonceOrAny returns the engine's nonce, or one that it will replace.
-func (l *lane) nonceOrAny() stun.Nonce {
-	if len(l.nonce) == 0 {
-		return stun.NewNonce("none")
-	}
-	return l.nonce
+	return nil
 }
 
 // ReadFrom implements net.PacketConn for the engine's read loop. That it is
 // called tells that the request before is handled.
 func (l *lane) ReadFrom(p []byte) (int, net.Addr, error) {
+	if l.loop != nil {
+		request, ok := l.next()
+		if !ok {
+			return 0, nil, net.ErrClosed
+		}
+		return copy(p, request.packet), request.from, nil
+	}
 	if l.busy {
 		l.busy = false
 		select {
@@ -238,13 +197,16 @@ func (l *lane) ReadFrom(p []byte) (int, net.Addr, error) {
 // WriteTo implements net.PacketConn: it takes the engine's answer to the request
 // under way. The engine writes nothing else, as relays give it no data.
 func (l *lane) WriteTo(p []byte, _ net.Addr) (int, error) {
-	l.answer = append(l.answer[:0], p...)
+	l.raw = append(l.raw[:0], p...)
 	return len(p), nil
 }
 
 // Close implements net.PacketConn. It may be called again.
 func (l *lane) Close() error {
 	l.once.Do(func() { close(l.closed) })
+	if l.loop != nil {
+		l.loop.close()
+	}
 	return nil
 }
 

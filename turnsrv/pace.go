@@ -13,9 +13,13 @@ const (
 	// maxMaxNap keeps a batch from outgrowing the buffers of the sockets.
 	maxMaxNap = 10 * time.Millisecond
 
+	// busyGap is the longest time between packets of a busy loop.
+	busyGap = time.Millisecond
+
 	// busyWait is how long a busy loop waits for the next packet before it gives
-	// its thread back.
-	busyWait = time.Millisecond
+	// its thread back. It is longer than the kernel's tick, since a shorter wait
+	// makes the kernel set a timer of its own, every time.
+	busyWait = 10 * time.Millisecond
 
 	// paceMemory is how long the rate takes to follow a change.
 	paceMemory = 5 * time.Millisecond
@@ -47,5 +51,5 @@ func (p *pace) nap() time.Duration {
 	return p.maxNap
 }
 
-// busy says whether the next packet is expected within busyWait.
-func (p *pace) busy() bool { return p.rate*float64(busyWait) > 1 }
+// busy says whether the next packet is expected within busyGap.
+func (p *pace) busy() bool { return p.rate*float64(busyGap) > 1 }

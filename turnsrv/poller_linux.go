@@ -116,6 +116,12 @@ func (p *poller) interrupt() {
 	_, _ = unix.Write(p.wake, one[:]) // It can only be full, which interrupts as well.
 }
 
+// heed ends the effect of the interrupts so far.
+func (p *poller) heed() {
+	var count [8]byte
+	_, _ = unix.Read(p.wake, count[:]) // Nothing may be left of them already.
+}
+
 // close is called when nobody waits any more.
 func (p *poller) close() {
 	if p.gate != nil {

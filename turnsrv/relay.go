@@ -168,6 +168,7 @@ type relay struct {
 	id    uint64
 	alloc *allocation
 	loop  *dataLoop // loop reads the socket; nil when ReadFrom does.
+	lane  *lane     // lane is where the engine knows it.
 
 	number uint32 // number is the loop's.
 

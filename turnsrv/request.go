@@ -16,6 +16,7 @@ const defaultLifetime = 10 * time.Minute
 // request is one STUN request under way.
 type request struct {
 	front *front
+	by    *dataLoop // by is the loop that read the request, or nil.
 	from  fiveTuple
 	via   path
 	m     *stun.Message
@@ -138,7 +139,7 @@ func (q *request) refresh() {
 		return
 	}
 	for _, r := range relays {
-		if err := q.front.engine.refresh(r, lifetime); err != nil {
+		if err := q.front.engine.refresh(q.by, r, lifetime); err != nil {
 			q.serverError("refreshing", err)
 			return
 		}
@@ -200,7 +201,7 @@ func (q *request) createPermission() {
 		return
 	}
 	for _, r := range q.alloc.allRelays() {
-		if err := q.front.engine.permit(r, peers); err != nil {
+		if err := q.front.engine.permit(q.by, r, peers); err != nil {
 			q.serverError("permitting", err)
 			return
 		}
@@ -255,7 +256,7 @@ func (q *request) channelBind() {
 		q.fail(stun.CodeAllocMismatch)
 		return
 	}
-	if err := q.front.engine.bind(r, number, peer); err != nil {
+	if err := q.front.engine.bind(q.by, r, number, peer); err != nil {
 		q.serverError("binding a channel", err)
 		return
 	}
@@ -329,10 +330,19 @@ func (q *request) answer(class stun.MessageClass, setters []stun.Setter) []byte 
 		q.front.warn("building a turn response", "error", err)
 		return nil
 	}
-	if err := q.via.send(response.Raw); err != nil {
+	q.send(response.Raw)
+	return response.Raw
+}
+
+// send sends an answer, which must not change any more.
+func (q *request) send(answer []byte) {
+	if q.by != nil {
+		q.by.reply(q.via, answer)
+		return
+	}
+	if err := q.via.send(answer); err != nil {
 		q.front.debug("turn response not sent", "client", q.from.client, "error", err)
 	}
-	return response.Raw
 }
 
 // requestedFamily reads REQUESTED-ADDRESS-FAMILY.
@@ -475,9 +485,7 @@ func (q *request) allocateAgain() {
 	q.alloc.mu.RLock()
 	answer := q.alloc.answer
 	q.alloc.mu.RUnlock()
-	if err := q.via.send(answer); err != nil {
-		q.front.debug("turn response not sent", "client", q.from.client, "error", err)
-	}
+	q.send(answer)
 }
 
 // openSockets opens what an Allocate asks for: its relays, and the one to hold
@@ -540,7 +548,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 	f := q.front
 	a := f.newAllocation(q, want.lifetime, sockets)
 	for _, r := range a.allRelays() {
-		if err := f.begin(r, want.lifetime); err != nil {
+		if err := f.begin(q.by, r, want.lifetime); err != nil {
 			a.end(endClosed)
 			if reserved != nil {
 				f.reserved.discard(reserved, quotaKey(q.who))
@@ -576,8 +584,8 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 }
 
 // begin makes a relay known to the engine and starts to relay.
-func (f *front) begin(r *relay, lifetime time.Duration) error {
-	if err := f.engine.allocate(r, lifetime); err != nil || r.loop == nil {
+func (f *front) begin(by *dataLoop, r *relay, lifetime time.Duration) error {
+	if err := f.engine.allocate(by, r, lifetime); err != nil || r.loop == nil {
 		return err
 	}
 	return r.loop.watch(r)
@@ -597,10 +605,10 @@ func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*rel
 	}
 	a.toPeer.shaper = newShaper(f.cfg.Bandwidth, f.total)
 	a.fromPeers.shaper = newShaper(f.cfg.Bandwidth, f.total)
-	loop := f.loopFor(a)
+	loop, lane := f.loopFor(q.by, a.id), f.engine.laneOf(q.by, a.id)
 	for _, s := range sockets {
 		f.open.Add(1)
-		a.relays = append(a.relays, &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop})
+		a.relays = append(a.relays, &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop, lane: lane})
 	}
 	a.family = familyLabel(sockets)
 	return a

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -80,6 +79,9 @@ func (s *Server) start(make sockets) error {
 		return errors.Join(err, s.front.close())
 	}
 	s.front.startLoops(s.transports.datagrams)
+	if s.front.engine, err = newEngine(cores(), s.front.loops, s.log); err != nil {
+		return errors.Join(err, s.stop())
+	}
 	if err := s.front.decidePeers(s.Port(), s.TLSPort()); err != nil {
 		return errors.Join(err, s.stop())
 	}
@@ -122,9 +124,6 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 	}
 	f.openPools(v4, v6)
 	if err := f.probePools(); err != nil {
-		return nil, err
-	}
-	if f.engine, err = newEngine(runtime.GOMAXPROCS(0), f.log); err != nil {
 		return nil, err
 	}
 	return f, nil
@@ -200,7 +199,7 @@ func (s *Server) waitForEngine() error {
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for s.front.engine.server.AllocationCount() > 0 {
+	for s.front.engine != nil && s.front.engine.open() > 0 {
 		select {
 		case <-tick.C:
 		case <-deadline.C:

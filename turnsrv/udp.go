@@ -175,7 +175,7 @@ func newUDPServer(c *common, socket *udpSocket) *udpServer {
 
 func (s *udpServer) start() {
 	if s.loop != nil {
-		s.reader.Go(s.loop.run)
+		s.loop.start()
 		return
 	}
 	s.reader.Go(func() { s.socket.serve(s.handle) })
@@ -207,6 +207,7 @@ func (s *udpServer) path(to fiveTuple) path {
 func (s *udpServer) close() {
 	if s.loop != nil {
 		s.loop.close()
+		s.loop.wait()
 	}
 	_ = s.socket.conn.Close()
 	s.reader.Wait()
