@@ -95,7 +95,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 					o.Progress(s.name+" "+t.name, done, all)
 				}
 				done++
-				if t.floor && (s.name == cycles || s.name == idle) {
+				if t.floor && (s.name == cycles || s.name == idle || s.flood > 0) {
 					continue
 				}
 				r, err := measure(ctx, s, t, o)
@@ -249,7 +249,8 @@ func median(runs []result) result {
 		func(r *result) *float64 { return &r.Rate }, func(r *result) *float64 { return &r.CPU },
 		func(r *result) *float64 { return &r.Load }, func(r *result) *float64 { return &r.Loss },
 		func(r *result) *float64 { return &r.P50 }, func(r *result) *float64 { return &r.P99 },
-		func(r *result) *float64 { return &r.P999 }, func(r *result) *float64 { return &r.Cycles },
+		func(r *result) *float64 { return &r.P999 }, func(r *result) *float64 { return &r.P99Alone },
+		func(r *result) *float64 { return &r.Cycles },
 		func(r *result) *float64 { return &r.CycleCPU }, func(r *result) *float64 { return &r.Idle },
 		func(r *result) *float64 { return &r.AfterwardB },
 	} {
@@ -273,12 +274,15 @@ func (r *Report) Print(w io.Writer) {
 		if first := r.find(m.Scenario, r.Targets[0]); first != nil && m.Server != first.Server {
 			ratio = first.ratio(m)
 		}
-		switch m.Scenario {
-		case cycles:
+		switch {
+		case m.Scenario == cycles:
 			fmt.Fprintf(w, "%-5s %-7s %8.0f/s %10.1f %7s   µs a cycle\n", m.Scenario, m.Server, m.Cycles, m.CycleCPU, ratio)
-		case idle:
+		case m.Scenario == idle:
 			fmt.Fprintf(w, "%-5s %-7s %10.0f %10.0f %7s   bytes an allocation, and kept after its release\n",
 				m.Scenario, m.Server, m.Idle, m.AfterwardB, ratio)
+		case floods(m.Scenario):
+			fmt.Fprintf(w, "%-5s %-7s %10.0f %10s %7.2f %8.3f %9.0f %9.0f %9.0f  p99 to %.0f µs without the flood\n",
+				m.Scenario, m.Server, m.Rate, "", m.P99/m.P99Alone, 100*m.Loss, m.P50, m.P99, m.P999, m.P99Alone)
 		default:
 			fmt.Fprintf(w, "%-5s %-7s %10.0f %10.2f %7s %8.3f %9.0f %9.0f %9.0f  corrupt %d reordered %d lost %d\n",
 				m.Scenario, m.Server, m.Rate, m.CPU, ratio, 100*m.Loss, m.P50, m.P99, m.P999, m.Corrupt, m.Reordered, m.Lost)

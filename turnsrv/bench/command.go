@@ -38,7 +38,7 @@ func Command(stdout, stderr io.Writer) *cli.Command {
 			&cli.IntFlag{Name: "pin", Usage: "core of the servers that are started, negative for any (`NUMBER`)", Value: -1},
 			&cli.BoolFlag{Name: "json", Usage: "print everything as JSON"},
 		},
-		Subcommands: []*cli.Command{floorCommand()},
+		Subcommands: []*cli.Command{floorCommand(), floodCommand(stdout)},
 		Action:      func(c *cli.Context) error { return act(c, stdout, stderr) },
 	}
 }
@@ -109,5 +109,23 @@ func floorCommand() *cli.Command {
 			&cli.DurationFlag{Name: "nap", Usage: "longest nap (`DURATION`)", Value: 300 * time.Microsecond},
 		},
 		Action: func(c *cli.Context) error { return serveFloor(c.Context, c.String("listen"), c.Duration("nap")) },
+	}
+}
+
+func floodCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:  "flood",
+		Usage: "Run the client that floods in the scenarios F1 and F2",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "server", Usage: "`HOST:PORT` of the server", Value: "127.0.0.1:3478"},
+			&cli.StringFlag{Name: "secret", Usage: "TURN-REST shared `SECRET`", Value: "bench-secret"},
+			&cli.StringFlag{Name: "user", Usage: "credential instead of the secret's (`NAME:PASSWORD`)"},
+			&cli.IntFlag{Name: "train", Usage: "`NUMBER` of packets in one send, 1 for plain sends", Value: 1},
+			&cli.IntFlag{Name: "core", Usage: "core to send from, negative for any (`NUMBER`)", Value: -1},
+		},
+		Action: func(c *cli.Context) error {
+			o := Options{Server: c.String("server"), Secret: c.String("secret"), User: c.String("user"), Core: c.Int("core")}
+			return serveFlood(c.Context, o, c.Int("train"), func() { fmt.Fprintln(stdout, "flooding") })
+		},
 	}
 }

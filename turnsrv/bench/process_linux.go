@@ -58,14 +58,23 @@ func pinProcess(core int) error {
 	}
 	var one unix.CPUSet
 	one.Set(core)
+	if err := eachThread(func(id int) error { return unix.SchedSetaffinity(id, &one) }); err != nil {
+		return fmt.Errorf("pinning to core %d: %w", core, err)
+	}
+	return nil
+}
+
+// eachThread calls set with every thread of this process, some of which may end
+// meanwhile.
+func eachThread(set func(id int) error) error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
 	}
 	for _, task := range tasks {
 		id, _ := strconv.Atoi(task.Name())
-		if err := unix.SchedSetaffinity(id, &one); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("pinning to core %d: %w", core, err)
+		if err := set(id); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
 		}
 	}
 	return nil

@@ -24,6 +24,7 @@ type scenario struct {
 	size    int // size of the payload.
 	way     direction
 	train   int // train is how many packets one GSO send holds, 0 for plain sends.
+	flood   int // flood is train of one more client, which sends as fast as it can; 0 for no such client.
 }
 
 const (
@@ -38,6 +39,10 @@ var scenarios = []scenario{
 	{name: "S4", about: "8 peers send 1100 B as fast as it arrives", clients: 8, size: 1100, way: down},
 	{name: "S3gg", about: "S3 in trains, as network cards merge them", clients: 8, size: 1100, way: up, train: 50},
 	{name: "S4gg", about: "S4 in trains, as network cards merge them", clients: 8, size: 1100, way: down, train: 50},
+	{name: "F1", about: "S1 beside one more client that floods", clients: 50, rate: 50, size: 160, way: echo, flood: 1},
+	{name: "F1gg", about: "S1 beside one that floods in trains", clients: 50, rate: 50, size: 160, way: echo, flood: 50},
+	{name: "F2", about: "S2 beside one more client that floods", clients: 20, rate: 1000, size: 1100, way: echo, flood: 1},
+	{name: "F2gg", about: "S2 beside one that floods in trains", clients: 20, rate: 1000, size: 1100, way: echo, flood: 50},
 	{name: cycles, about: "allocations made and released"},
 	{name: idle, about: "8000 allocations without traffic", clients: 8000},
 }
@@ -45,6 +50,11 @@ var scenarios = []scenario{
 // saturates says whether a scenario sends as much as arrives.
 func saturates(name string) bool {
 	return slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name && s.rate == 0 })
+}
+
+// floods says whether a scenario has a client that floods.
+func floods(name string) bool {
+	return slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name && s.flood > 0 })
 }
 
 // pick returns the scenarios of a comma separated list; "all" is every one.
@@ -80,6 +90,7 @@ type result struct {
 	P50        float64 `json:"p50_us,omitempty"` // Round trips for an echo, one way otherwise.
 	P99        float64 `json:"p99_us,omitempty"`
 	P999       float64 `json:"p999_us,omitempty"`
+	P99Alone   float64 `json:"p99_alone_us,omitempty"` // P99Alone is without the flood.
 	Cycles     float64 `json:"cycles_per_second,omitempty"`
 	CycleCPU   float64 `json:"cpu_us_per_cycle,omitempty"`
 	Idle       float64 `json:"bytes_per_allocation,omitempty"`

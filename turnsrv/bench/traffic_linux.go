@@ -152,18 +152,24 @@ type engine struct {
 	sampling int // sampling is how many packets there are for one sample.
 }
 
-func newEngine(s scenario, verify bool, open opener) (*engine, error) {
-	e := &engine{
-		scenario: s, verify: verify, sampling: 1,
-		events:  make([]unix.EpollEvent, 2*s.clients),
+// newSender returns an engine that can only send.
+func newSender(s scenario) *engine {
+	return &engine{
+		scenario: s, sampling: 1,
 		frames:  make([]byte, max(burst, s.train)*(channelHeader+s.size)),
 		sends:   make([]udpio.Message, max(burst, receives)),
 		vectors: make([]unix.Iovec, max(burst, receives)),
-		slots:   make([]byte, receives*slotSize),
-		takes:   make([]udpio.Message, receives),
-		takeIOs: make([]unix.Iovec, receives),
-		takeCtl: make([]byte, receives*udpio.ControlSpace),
 	}
+}
+
+func newEngine(s scenario, verify bool, open opener) (*engine, error) {
+	e := newSender(s)
+	e.verify = verify
+	e.events = make([]unix.EpollEvent, 2*s.clients)
+	e.slots = make([]byte, receives*slotSize)
+	e.takes = make([]udpio.Message, receives)
+	e.takeIOs = make([]unix.Iovec, receives)
+	e.takeCtl = make([]byte, receives*udpio.ControlSpace)
 	if s.rate == 0 {
 		e.sampling = 16
 	}
@@ -348,7 +354,7 @@ func (e *engine) send(f *flow, count int, at time.Time) {
 		}
 		putPayload(frame[header:], f.number, f.sent+uint64(i), at.UnixNano(), e.verify)
 	}
-	if e.scenario.train > 0 {
+	if e.scenario.train > 1 {
 		e.control = udpio.AppendSegment(append(e.control[:0], make([]byte, udpio.ControlSpace)...)[:0], size)
 		e.message(0, frames, e.control)
 		if n, _ := udpio.Send(fd, e.sends[:1]); n == 1 {
@@ -446,5 +452,8 @@ func traffic(ctx context.Context, s scenario, t *target, o Options) (result, err
 		return result{}, err
 	}
 	defer e.close()
+	if s.flood > 0 {
+		return flooded(ctx, e, t, o)
+	}
 	return e.run(ctx, o.Duration/5, o.Duration, t.cpu)
 }

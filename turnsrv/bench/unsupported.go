@@ -22,3 +22,5 @@ func cpuOf(int) time.Duration { return 0 }
 func memoryOf(int) int64 { return 0 }
 
 func serveFloor(context.Context, string, time.Duration) error { return errSystem }
+
+func serveFlood(context.Context, Options, int, func()) error { return errSystem }
