@@ -41,6 +41,7 @@ type dataLoop struct {
 	out     *outbox
 	pace    pace
 	spare   spare
+	share   share     // share is that of the listener's clients.
 	now     time.Time // now is the time of the turn.
 	recent  recent
 	peer    recentPeer
@@ -260,14 +261,17 @@ func (l *dataLoop) read(number uint32) (more bool) {
 		}
 		socket = r.conn.(*rawSocket)
 	}
-	share := takeBatch
+	most := takeBatch
 	if socket.merging.on {
-		share = takeTrains
+		most = takeTrains
 	}
-	first, end, err := l.in.take(socket, share)
+	first, end, err := l.in.take(socket, most)
 	if err != nil {
 		l.failed(r, err)
 		return false
+	}
+	if r == nil {
+		l.share.took(end-first == most, l.now)
 	}
 	merged := 0
 	for i := first; i < end; i++ {
@@ -284,7 +288,7 @@ func (l *dataLoop) read(number uint32) (more bool) {
 	if end > first && socket.merging.note(end-first, merged, l.in.run(first, end), l.now) {
 		socket.merge(socket.merging.on)
 	}
-	return end-first == share
+	return end-first == most
 }
 
 // failed notes an error of a socket, which reading it has cleared.
@@ -321,11 +325,16 @@ func (l *dataLoop) fromClient(i, segment int) {
 	if from != l.recent.from {
 		l.recent = recent{from: from, alloc: l.front.allocation(from)}
 	}
-	for packet := range segments(l.in.datagram(i), segment) {
-		if len(packet) >= channelHeader && fromClientData(packet) {
-			l.data(packet)
-		} else if len(packet) > 0 {
+	datagram := l.in.datagram(i)
+	excess := l.share.drops(from, count(datagram, segment), l.now)
+	for packet := range segments(datagram, segment) {
+		switch {
+		case len(packet) < channelHeader || !fromClientData(packet):
 			l.control(from, packet)
+		case excess:
+			l.front.metrics.dropped(dropShare)
+		default:
+			l.data(packet)
 		}
 	}
 }
@@ -333,6 +342,9 @@ func (l *dataLoop) fromClient(i, segment int) {
 // control hands over what is not data, after the data before it, whose relays it
 // may close.
 func (l *dataLoop) control(from fiveTuple, packet []byte) {
+	if len(packet) == 0 {
+		return
+	}
 	if l.out.toPeers {
 		l.out.flush()
 	}
@@ -438,6 +450,14 @@ func (l *dataLoop) toStream(r *relay, payload []byte) {
 		return
 	}
 	l.front.metrics.receivedFromPeer(1, len(payload))
+}
+
+// count returns how many packets a datagram holds.
+func count(datagram []byte, segment int) int {
+	if segment <= 0 {
+		return 1
+	}
+	return (len(datagram) + segment - 1) / segment
 }
 
 // segments yields the packets of a datagram. With segment 0 it is one.

@@ -1,16 +1,19 @@
 package turnsrv
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pion/stun/v2"
+	"golang.org/x/sys/unix"
 )
 
 // TestRelaysComeAndGoUnderLoad closes and opens allocations, whose descriptors
@@ -316,5 +319,77 @@ func TestMergingIsUsedWhereItPays(t *testing.T) {
 	}
 	if see(64, 0, 20, 60_000) > 40 {
 		t.Error("goes on and off all the time")
+	}
+}
+
+// TestFloodIsCutToItsShare floods with trains, which cost a sender less than any
+// relay, beside a call. It looks for what the loop then drops, and that both relay
+// again as soon as there is no more of it.
+func TestFloodIsCutToItsShare(t *testing.T) {
+	if !*dataPath {
+		t.Skip("without a data loop every client has the kernel's share")
+	}
+	cfg := loopbackConfig()
+	cfg.UDPSockets = 1
+	s := startServer(t, cfg)
+	call, flood := newFlow(t, s, "udp", "alice"), newFlow(t, s, "udp", "bob")
+	stop := make(chan struct{})
+	var flooding sync.WaitGroup
+	flooding.Go(func() { inundate(t, flood.client.conn.(*net.UDPConn), stop) })
+	dropped := s.front.metrics.dropCounters[dropShare]
+	eventually(t, "data of the flood is dropped", func() bool {
+		_ = call.client.sendOn(flowChannel, []byte("call"))
+		return valueOf(t, dropped) > 0
+	})
+	close(stop)
+	flooding.Wait()
+	for _, f := range []*flow{call, flood} {
+		eventually(t, "it relays again", f.calm)
+	}
+	newFlow(t, s, "udp", "carol").volley(t, 24)
+}
+
+// inundate sends trains of ChannelData until stop.
+func inundate(t *testing.T, conn *net.UDPConn, stop <-chan struct{}) {
+	const size, packets = 1100, 50
+	system, err := conn.SyscallConn()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	set := func(segment int) {
+		_ = system.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, segment) })
+	}
+	set(channelHeader + size)
+	defer set(0)
+	train := bytes.Repeat(wireChannelData(flowChannel, make([]byte, size), 0), packets)
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+			_, _ = conn.Write(train) // A send buffer may be full.
+		}
+	}
+}
+
+// calm reads away what is left for the peer and says whether a text that is sent
+// after it arrives.
+func (f *flow) calm() bool {
+	const text = "calm"
+	if f.client.sendOn(flowChannel, []byte(text)) != nil {
+		return false
+	}
+	buffer := make([]byte, 2000)
+	_ = f.peer.SetReadDeadline(time.Now().Add(time.Second))
+	defer func() { _ = f.peer.SetReadDeadline(time.Time{}) }()
+	for {
+		n, _, err := f.peer.ReadFromUDPAddrPort(buffer)
+		if err != nil {
+			return false
+		}
+		if string(buffer[:n]) == text {
+			return true
+		}
 	}
 }

@@ -24,6 +24,7 @@ const (
 	dropOversize     = "oversize"
 	dropSendError    = "send_error"
 	dropSourceLimit  = "source_limit"
+	dropShare        = "share"  // The client took more than its share of a loop that is behind.
 	dropKernel       = "kernel" // The socket's buffer was full.
 )
 
@@ -80,7 +81,7 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 	m.toPeerBytes, m.toPeerPackets = m.bytes.WithLabelValues(toPeer), m.packets.WithLabelValues(toPeer)
 	m.fromPeerBytes, m.fromPeerPackets = m.bytes.WithLabelValues(fromPeer), m.packets.WithLabelValues(fromPeer)
 	for _, reason := range []string{dropMalformed, dropMethod, dropNoAllocation, dropNoChannel, dropNoPermission,
-		dropBandwidth, dropOversize, dropSendError, dropSourceLimit} {
+		dropBandwidth, dropShare, dropOversize, dropSendError, dropSourceLimit} {
 		m.dropCounters[reason] = m.drops.WithLabelValues(reason)
 	}
 	m.kernelDrops = m.drops.WithLabelValues(dropKernel)
