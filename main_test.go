@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -182,6 +183,25 @@ func TestExecutable(t *testing.T) {
 		_ = c.Close()
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("ended with %v", err)
+		}
+	})
+	t.Run("BenchWithFlood", func(t *testing.T) {
+		if runtime.GOOS != "linux" {
+			t.Skip("the generator needs Linux")
+		}
+		serve := strings.Join(append([]string{binary}, quiet[1:]...), " ") + " --turn-listen 127.0.0.1 --turn-relay-ip 127.0.0.1" +
+			" --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-port {port} --turn-secret {secret}"
+		out, err := exec.Command(binary, "bench", "turn", "--scenario", "F1", "--duration", "200ms", "--json", "--command", serve).Output()
+		var report struct {
+			Results []struct {
+				Delivered int     `json:"delivered"`
+				P99       float64 `json:"p99_us"`
+				Alone     float64 `json:"p99_alone_us"`
+			} `json:"results"`
+		}
+		err = errors.Join(err, json.Unmarshal(out, &report))
+		if err != nil || len(report.Results) != 1 || report.Results[0].Delivered == 0 || report.Results[0].P99 == 0 || report.Results[0].Alone == 0 {
+			t.Errorf("%v\n%s", err, out)
 		}
 	})
 	t.Run("PortInUse", func(t *testing.T) {
