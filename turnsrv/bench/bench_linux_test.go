@@ -22,7 +22,18 @@ import (
 	"cline-meet/signal/turnsrv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// floorVariable makes this executable the floor, which listens where it says.
+const floorVariable = "BENCH_TEST_FLOOR"
+
+func TestMain(m *testing.M) {
+	if listen := os.Getenv(floorVariable); listen != "" {
+		if err := serveFloor(context.Background(), listen, 0); err != nil {
+			panic(err)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // TestFloorPassesVerify runs every scenario with packets, briefly, through the
 // floor: it tests that the generator and the floor lose and change nothing.
@@ -53,6 +64,34 @@ func TestFloorPassesVerify(t *testing.T) {
 		if r.Delivered == 0 || !r.verified() {
 			t.Errorf("%s: delivered %d, lost %d, corrupt %d, reordered %d", s.name, r.Delivered, r.Lost, r.Corrupt, r.Reordered)
 		}
+	}
+}
+
+// TestTakingTurns runs the scenarios that stop the server again and again.
+func TestTakingTurns(t *testing.T) {
+	server := &target{name: "floor", floor: true}
+	defer server.stop()
+	if err := server.launch(t.Context(), Options{Pin: -1}, "env "+floorVariable+"=127.0.0.1:{port} '"+os.Args[0]+"'"); err != nil {
+		t.Fatal(err)
+	}
+	picked, err := pick("C3,C4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	picked = withClients(picked, 20)
+	for _, s := range picked {
+		r, err := traffic(t.Context(), s, server, Options{Verify: true, Duration: 5 * turnTime})
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		if r.Delivered == 0 || r.Lost > 0 || !r.verified() {
+			t.Errorf("%s: delivered %d, lost %d, corrupt %d, reordered %d", s.name, r.Delivered, r.Lost, r.Corrupt, r.Reordered)
+		}
+	}
+	elsewhere := *server
+	elsewhere.command = nil
+	if _, err := traffic(t.Context(), picked[0], &elsewhere, Options{}); err == nil {
+		t.Error("a server that was not started here is stopped")
 	}
 }
 

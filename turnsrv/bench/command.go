@@ -30,6 +30,7 @@ func Command(stdout, stderr io.Writer) *cli.Command {
 			&cli.StringFlag{Name: "secret", Usage: "TURN-REST shared `SECRET`", Value: "bench-secret"},
 			&cli.StringFlag{Name: "user", Usage: "credential instead of the secret's (`NAME:PASSWORD`)"},
 			&cli.StringFlag{Name: "scenario", Usage: "comma separated `LIST` of scenarios, or all", Value: "S1,S2,S3,S4,S3gg,S4gg"},
+			&cli.IntFlag{Name: "clients", Usage: "`NUMBER` of clients instead of the scenario's"},
 			&cli.StringFlag{Name: "transport", Usage: "`TRANSPORT` of the clients: udp, tcp or tls", Value: "udp"},
 			&cli.BoolFlag{Name: "verify", Usage: "check the content and the order of every packet"},
 			&cli.DurationFlag{Name: "duration", Usage: "`DURATION` of a run after its warm-up", Value: 5 * time.Second},
@@ -55,6 +56,9 @@ func act(c *cli.Context, stdout, stderr io.Writer) error {
 	picked, err := pick(c.String("scenario"))
 	if err != nil {
 		return err
+	}
+	if n := c.Int("clients"); n > 0 {
+		picked = withClients(picked, n)
 	}
 	o := Options{
 		Server: c.String("server"), PID: c.Int("pid"), Command: c.String("command"), Against: c.String("against"),

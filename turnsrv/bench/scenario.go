@@ -25,6 +25,7 @@ type scenario struct {
 	way     direction
 	train   int // train is how many packets one GSO send holds, 0 for plain sends.
 	flood   int // flood is train of one more client, which sends as fast as it can; 0 for no such client.
+	queue   int // queue is how many packets of a client are under way when server and generator take turns, else 0.
 }
 
 const (
@@ -43,6 +44,10 @@ var scenarios = []scenario{
 	{name: "F1gg", about: "S1 beside one that floods in trains", clients: 50, rate: 50, size: 160, way: echo, flood: 50},
 	{name: "F2", about: "S2 beside one more client that floods", clients: 20, rate: 1000, size: 1100, way: echo, flood: 1},
 	{name: "F2gg", about: "S2 beside one that floods in trains", clients: 20, rate: 1000, size: 1100, way: echo, flood: 50},
+	{name: "C3", about: "512 clients send 160 B, in turns with the server, which has all cores meanwhile",
+		clients: 512, size: 160, way: up, queue: 8},
+	{name: "C4", about: "512 peers send 1100 B, in turns with the server, which has all cores meanwhile",
+		clients: 512, size: 1100, way: down, queue: 64},
 	{name: cycles, about: "allocations made and released"},
 	{name: idle, about: "8000 allocations without traffic", clients: 8000},
 }
@@ -71,6 +76,18 @@ func pick(list string) ([]scenario, error) {
 		picked = append(picked, scenarios[i])
 	}
 	return picked, nil
+}
+
+// withClients returns scenarios with another number of clients, where they have
+// clients at all.
+func withClients(of []scenario, clients int) []scenario {
+	changed := slices.Clone(of)
+	for i := range changed {
+		if changed[i].clients > 0 {
+			changed[i].clients = clients
+		}
+	}
+	return changed
 }
 
 // result is what one run of a scenario against one server has found.

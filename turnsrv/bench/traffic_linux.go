@@ -118,6 +118,14 @@ func addrPort(a unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// far is what has arrived of what is sent in that direction, not an echo.
+func (f *flow) far(way direction) *tally {
+	if way == down {
+		return &f.down
+	}
+	return &f.up
+}
+
 func (f *flow) close() {
 	if f.control != nil {
 		_ = f.control.release()
@@ -288,14 +296,23 @@ func (e *engine) until(ctx context.Context, end time.Time, send bool) error {
 		if send {
 			wait = min(wait, e.sendDue(now))
 		}
-		n, errno := udpio.Wait(e.epoll, e.events, wait)
-		if errno != 0 && errno != unix.EINTR {
-			return fmt.Errorf("waiting for packets: %w", errno)
-		}
-		for _, event := range e.events[:n] {
-			e.receive(e.flows[event.Fd/2], event.Fd%2 == 1)
+		if _, err := e.take(wait); err != nil {
+			return err
 		}
 	}
+}
+
+// take waits for packets and receives some from each socket that has any. It
+// returns the number of those.
+func (e *engine) take(wait time.Duration) (sockets int, err error) {
+	n, errno := udpio.Wait(e.epoll, e.events, wait)
+	if errno != 0 && errno != unix.EINTR {
+		return 0, fmt.Errorf("waiting for packets: %w", errno)
+	}
+	for _, event := range e.events[:n] {
+		e.receive(e.flows[event.Fd/2], event.Fd%2 == 1)
+	}
+	return n, nil
 }
 
 // sendDue sends for every client whose turn it is and returns how long until the
@@ -321,11 +338,7 @@ func (e *engine) sendDue(now time.Time) time.Duration {
 // saturate sends a burst if there is room in the window, and reports whether
 // there was.
 func (e *engine) saturate(f *flow, now time.Time) bool {
-	far := &f.up
-	if e.scenario.way == down {
-		far = &f.down
-	}
-	f.base = max(f.base, far.next)
+	f.base = max(f.base, f.far(e.scenario.way).next)
 	count := max(burst, e.scenario.train)
 	if f.sent-f.base+uint64(count) > window {
 		if now.Sub(f.moved) < stalled {
@@ -452,8 +465,11 @@ func traffic(ctx context.Context, s scenario, t *target, o Options) (result, err
 		return result{}, err
 	}
 	defer e.close()
-	if s.flood > 0 {
+	switch {
+	case s.flood > 0:
 		return flooded(ctx, e, t, o)
+	case s.queue > 0:
+		return e.takeTurns(ctx, o.Duration/5, o.Duration, t)
 	}
 	return e.run(ctx, o.Duration/5, o.Duration, t.cpu)
 }
