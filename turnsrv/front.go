@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,8 +54,10 @@ type front struct {
 	lastID   atomic.Uint64
 	open     sync.WaitGroup // open counts relays that are not closed.
 
-	mu     sync.RWMutex
-	allocs map[fiveTuple]*allocation
+	// allocs holds the allocations by 5-tuple. They are looked up with every
+	// packet on all cores, hence without a lock, whose state each would write.
+	allocs sync.Map
+	known  atomic.Int64 // known is how many there are.
 }
 
 // receive implements receiver.
@@ -89,48 +89,38 @@ func (f *front) gone(from fiveTuple) {
 
 // allocation returns the allocation of a 5-tuple, or nil.
 func (f *front) allocation(of fiveTuple) *allocation {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	return f.allocs[of]
+	a, _ := f.allocs.Load(of)
+	found, _ := a.(*allocation)
+	return found
 }
 
 // allocations returns all that exist now.
 func (f *front) allocations() []*allocation {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	all := make([]*allocation, 0, len(f.allocs))
-	for _, a := range f.allocs {
-		all = append(all, a)
+	all := make([]*allocation, 0, f.count())
+	for _, a := range f.allocs.Range {
+		all = append(all, a.(*allocation))
 	}
 	return all
 }
 
-func (f *front) count() int {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	return len(f.allocs)
-}
+func (f *front) count() int { return int(f.known.Load()) }
 
 // add makes an allocation known.
 func (f *front) add(a *allocation) {
-	f.mu.Lock()
-	f.allocs[a.tuple] = a
-	count := len(f.allocs)
-	f.mu.Unlock()
-	f.memory.note(count)
+	if _, replaced := f.allocs.Swap(a.tuple, a); !replaced {
+		f.known.Add(1)
+	}
+	f.memory.note(f.count())
 	f.metrics.allocated(a)
 }
 
 // forget is called once by an allocation that ended, known or not.
 func (f *front) forget(a *allocation, why string) {
-	f.mu.Lock()
-	known := f.allocs[a.tuple] == a
+	known := f.allocs.CompareAndDelete(a.tuple, a)
 	if known {
-		delete(f.allocs, a.tuple)
+		f.known.Add(-1)
 	}
-	count := len(f.allocs)
-	f.mu.Unlock()
-	f.memory.note(count)
+	f.memory.note(f.count())
 	f.quotas.release(a.quotaKey(), 1)
 	if !known {
 		return
@@ -140,17 +130,6 @@ func (f *front) forget(a *allocation, why string) {
 	}
 	f.metrics.ended(a, why)
 	f.log.Debug("turn allocation ended", "id", a.id, "user", a.owner().user, "reason", why)
-}
-
-// reclaim gives memory back to the system, and first what the table of allocations
-// keeps, since a map never shrinks.
-func (f *front) reclaim() {
-	f.mu.Lock()
-	allocs := make(map[fiveTuple]*allocation, len(f.allocs))
-	maps.Copy(allocs, f.allocs)
-	f.allocs = allocs
-	f.mu.Unlock()
-	debug.FreeOSMemory()
 }
 
 // quotaKey is what an allocation counts for. Without a user in the credential

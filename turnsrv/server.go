@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -114,9 +115,8 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		alarms:  rate.NewLimiter(noiseRate, noiseRate),
 		total:   newByteBucket(cfg.TotalBandwidth),
 		now:     cfg.now,
-		allocs:  map[fiveTuple]*allocation{},
+		memory:  &reclaimer{give: debug.FreeOSMemory},
 	}
-	f.memory = &reclaimer{give: f.reclaim}
 	f.reserved = newReservations(f.quotas)
 	f.maxChannel = maxChannel5766
 	if cfg.StrictChannels {
