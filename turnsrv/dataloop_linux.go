@@ -449,7 +449,7 @@ func (l *dataLoop) toStream(r *relay, payload []byte) {
 		l.front.metrics.dropped(dropSendError)
 		return
 	}
-	l.front.metrics.receivedFromPeer(1, len(payload))
+	l.out.relayed.receivedFromPeer(1, len(payload))
 }
 
 // count returns how many packets a datagram holds.

@@ -127,7 +127,7 @@ func (f *front) send(p parcel) {
 		f.metrics.dropped(dropSendError)
 		return
 	}
-	f.metrics.sentToPeer(1, len(p.payload))
+	f.metrics.unlooped.sentToPeer(1, len(p.payload))
 }
 
 // inbound is what goes from a peer to a client.
@@ -193,7 +193,7 @@ func (r *relay) relayToClient(source netip.AddrPort, buffer []byte, n int) {
 		f.metrics.dropped(dropSendError)
 		return
 	}
-	f.metrics.receivedFromPeer(1, n)
+	f.metrics.unlooped.receivedFromPeer(1, n)
 }
 
 // appendDataIndication appends the headers of a Data indication with a payload

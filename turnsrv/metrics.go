@@ -2,9 +2,11 @@ package turnsrv
 
 import (
 	"strconv"
+	"sync/atomic"
 
 	"github.com/pion/stun/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/cpu"
 )
 
 // Directions of relayed traffic, as the metric names them.
@@ -40,15 +42,37 @@ type metrics struct {
 	quotaHits    *prometheus.CounterVec
 	peersDenied  prometheus.Counter
 	drops        *prometheus.CounterVec
-	bytes        *prometheus.CounterVec
-	packets      *prometheus.CounterVec
 	transport    []prometheus.Collector
 
-	// What is counted for every packet, looked up once.
-	toPeerBytes, toPeerPackets     prometheus.Counter
-	fromPeerBytes, fromPeerPackets prometheus.Counter
-	dropCounters                   map[string]prometheus.Counter
-	kernelDrops                    prometheus.Counter
+	// What was relayed is summed up when it is asked for.
+	toPeerBytes, toPeerPackets     prometheus.CounterFunc
+	fromPeerBytes, fromPeerPackets prometheus.CounterFunc
+	counts                         []*relayed // counts are fixed before anybody is served.
+	unlooped                       *relayed   // unlooped counts what no data loop relays.
+
+	// What is counted for every packet that is dropped, looked up once.
+	dropCounters map[string]prometheus.Counter
+	kernelDrops  prometheus.Counter
+}
+
+// relayed counts what relays sent to and received from peers. Each data loop has
+// its own: a counter that all write would move from core to core with every
+// packet. For the same reason nothing that others write is near it in memory.
+type relayed struct {
+	_                              cpu.CacheLinePad
+	toPeerBytes, toPeerPackets     atomic.Uint64
+	fromPeerBytes, fromPeerPackets atomic.Uint64
+	_                              cpu.CacheLinePad
+}
+
+func (r *relayed) sentToPeer(packets, bytes int) {
+	r.toPeerPackets.Add(uint64(packets))
+	r.toPeerBytes.Add(uint64(bytes))
+}
+
+func (r *relayed) receivedFromPeer(packets, bytes int) {
+	r.fromPeerPackets.Add(uint64(packets))
+	r.fromPeerBytes.Add(uint64(bytes))
 }
 
 func newMetrics(transport ...prometheus.Collector) *metrics {
@@ -68,8 +92,6 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 		errors:    counter("errors_total", "Error responses, by method and code.", "method", "code"),
 		quotaHits: counter("quota_hits_total", "Requests refused for a quota.", "quota"),
 		drops:     counter("drops_total", "Packets of clients and peers that were dropped, by reason.", "reason"),
-		bytes:     counter("relayed_bytes_total", "Payload bytes that relays sent to and received from peers.", "direction"),
-		packets:   counter("relayed_packets_total", "Packets that relays sent to and received from peers.", "direction"),
 		refreshed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "signal_turn_allocations_refreshed_total", Help: "TURN allocations refreshed."}),
 		peersDenied: prometheus.NewCounter(prometheus.CounterOpts{
@@ -78,8 +100,7 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 		transport:    transport,
 		dropCounters: map[string]prometheus.Counter{},
 	}
-	m.toPeerBytes, m.toPeerPackets = m.bytes.WithLabelValues(toPeer), m.packets.WithLabelValues(toPeer)
-	m.fromPeerBytes, m.fromPeerPackets = m.bytes.WithLabelValues(fromPeer), m.packets.WithLabelValues(fromPeer)
+	m.countRelayed()
 	for _, reason := range []string{dropMalformed, dropMethod, dropNoAllocation, dropNoChannel, dropNoPermission,
 		dropBandwidth, dropShare, dropOversize, dropSendError, dropSourceLimit} {
 		m.dropCounters[reason] = m.drops.WithLabelValues(reason)
@@ -97,9 +118,40 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 	return m
 }
 
+// countRelayed makes the counters of what is relayed.
+func (m *metrics) countRelayed() {
+	sum := func(name, help, direction string, of func(*relayed) *atomic.Uint64) prometheus.CounterFunc {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "signal_turn_relayed_" + name, Help: help, ConstLabels: prometheus.Labels{"direction": direction},
+		}, func() float64 {
+			var all uint64
+			for _, r := range m.counts {
+				all += of(r).Load()
+			}
+			return float64(all)
+		})
+	}
+	const (
+		bytes   = "Payload bytes that relays sent to and received from peers."
+		packets = "Packets that relays sent to and received from peers."
+	)
+	m.toPeerBytes = sum("bytes_total", bytes, toPeer, func(r *relayed) *atomic.Uint64 { return &r.toPeerBytes })
+	m.toPeerPackets = sum("packets_total", packets, toPeer, func(r *relayed) *atomic.Uint64 { return &r.toPeerPackets })
+	m.fromPeerBytes = sum("bytes_total", bytes, fromPeer, func(r *relayed) *atomic.Uint64 { return &r.fromPeerBytes })
+	m.fromPeerPackets = sum("packets_total", packets, fromPeer, func(r *relayed) *atomic.Uint64 { return &r.fromPeerPackets })
+	m.unlooped = m.newRelayed()
+}
+
+// newRelayed returns what one more data loop counts with.
+func (m *metrics) newRelayed() *relayed {
+	r := new(relayed)
+	m.counts = append(m.counts, r)
+	return r
+}
+
 func (m *metrics) collectors() []prometheus.Collector {
 	return append([]prometheus.Collector{m.allocations, m.created, m.endedTotal, m.refreshed, m.authFailures, m.errors,
-		m.quotaHits, m.peersDenied, m.drops, m.bytes, m.packets}, m.transport...)
+		m.quotaHits, m.peersDenied, m.drops, m.toPeerBytes, m.toPeerPackets, m.fromPeerBytes, m.fromPeerPackets}, m.transport...)
 }
 
 // Describe implements prometheus.Collector.
@@ -130,16 +182,6 @@ func (m *metrics) dropped(reason string) { m.dropCounters[reason].Inc() }
 
 func (m *metrics) droppedPackets(reason string, packets int) {
 	m.dropCounters[reason].Add(float64(packets))
-}
-
-func (m *metrics) sentToPeer(packets, bytes int) {
-	m.toPeerPackets.Add(float64(packets))
-	m.toPeerBytes.Add(float64(bytes))
-}
-
-func (m *metrics) receivedFromPeer(packets, bytes int) {
-	m.fromPeerPackets.Add(float64(packets))
-	m.fromPeerBytes.Add(float64(bytes))
 }
 
 func codeLabel(code stun.ErrorCode) string { return strconv.Itoa(int(code)) }

@@ -34,6 +34,7 @@ const (
 // One loop owns it.
 type outbox struct {
 	metrics *metrics
+	relayed *relayed
 	total   uint64 // total is how many packets of data there ever were.
 	toPeers bool   // toPeers says that some of what waits leaves from a relay.
 
@@ -88,7 +89,8 @@ type outRun struct {
 }
 
 func newOutbox(m *metrics) *outbox {
-	return &outbox{metrics: m, index: map[destination]int32{}, headers: make([]byte, 0, outboxPackets*relayHeadroom)}
+	return &outbox{metrics: m, relayed: m.newRelayed(), index: map[destination]int32{},
+		headers: make([]byte, 0, outboxPackets*relayHeadroom)}
 }
 
 // lot is a destination's place in an outbox, which spares looking it up for every
@@ -433,10 +435,10 @@ func (o *outbox) count(runs []outRun) {
 		to[1] += run.relayed
 	}
 	if up[0] > 0 {
-		o.metrics.sentToPeer(up[0], up[1])
+		o.relayed.sentToPeer(up[0], up[1])
 	}
 	if down[0] > 0 {
-		o.metrics.receivedFromPeer(down[0], down[1])
+		o.relayed.receivedFromPeer(down[0], down[1])
 	}
 }
 
