@@ -60,6 +60,7 @@ type client struct {
 // clientBuffer is room for what a server answers and for a frame of a stream.
 const clientBuffer = 4 << 10
 
+// buffers are those of clients whose goroutine has given them back.
 var buffers = sync.Pool{New: func() any { return new([clientBuffer]byte) }}
 
 // dial connects a client to a server over udp, tcp or tls.
@@ -78,10 +79,7 @@ func dial(transport, server string, who credential) (*client, error) {
 	return c, nil
 }
 
-func (c *client) close() {
-	_ = c.conn.Close()
-	buffers.Put(c.buffer)
-}
+func (c *client) close() { _ = c.conn.Close() }
 
 // allocate makes an allocation, after the 401 that tells realm and nonce.
 func (c *client) allocate() error {

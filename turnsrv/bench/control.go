@@ -70,6 +70,7 @@ func cycle(server string, who credential) error {
 	if err != nil {
 		return err
 	}
+	defer buffers.Put(c.buffer)
 	defer c.close()
 	if err := c.allocate(); err != nil {
 		return err
