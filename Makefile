@@ -68,16 +68,26 @@ chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of 
 	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state ./signal -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
 	done
 
+# The server of the benchmarks. {min} is the first relay port, which is no TCP port of anybody.
+BENCHED := bin/signal serve --server-host 127.0.0.1 --server-port {min} --admin-addr 127.0.0.1:{max} --log-format json --log-level error \
+  --turn-listen 127.0.0.1 --turn-port {port} --turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} \
+  --turn-secret {secret} --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-allocate-rate 0 --turn-unauth-rate 1000000
+
 .PHONY: bench
 bench: build ## Compare with coturn in BENCHRUNS (5) runs: CPU a packet, allocations a second (6 min)
 	@command -v turnserver >/dev/null || { echo "make bench needs coturn: run make dev-setup"; exit 1; }
 	@bin/signal bench turn --runs $(BENCHRUNS) --duration 2s --core 1 --pin 0 --floor --scenario S1,S2,S3,S4,S3gg,S4gg,A1 \
-	  --command "bin/signal serve --server-host 127.0.0.1 --server-port 0 --admin-addr 127.0.0.1:0 --log-format json --log-level error \
-	    --turn-listen 127.0.0.1 --turn-port {port} --turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} \
-	    --turn-secret {secret} --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-allocate-rate 0 --turn-unauth-rate 1000000" \
+	  --command "$(BENCHED)" \
 	  --against "turnserver -n --listening-ip 127.0.0.1 --relay-ip 127.0.0.1 --listening-port {port} --min-port {min} --max-port {max} \
 	    --use-auth-secret --static-auth-secret {secret} --realm bench --allow-loopback-peers --no-cli --no-tls --no-dtls \
 	    --relay-threads 1 --log-file /dev/null --simple-log"
+
+# With a real-time priority the kernel puts the threads of a process that goes on at once on all of its cores.
+.PHONY: bench-cores
+bench-cores: build ## Compare two data loops on two cores with one on one, in BENCHRUNS (5) runs, as root (2 min)
+	@chrt -r 2 bin/signal bench turn --runs $(BENCHRUNS) --duration 2s --core 1 --scenario C3,C4 \
+	  --command "chrt -r 1 taskset -c 0,1 $(BENCHED) --turn-udp-sockets 2" \
+	  --against "chrt -r 1 taskset -c 0 $(BENCHED) --turn-udp-sockets 1"
 
 .PHONY: rolling
 rolling: ## Update three nodes of the DaemonSet under a call, with the drain of the manifest (5 min)
