@@ -7,6 +7,7 @@ FUZZTIME    ?= 30s
 CHAOSTIME   ?= 3m
 SEEDS       ?= 20
 BENCHRUNS   ?= 5
+SCENARIOS ?= S1,S2,S3,S4,S3gg,S4gg,F1,F1gg,F2,F2gg,A1
 OUT         ?= bin/signal
 IMAGE       ?= signal:dev
 PLATFORMS   ?= amd64 arm64 armv7
@@ -74,9 +75,9 @@ BENCHED := bin/signal serve --server-host 127.0.0.1 --server-port {min} --admin-
   --turn-secret {secret} --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-allocate-rate 0 --turn-unauth-rate 1000000
 
 .PHONY: bench
-bench: build ## Compare with coturn in BENCHRUNS (5) runs: CPU a packet, allocations a second (6 min)
+bench: build ## Compare SCENARIOS (all but I8) with coturn in BENCHRUNS (5) runs (9 min)
 	@command -v turnserver >/dev/null || { echo "make bench needs coturn: run make dev-setup"; exit 1; }
-	@bin/signal bench turn --runs $(BENCHRUNS) --duration 2s --core 1 --pin 0 --floor --scenario S1,S2,S3,S4,S3gg,S4gg,A1 \
+	@bin/signal bench turn --runs $(BENCHRUNS) --duration 2s --core 1 --pin 0 --floor --scenario $(SCENARIOS) \
 	  --command "$(BENCHED)" \
 	  --against "turnserver -n --listening-ip 127.0.0.1 --relay-ip 127.0.0.1 --listening-port {port} --min-port {min} --max-port {max} \
 	    --use-auth-secret --static-auth-secret {secret} --realm bench --allow-loopback-peers --no-cli --no-tls --no-dtls \
