@@ -616,10 +616,11 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv":       nil,
 		"turnsrv/bench": {"turnsrv", "turnsrv/bench/internal/udpio"}, // Its tests measure a server.
 		"state":         nil,
-		"assets":        nil,
-		"packaging":     {"signal/client"},
+		"assets":        {"assets/pagetest"}, // Its tests.
+		"packaging":     {"signal/client", "assets/pagetest"},
 		"k8s":           nil,
 
+		"assets/pagetest":              nil,
 		"packaging/image":              nil,
 		"turnsrv/bench/internal/udpio": nil,
 	}

@@ -8,7 +8,8 @@
  *   media=camera|synthetic|none              what to send
  *   transport=all|relay|relay-udp|relay-tcp|relay-tls  how to connect
  *
- * `window.signalPage` tells tests and the console what is going on. All of it is read-only:
+ * `window.signalPage` tells tests and the console what is going on. It is there once the page is ready,
+ * which means that it listens to everything and has begun to join. All of it is read-only:
  *   userId  string                the id given by the server, empty when not connected
  *   room    string                the room one is in, else empty
  *   state   string                idle, connecting, joined, reconnecting, closed or full
@@ -396,6 +397,18 @@ function start() {
   if (params.get("autojoin") === "1") join(room);
 }
 
+media.addEventListener("change", mediaChanged);
+tiles.addEventListener("blocked", () => {
+  notify("The browser keeps the sound off until you allow it.", "Turn the sound on", () => tiles.unmute());
+});
+// A page that goes away says so, lest the others wait for it to come back.
+addEventListener("pagehide", () => client.close());
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+listenToClient();
+listenToCall();
+listenToUser();
+start();
+
 window.signalPage = Object.freeze({
   get userId() { return client.userId; },
   get room() { return client.room; },
@@ -409,15 +422,3 @@ window.signalPage = Object.freeze({
   leave,
   client,
 });
-
-media.addEventListener("change", mediaChanged);
-tiles.addEventListener("blocked", () => {
-  notify("The browser keeps the sound off until you allow it.", "Turn the sound on", () => tiles.unmute());
-});
-// A page that goes away says so, lest the others wait for it to come back.
-addEventListener("pagehide", () => client.close());
-addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
-listenToClient();
-listenToCall();
-listenToUser();
-start();

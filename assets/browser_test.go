@@ -2,7 +2,6 @@ package assets_test
 
 import (
 	"bufio"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -22,11 +21,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/chromedp"
+	"cline-meet/signal/assets/pagetest"
 )
-
-// patience bounds every wait for something a browser does; it decides only how a failure ends.
-const patience = 60 * time.Second
 
 // startProgram builds and runs the whole program on free ports of the loopback interface and
 // returns the URL of its page. The test's end stops it.
@@ -66,81 +62,13 @@ func startProgram(t *testing.T, flags ...string) string {
 	return ""
 }
 
-// startBrowser runs one Chromium with a fake camera and microphone.
-func startBrowser(t *testing.T) context.Context {
+// page is one person with the test page.
+type page struct{ pagetest.Page }
+
+// open opens the link as another person would.
+func open(t *testing.T, browser pagetest.Browser, link string) page {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("chromium is not installed: run make dev-setup")
-		}
-		t.Skip("chromium is not installed: run make dev-setup")
-	}
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(path),
-		chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("no-sandbox", os.Geteuid() == 0),
-		chromedp.Flag("disable-gpu", true),
-		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("ignore-certificate-errors", true),
-		chromedp.Flag("use-fake-ui-for-media-stream", true),
-		chromedp.Flag("use-fake-device-for-media-stream", true),
-	)
-	allocator, cancelAllocator := chromedp.NewExecAllocator(context.Background(), options...)
-	browser, cancel := chromedp.NewContext(allocator)
-	t.Cleanup(func() { cancel(); cancelAllocator() })
-	if _, err := chromedp.Run(browser, chromedp.Navigate("about:blank")); err != nil {
-		t.Fatalf("starting chromium: %v", err)
-	}
-	return browser
-}
-
-// page is one tab with the test page.
-type page struct {
-	t   *testing.T
-	tab context.Context
-}
-
-// open opens a tab; with own, in a browser context of its own, as another person would.
-func open(t *testing.T, browser context.Context, url string, own bool) page {
-	t.Helper()
-	var options []chromedp.ContextOption
-	if own {
-		options = append(options, chromedp.WithNewBrowserContext())
-	}
-	tab, cancel := chromedp.NewContext(browser, options...)
-	t.Cleanup(cancel)
-	p := page{t, tab}
-	if _, err := chromedp.Run(tab, chromedp.Navigate(url)); err != nil {
-		t.Fatalf("opening %s: %v", url, err)
-	}
-	return p
-}
-
-// evaluate returns the value of an expression, which may be a promise.
-func evaluate[T any](p page, expression string) (T, error) {
-	ctx, cancel := context.WithTimeout(p.tab, patience)
-	defer cancel()
-	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
-}
-
-// until polls an expression until ok accepts its value, and returns that.
-func until[T any](p page, what, expression string, ok func(T) bool) T {
-	p.t.Helper()
-	deadline := time.After(patience)
-	for {
-		value, err := evaluate[T](p, expression)
-		if err == nil && ok(value) {
-			return value
-		}
-		select {
-		case <-deadline:
-			log, _ := evaluate[[]string](p, "window.signalPage.log")
-			p.t.Fatalf("never happened: %s; last %+v (%v)\nlog of the page:\n%s", what, value, err, strings.Join(log, "\n"))
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	return page{browser.Open(t, link)}
 }
 
 // connection is one element of window.signalPage.peers().
@@ -159,9 +87,9 @@ const peers = "window.signalPage.peers()"
 
 // connected waits until the page decodes video of that many others, and goes on doing so.
 func (p page) connected(others int) []connection {
-	p.t.Helper()
+	p.T.Helper()
 	decoded := map[string]int{}
-	first := until(p, "video decodes", peers, func(c []connection) bool {
+	first := pagetest.Until(p.Page, "video decodes", peers, func(c []connection) bool {
 		return len(c) == others && !slices.ContainsFunc(c, func(c connection) bool {
 			return c.ConnectionState != "connected" || c.FramesDecoded == 0 || c.DataChannel != "open"
 		})
@@ -169,7 +97,7 @@ func (p page) connected(others int) []connection {
 	for _, c := range first {
 		decoded[c.ID] = c.FramesDecoded
 	}
-	return until(p, "decoded frames grow", peers, func(c []connection) bool {
+	return pagetest.Until(p.Page, "decoded frames grow", peers, func(c []connection) bool {
 		return len(c) == others && !slices.ContainsFunc(c, func(c connection) bool { return c.FramesDecoded < decoded[c.ID]+5 })
 	})
 }
@@ -181,26 +109,26 @@ type chatLine struct {
 
 // talk sends a chat line from one page and waits for it on the other.
 func talk(from, to page, text string) {
-	from.t.Helper()
-	if _, err := evaluate[any](from, fmt.Sprintf("window.signalPage.sendChat(%q), 0", text)); err != nil {
-		from.t.Fatalf("sending a chat line: %v", err)
+	from.T.Helper()
+	if _, err := pagetest.Evaluate[any](from.Page, fmt.Sprintf("window.signalPage.sendChat(%q), 0", text)); err != nil {
+		from.T.Fatalf("sending a chat line: %v", err)
 	}
-	until(to, "chat line arrives", "window.signalPage.chat", func(lines []chatLine) bool {
+	pagetest.Until(to.Page, "chat line arrives", "window.signalPage.chat", func(lines []chatLine) bool {
 		return slices.Contains(lines, chatLine{text, false})
 	})
 }
 
 func (p page) user() string {
-	p.t.Helper()
-	return until(p, "joined", `window.signalPage.state === "joined" ? window.signalPage.userId : ""`,
+	p.T.Helper()
+	return pagetest.Until(p.Page, "joined", `window.signalPage.state === "joined" ? window.signalPage.userId : ""`,
 		func(id string) bool { return id != "" })
 }
 
 // call opens a page for each of two people, waits until they see each other by the transport that
 // the link asks for, and lets them chat.
-func call(t *testing.T, browser context.Context, link, transport string) (a, b page) {
+func call(t *testing.T, browser pagetest.Browser, link, transport string) (a, b page) {
 	t.Helper()
-	a, b = open(t, browser, link, true), open(t, browser, link, true)
+	a, b = open(t, browser, link), open(t, browser, link)
 	for _, p := range []page{a, b} {
 		for _, c := range p.connected(1) {
 			t.Logf("selected pair: %s to %s over %s, relay protocol %q", c.LocalType, c.RemoteType, c.Protocol, c.RelayProtocol)
@@ -218,7 +146,7 @@ func call(t *testing.T, browser context.Context, link, transport string) (a, b p
 // TestCallOverTLS opens the page over HTTPS and relays over TURN in TLS.
 func TestCallOverTLS(t *testing.T) {
 	cert, key := writeCertificate(t)
-	url, browser := startProgram(t, "--tls-cert", cert, "--tls-key", key), startBrowser(t)
+	url, browser := startProgram(t, "--tls-cert", cert, "--tls-key", key), pagetest.Start(t)
 	call(t, browser, url+"?autojoin=1&room=tls&transport=relay-tls", "relay-tls")
 }
 
@@ -246,7 +174,7 @@ func writeCertificate(t *testing.T) (certFile, keyFile string) {
 }
 
 func TestTwoWindowsSeeAndHearEachOther(t *testing.T) {
-	url, browser := startProgram(t), startBrowser(t)
+	url, browser := startProgram(t), pagetest.Start(t)
 	for _, transport := range []string{"all", "relay-udp", "relay-tcp"} {
 		t.Run(transport, func(t *testing.T) {
 			link := url + "?autojoin=1&room=" + transport + "&transport=" + transport
@@ -254,14 +182,12 @@ func TestTwoWindowsSeeAndHearEachOther(t *testing.T) {
 
 			t.Log("a reloads and is somebody new to b")
 			before := a.user()
-			if _, err := chromedp.Run(a.tab, chromedp.Reload()); err != nil {
-				t.Fatal(err)
-			}
+			a.Reload()
 			after := a.user()
 			if after == before {
 				t.Errorf("%s has the same id after a reload", after)
 			}
-			until(b, "b sees only the new one", "window.signalPage.users", func(users []string) bool {
+			pagetest.Until(b.Page, "b sees only the new one", "window.signalPage.users", func(users []string) bool {
 				return slices.Equal(users, []string{b.user(), after})
 			})
 			a.connected(1)
@@ -273,12 +199,12 @@ func TestTwoWindowsSeeAndHearEachOther(t *testing.T) {
 
 func TestThreeTabsOfOneBrowser(t *testing.T) {
 	link := startProgram(t) + "?autojoin=1&room=tabs&media=synthetic"
-	browser := startBrowser(t)
+	browser := pagetest.Start(t)
 	var pages []page
 	users := map[string]bool{}
 	sessions := map[string]bool{}
 	for range 3 {
-		p := open(t, browser, link, false)
+		p := page{browser.OpenTab(t, link)}
 		pages = append(pages, p)
 		user := p.user()
 		users[user] = true

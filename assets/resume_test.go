@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"cline-meet/signal/assets/pagetest"
 )
 
 // line is a TCP proxy whose connections a test may cut, as a change of networks does.
@@ -73,7 +75,7 @@ func (l *line) cut() {
 // TestCallOutlivesTheConnection cuts both pages off the server during a call: they resume under
 // their ids, nobody sees anybody leave, and the same peer connections go on.
 func TestCallOutlivesTheConnection(t *testing.T) {
-	address, browser := startProgram(t), startBrowser(t)
+	address, browser := startProgram(t), pagetest.Start(t)
 	u, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +85,7 @@ func TestCallOutlivesTheConnection(t *testing.T) {
 	a, b := call(t, browser, u.String()+"?autojoin=1&room=resume", "all")
 	ids := []string{a.user(), b.user()}
 	for _, p := range []page{a, b} {
-		if _, err := evaluate[any](p, `window.resumes = 0, window.leavers = 0,
+		if _, err := pagetest.Evaluate[any](p.Page, `window.resumes = 0, window.leavers = 0,
 			window.signalPage.client.addEventListener("resumed", () => window.resumes++),
 			window.signalPage.client.addEventListener("userleft", () => window.leavers++), 0`); err != nil {
 			t.Fatal(err)
@@ -92,7 +94,7 @@ func TestCallOutlivesTheConnection(t *testing.T) {
 	for cut := 1; cut <= 2; cut++ {
 		l.cut()
 		for _, p := range []page{a, b} {
-			until(p, "the session is resumed", "window.resumes", func(n int) bool { return n == cut })
+			pagetest.Until(p.Page, "the session is resumed", "window.resumes", func(n int) bool { return n == cut })
 			p.connected(1)
 		}
 	}
@@ -101,6 +103,6 @@ func TestCallOutlivesTheConnection(t *testing.T) {
 		t.Errorf("%v became %v", ids, got)
 	}
 	for _, p := range []page{a, b} {
-		until(p, "nobody left", "window.leavers", func(n int) bool { return n == 0 })
+		pagetest.Until(p.Page, "nobody left", "window.leavers", func(n int) bool { return n == 0 })
 	}
 }

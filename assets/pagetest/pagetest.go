@@ -1,0 +1,123 @@
+// Package pagetest drives the test page in Chromium, for the tests of whatever serves it.
+package pagetest
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// Patience bounds every wait for something a browser does; it decides only how a failure ends.
+const Patience = 60 * time.Second
+
+// Browser is one Chromium with a fake camera and microphone, which trusts every certificate.
+type Browser struct{ ctx context.Context }
+
+// Start runs a browser until the test ends. Without Chromium the test is skipped, or fails in CI.
+func Start(t *testing.T) Browser {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("chromium is not installed: run make dev-setup")
+		}
+		t.Skip("chromium is not installed: run make dev-setup")
+	}
+	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
+		chromedp.ExecPath(path),
+		chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("no-sandbox", os.Geteuid() == 0),
+		chromedp.Flag("disable-gpu", true),
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-background-timer-throttling", true),
+		chromedp.Flag("disable-renderer-backgrounding", true),
+		chromedp.Flag("disable-backgrounding-occluded-windows", true),
+		chromedp.Flag("ignore-certificate-errors", true),
+		chromedp.Flag("use-fake-ui-for-media-stream", true),
+		chromedp.Flag("use-fake-device-for-media-stream", true),
+	)
+	allocator, cancelAllocator := chromedp.NewExecAllocator(context.Background(), options...)
+	ctx, cancel := chromedp.NewContext(allocator)
+	t.Cleanup(func() { cancel(); cancelAllocator() })
+	if _, err := chromedp.Run(ctx, chromedp.Navigate("about:blank")); err != nil {
+		t.Fatalf("starting chromium: %v", err)
+	}
+	return Browser{ctx}
+}
+
+// Page is one tab with the test page.
+type Page struct {
+	T   *testing.T
+	Tab context.Context // chromedp's
+}
+
+// Open opens a link to the page as a person of its own, with cookies of its own, and waits until
+// the page is ready. The tab is closed when the test ends.
+func (b Browser) Open(t *testing.T, link string) Page {
+	t.Helper()
+	return b.open(t, link, chromedp.WithNewBrowserContext())
+}
+
+// OpenTab is Open for one more tab of one and the same person.
+func (b Browser) OpenTab(t *testing.T, link string) Page {
+	t.Helper()
+	return b.open(t, link)
+}
+
+func (b Browser) open(t *testing.T, link string, options ...chromedp.ContextOption) Page {
+	t.Helper()
+	tab, cancel := chromedp.NewContext(b.ctx, options...)
+	t.Cleanup(cancel)
+	p := Page{t, tab}
+	p.load(link, chromedp.Navigate(link))
+	return p
+}
+
+// Reload loads the page anew and waits until it is ready again.
+func (p Page) Reload() {
+	p.T.Helper()
+	p.load("the page again", chromedp.Reload())
+}
+
+// load waits for the sign of the page that it is ready. The browser's word is not enough: a tab is
+// born with an empty page, and on a busy machine the end of loading that one may be taken for it.
+func (p Page) load(what string, load chromedp.Action[chromedp.Void]) {
+	p.T.Helper()
+	if _, err := chromedp.Run(p.Tab, load); err != nil { // A tab lives as long as its first context.
+		p.T.Fatalf("opening %s: %v", what, err)
+	}
+	Until(p, "the page is ready", "window.signalPage !== undefined", func(ready bool) bool { return ready })
+}
+
+// Evaluate returns the value of an expression, which may be a promise.
+func Evaluate[T any](p Page, expression string) (T, error) {
+	ctx, cancel := context.WithTimeout(p.Tab, Patience)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+}
+
+// Until polls an expression until ok accepts its value, and returns that. The test fails with the
+// page's log when that does not happen.
+func Until[T any](p Page, what, expression string, ok func(T) bool) T {
+	p.T.Helper()
+	deadline := time.After(Patience)
+	for {
+		value, err := Evaluate[T](p, expression)
+		if err == nil && ok(value) {
+			return value
+		}
+		select {
+		case <-deadline:
+			log, _ := Evaluate[[]string](p, "window.signalPage?.log ?? []")
+			p.T.Fatalf("never happened: %s; last %+v (%v)\nlog of the page:\n%s", what, value, err, strings.Join(log, "\n"))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
