@@ -9,15 +9,16 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"cline-meet/signal/signal/bench/measure"
 )
 
 // Options say what to measure and how.
 type Options struct {
+	measure.Options
 	Server    string // Server is host:port of the server under test.
 	PID       int    // PID is its process, 0 when that is not known here.
 	Command   string // Command starts the server under test, if it does not run yet.
@@ -28,12 +29,6 @@ type Options struct {
 	Scenarios []scenario
 	Transport string // Transport is udp, tcp or tls; only Verify may have others than udp.
 	Verify    bool   // Verify checks every byte and the order of what arrives.
-	Duration  time.Duration
-	Runs      int
-	Core      int // Core is the one that this process is pinned to, negative for none.
-	Pin       int // Pin is the core of the servers that are started, negative for none.
-
-	Progress func(text string, done, all int) // Progress is told what runs now; it may be nil.
 }
 
 func (o Options) credential() credential {
@@ -45,20 +40,8 @@ func (o Options) credential() credential {
 
 // target is one server.
 type target struct {
-	name    string
-	address string
-	pid     int
-	floor   bool
-	command *exec.Cmd
-}
-
-func (t *target) cpu() time.Duration { return cpuOf(t.pid) }
-
-func (t *target) stop() {
-	if t.command != nil {
-		_ = t.command.Process.Kill()
-		_ = t.command.Wait()
-	}
+	measure.Server
+	floor bool
 }
 
 // Report is what Run has found.
@@ -74,44 +57,44 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	targets, err := o.targets(ctx)
 	defer func() {
 		for _, t := range targets {
-			t.stop()
+			t.Stop()
 		}
 	}()
 	if err != nil {
 		return nil, err
 	}
-	if err := pinProcess(o.Core); err != nil {
+	if err := measure.PinProcess(o.Core); err != nil {
 		return nil, err
 	}
 	report := new(Report)
 	for _, t := range targets {
-		report.Targets = append(report.Targets, t.name)
+		report.Targets = append(report.Targets, t.Name)
 	}
-	done, all := 0, len(o.Scenarios)*o.Runs*len(targets)
-	for _, s := range o.Scenarios {
-		for range o.Runs {
-			for _, t := range targets {
-				if o.Progress != nil {
-					o.Progress(s.name+" "+t.name, done, all)
-				}
-				done++
-				if t.floor && (s.name == cycles || s.name == idle || s.flood > 0) {
-					continue
-				}
-				r, err := measure(ctx, s, t, o)
-				if err != nil {
-					return report, fmt.Errorf("%s against %s: %w", s.name, t.name, err)
-				}
-				r.Server = t.name
-				report.Runs = append(report.Runs, r)
-			}
-		}
+	err = o.Interleave(names(o.Scenarios), report.Targets, func(i, j int) error {
+		return report.add(ctx, o.Scenarios[i], targets[j], o)
+	})
+	if err != nil {
+		return report, err
 	}
-	report.summarize(o.Scenarios)
+	report.summarize()
 	return report, nil
 }
 
-func measure(ctx context.Context, s scenario, t *target, o Options) (result, error) {
+// add runs a scenario, unless it is none for the floor.
+func (r *Report) add(ctx context.Context, s scenario, t *target, o Options) error {
+	if t.floor && (s.name == cycles || s.name == idle || s.flood > 0) {
+		return nil
+	}
+	got, err := run(ctx, s, t, o)
+	if err != nil {
+		return fmt.Errorf("%s against %s: %w", s.name, t.Name, err)
+	}
+	got.Server = t.Name
+	r.Runs = append(r.Runs, got)
+	return nil
+}
+
+func run(ctx context.Context, s scenario, t *target, o Options) (result, error) {
 	switch {
 	case s.name == cycles:
 		return allocationCycles(ctx, t, o)
@@ -126,7 +109,7 @@ func measure(ctx context.Context, s scenario, t *target, o Options) (result, err
 // targets are the servers that run already and those that are started here. After
 // an error they still have to be stopped.
 func (o Options) targets(ctx context.Context) ([]*target, error) {
-	first := &target{name: "signal", address: o.Server, pid: o.PID}
+	first := &target{Server: measure.Server{Name: "signal", Address: o.Server, PID: o.PID}}
 	targets := []*target{first}
 	if o.Command != "" {
 		if err := first.launch(ctx, o, o.Command); err != nil {
@@ -134,14 +117,14 @@ func (o Options) targets(ctx context.Context) ([]*target, error) {
 		}
 	}
 	if o.Against != "" {
-		other := &target{name: "other"}
+		other := &target{Server: measure.Server{Name: "other"}}
 		targets = append(targets, other)
 		if err := other.launch(ctx, o, o.Against); err != nil {
 			return targets, err
 		}
 	}
 	if o.Floor != "" {
-		floor := &target{name: "floor", floor: true}
+		floor := newFloor("")
 		targets = append(targets, floor)
 		if err := floor.launch(ctx, o, o.Floor); err != nil {
 			return targets, err
@@ -159,39 +142,17 @@ const (
 
 // launch starts a server on a free port and waits until it answers.
 func (t *target) launch(ctx context.Context, o Options, command string) error {
-	port, err := freePort()
-	if err != nil {
-		return err
-	}
 	low := firstRelay
-	if t.name == "other" {
+	if t.Name == "other" {
 		low += relayPorts
 	}
-	t.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	command = strings.NewReplacer("{port}", strconv.Itoa(port), "{secret}", o.Secret,
-		"{min}", strconv.Itoa(low), "{max}", strconv.Itoa(low+relayPorts-1)).Replace(command)
-	if t.command, err = start(command, o.Pin); err != nil {
-		return err
-	}
-	t.pid = t.command.Process.Pid
-	return t.await(ctx)
+	return t.Launch(ctx, "udp4", command, o.Pin, answers, "{secret}", o.Secret,
+		"{min}", strconv.Itoa(low), "{max}", strconv.Itoa(low+relayPorts-1))
 }
 
-// await returns when the server answers a Binding request, or the floor its own.
-func (t *target) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for ctx.Err() == nil {
-		if t.answers() {
-			return nil
-		}
-		pause(ctx, 50*time.Millisecond)
-	}
-	return fmt.Errorf("%s at %s does not answer", t.name, t.address)
-}
-
-func (t *target) answers() bool {
-	conn, err := net.Dial("udp", t.address)
+// answers reports whether a server answers a Binding request, or the floor its own.
+func answers(address string) bool {
+	conn, err := net.Dial("udp", address)
 	if err != nil {
 		return false
 	}
@@ -206,56 +167,27 @@ func (t *target) answers() bool {
 	return err == nil
 }
 
-func freePort() (int, error) {
-	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("looking for a free port: %w", err)
-	}
-	defer func() { _ = conn.Close() }()
-	return conn.LocalAddr().(*net.UDPAddr).Port, nil
+func newFloor(address string) *target {
+	return &target{Server: measure.Server{Name: "floor", Address: address}, floor: true}
 }
 
-// summarize fills Results with the runs of the median CPU time, or of what the
-// scenario measures.
-func (r *Report) summarize(scenarios []scenario) {
-	for _, s := range scenarios {
-		for _, name := range r.Targets {
-			var runs []result
-			for _, run := range r.Runs {
-				if run.Scenario == s.name && run.Server == name {
-					runs = append(runs, run)
-				}
-			}
-			if len(runs) > 0 {
-				r.Results = append(r.Results, median(runs))
-			}
-		}
-	}
+// summarize fills Results with the medians of all runs.
+func (r *Report) summarize() {
+	r.Results = measure.Summarize(r.Runs, func(run result) [2]string { return [2]string{run.Scenario, run.Server} }, median)
 }
 
 // median returns the values that are in the middle, each for itself; errors are
 // those of all runs.
 func median(runs []result) result {
-	m := runs[0]
-	middle := func(of func(*result) *float64) {
-		var values []float64
-		for i := range runs {
-			values = append(values, *of(&runs[i]))
-		}
-		slices.Sort(values)
-		*of(&m) = values[len(values)/2]
-	}
-	for _, of := range []func(*result) *float64{
-		func(r *result) *float64 { return &r.Rate }, func(r *result) *float64 { return &r.CPU },
-		func(r *result) *float64 { return &r.Load }, func(r *result) *float64 { return &r.Loss },
-		func(r *result) *float64 { return &r.P50 }, func(r *result) *float64 { return &r.P99 },
-		func(r *result) *float64 { return &r.P999 }, func(r *result) *float64 { return &r.P99Alone },
-		func(r *result) *float64 { return &r.Cycles },
-		func(r *result) *float64 { return &r.CycleCPU }, func(r *result) *float64 { return &r.Idle },
-		func(r *result) *float64 { return &r.AfterwardB },
-	} {
-		middle(of)
-	}
+	type value = *float64
+	m := measure.Median(runs,
+		func(r *result) value { return &r.Rate }, func(r *result) value { return &r.CPU },
+		func(r *result) value { return &r.Load }, func(r *result) value { return &r.Loss },
+		func(r *result) value { return &r.P50 }, func(r *result) value { return &r.P99 },
+		func(r *result) value { return &r.P999 }, func(r *result) value { return &r.P99Alone },
+		func(r *result) value { return &r.Cycles }, func(r *result) value { return &r.CycleCPU },
+		func(r *result) value { return &r.Idle }, func(r *result) value { return &r.AfterwardB },
+	)
 	m.Lost, m.Corrupt, m.Reordered = 0, 0, 0
 	for _, run := range runs {
 		m.Lost += run.Lost

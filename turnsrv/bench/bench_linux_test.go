@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"cline-meet/signal/signal/bench/measure"
 	"cline-meet/signal/turnsrv"
 )
 
@@ -35,10 +36,15 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// verifying are the options of a short run whose packets are checked.
+func verifying(d time.Duration) Options {
+	return Options{Options: measure.Options{Duration: d}, Verify: true}
+}
+
 // TestFloorPassesVerify runs every scenario with packets, briefly, through the
 // floor: it tests that the generator and the floor lose and change nothing.
 func TestFloorPassesVerify(t *testing.T) {
-	port, err := freePort()
+	port, err := measure.FreePort("udp4")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,12 +58,12 @@ func TestFloorPassesVerify(t *testing.T) {
 			t.Errorf("the floor: %v", err)
 		}
 	}()
-	server := &target{name: "floor", address: address, floor: true}
-	if err := server.await(t.Context()); err != nil {
+	server := newFloor(address)
+	if err := server.Await(t.Context(), answers); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range scenarios[:6] {
-		r, err := traffic(t.Context(), s, server, Options{Verify: true, Duration: 200 * time.Millisecond})
+		r, err := traffic(t.Context(), s, server, verifying(200*time.Millisecond))
 		if err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
@@ -69,9 +75,9 @@ func TestFloorPassesVerify(t *testing.T) {
 
 // TestTakingTurns runs the scenarios that stop the server again and again.
 func TestTakingTurns(t *testing.T) {
-	server := &target{name: "floor", floor: true}
-	defer server.stop()
-	if err := server.launch(t.Context(), Options{Pin: -1}, "env "+floorVariable+"=127.0.0.1:{port} '"+os.Args[0]+"'"); err != nil {
+	server := newFloor("")
+	defer server.Stop()
+	if err := server.launch(t.Context(), Options{Options: measure.Options{Pin: -1}}, "env "+floorVariable+"=127.0.0.1:{port} '"+os.Args[0]+"'"); err != nil {
 		t.Fatal(err)
 	}
 	picked, err := pick("C3,C4")
@@ -80,7 +86,7 @@ func TestTakingTurns(t *testing.T) {
 	}
 	picked = withClients(picked, 20)
 	for _, s := range picked {
-		r, err := traffic(t.Context(), s, server, Options{Verify: true, Duration: 5 * turnTime})
+		r, err := traffic(t.Context(), s, server, verifying(5*turnTime))
 		if err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
@@ -88,9 +94,9 @@ func TestTakingTurns(t *testing.T) {
 			t.Errorf("%s: delivered %d, lost %d, corrupt %d, reordered %d", s.name, r.Delivered, r.Lost, r.Corrupt, r.Reordered)
 		}
 	}
-	elsewhere := *server
-	elsewhere.command = nil
-	if _, err := traffic(t.Context(), picked[0], &elsewhere, Options{}); err == nil {
+	elsewhere := newFloor(server.Address)
+	elsewhere.PID = server.PID
+	if _, err := traffic(t.Context(), picked[0], elsewhere, Options{}); err == nil {
 		t.Error("a server that was not started here is stopped")
 	}
 }
@@ -119,8 +125,9 @@ func startServer(t *testing.T, transport string) (*target, Options) {
 	if transport == "tls" {
 		port = s.TLSPort()
 	}
-	o := Options{Secret: cfg.Secrets[0], Transport: transport, Verify: true, Duration: 300 * time.Millisecond}
-	return &target{name: "signal", address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), pid: os.Getpid()}, o
+	o := verifying(300 * time.Millisecond)
+	o.Secret, o.Transport = cfg.Secrets[0], transport
+	return &target{Server: measure.Server{Name: "signal", Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), PID: os.Getpid()}}, o
 }
 
 func makeCertificate(t *testing.T) tls.Certificate {
@@ -148,7 +155,7 @@ func TestServerPassesVerify(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, s := range picked {
-				r, err := measure(t.Context(), s, server, o)
+				r, err := run(t.Context(), s, server, o)
 				if err != nil {
 					t.Fatalf("%s: %v", s.name, err)
 				}
@@ -170,24 +177,24 @@ func TestCyclesAreCounted(t *testing.T) {
 
 // TestVerifyFails shows that a server which stops relaying is found out.
 func TestVerifyFails(t *testing.T) {
-	port, err := freePort()
+	port, err := measure.FreePort("udp4")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &target{name: "floor", address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), floor: true}
+	server := newFloor(net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- serveFloor(ctx, server.address, 0) }()
-	if err := server.await(t.Context()); err != nil {
+	go func() { ended <- serveFloor(ctx, server.Address, 0) }()
+	if err := server.Await(t.Context(), answers); err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(100*time.Millisecond, cancel)
-	r, err := traffic(t.Context(), scenarios[1], server, Options{Verify: true, Duration: 300 * time.Millisecond})
+	r, err := traffic(t.Context(), scenarios[1], server, verifying(300*time.Millisecond))
 	if err := errors.Join(err, <-ended); err != nil {
 		t.Fatal(err)
 	}
-	r.Server = server.name
-	report := Report{Results: []result{r}, Targets: []string{server.name}}
+	r.Server = server.Name
+	report := Report{Results: []result{r}, Targets: []string{server.Name}}
 	if err := report.Verified(); !errors.Is(err, ErrVerify) {
 		t.Errorf("lost %d: %v", r.Lost, err)
 	}

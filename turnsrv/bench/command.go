@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,17 +9,20 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"cline-meet/signal/signal/bench/measure"
 )
 
 // Command is `signal bench turn`. It writes results to stdout and progress to
 // stderr.
 func Command(stdout, stderr io.Writer) *cli.Command {
+	var common measure.Options
 	return &cli.Command{
 		Name:  "turn",
 		Usage: "Measure a TURN server, or two in turns",
 		Description: "Scenarios:\n" + describe() + "\nCommands may contain {port}, {secret}, {min} and {max}: the UDP port, the TURN-REST secret and the\n" +
 			"relay ports that the server is to use, all on 127.0.0.1.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "server", Usage: "`HOST:PORT` of a server that runs already", Value: "127.0.0.1:3478"},
 			&cli.IntFlag{Name: "pid", Usage: "process of that server, if it is on this machine (`PID`)"},
 			&cli.StringFlag{Name: "command", Usage: "start the server under test with this `COMMAND`"},
@@ -33,14 +35,10 @@ func Command(stdout, stderr io.Writer) *cli.Command {
 			&cli.IntFlag{Name: "clients", Usage: "`NUMBER` of clients instead of the scenario's"},
 			&cli.StringFlag{Name: "transport", Usage: "`TRANSPORT` of the clients: udp, tcp or tls", Value: "udp"},
 			&cli.BoolFlag{Name: "verify", Usage: "check the content and the order of every packet"},
-			&cli.DurationFlag{Name: "duration", Usage: "`DURATION` of a run after its warm-up", Value: 5 * time.Second},
-			&cli.IntFlag{Name: "runs", Usage: "`NUMBER` of runs, whose medians are reported", Value: 1},
-			&cli.IntFlag{Name: "core", Usage: "core of the generator, negative for any (`NUMBER`)", Value: -1},
-			&cli.IntFlag{Name: "pin", Usage: "core of the servers that are started, negative for any (`NUMBER`)", Value: -1},
 			&cli.BoolFlag{Name: "json", Usage: "print everything as JSON"},
-		},
+		}, common.Flags()...),
 		Subcommands: []*cli.Command{floorCommand(), floodCommand(stdout)},
-		Action:      func(c *cli.Context) error { return act(c, stdout, stderr) },
+		Action:      func(c *cli.Context) error { return act(c, common, stdout, stderr) },
 	}
 }
 
@@ -52,7 +50,7 @@ func describe() string {
 	return b.String()
 }
 
-func act(c *cli.Context, stdout, stderr io.Writer) error {
+func act(c *cli.Context, common measure.Options, stdout, stderr io.Writer) error {
 	picked, err := pick(c.String("scenario"))
 	if err != nil {
 		return err
@@ -61,10 +59,9 @@ func act(c *cli.Context, stdout, stderr io.Writer) error {
 		picked = withClients(picked, n)
 	}
 	o := Options{
-		Server: c.String("server"), PID: c.Int("pid"), Command: c.String("command"), Against: c.String("against"),
+		Options: common, Server: c.String("server"), PID: c.Int("pid"), Command: c.String("command"), Against: c.String("against"),
 		Secret: c.String("secret"), User: c.String("user"), Scenarios: picked, Transport: c.String("transport"),
-		Verify: c.Bool("verify"), Duration: c.Duration("duration"), Runs: max(1, c.Int("runs")),
-		Core: c.Int("core"), Pin: c.Int("pin"),
+		Verify: c.Bool("verify"),
 	}
 	if c.Bool("floor") {
 		self, err := os.Executable()
@@ -73,35 +70,20 @@ func act(c *cli.Context, stdout, stderr io.Writer) error {
 		}
 		o.Floor = fmt.Sprintf("'%s' bench turn floor --listen 127.0.0.1:{port} --nap %s", self, c.Duration("floor-nap"))
 	}
+	wipe := func() {}
 	if !c.Bool("json") {
-		o.Progress = progress(stderr)
+		o.Progress, wipe = measure.Bar(stderr)
 	}
 	report, err := Run(c.Context, o)
+	wipe()
 	if report == nil {
 		return err
 	}
-	if c.Bool("json") {
-		encoder := json.NewEncoder(stdout)
-		encoder.SetIndent("", "  ")
-		err = errors.Join(err, encoder.Encode(report))
-	} else {
-		fmt.Fprint(stderr, "\r\033[K")
-		report.Print(stdout)
-	}
+	err = errors.Join(err, measure.Show(stdout, report, c.Bool("json")))
 	if err == nil && o.Verify {
 		err = report.Verified()
 	}
 	return err
-}
-
-const barWidth = 30
-
-// progress draws a bar that stays in one line.
-func progress(w io.Writer) func(string, int, int) {
-	return func(text string, done, all int) {
-		filled := barWidth * done / max(all, 1)
-		fmt.Fprintf(w, "\r\033[K[%s%s] %d/%d %s", strings.Repeat("=", filled), strings.Repeat(" ", barWidth-filled), done, all, text)
-	}
 }
 
 func floorCommand() *cli.Command {
@@ -128,7 +110,8 @@ func floodCommand(stdout io.Writer) *cli.Command {
 			&cli.IntFlag{Name: "core", Usage: "core to send from, negative for any (`NUMBER`)", Value: -1},
 		},
 		Action: func(c *cli.Context) error {
-			o := Options{Server: c.String("server"), Secret: c.String("secret"), User: c.String("user"), Core: c.Int("core")}
+			o := Options{Server: c.String("server"), Secret: c.String("secret"), User: c.String("user")}
+			o.Core = c.Int("core")
 			return serveFlood(c.Context, o, c.Int("train"), func() { fmt.Fprintln(stdout, "flooding") })
 		},
 	}

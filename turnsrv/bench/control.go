@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cline-meet/signal/signal/bench/measure"
 )
 
 const (
@@ -36,7 +38,7 @@ func allocationCycles(ctx context.Context, t *target, o Options) (result, error)
 		who := o.credential()
 		running.Go(func() {
 			for ctx.Err() == nil {
-				err := cycle(t.address, who)
+				err := cycle(t.Address, who)
 				if errors.Is(err, errMismatch) {
 					continue // A port came round that the server has not forgotten yet.
 				}
@@ -49,10 +51,10 @@ func allocationCycles(ctx context.Context, t *target, o Options) (result, error)
 			}
 		})
 	}
-	pause(ctx, o.Duration/5)
-	start, count, cpu := time.Now(), done.Load(), t.cpu()
-	pause(ctx, o.Duration)
-	seconds, made, used := time.Since(start).Seconds(), done.Load()-count, t.cpu()-cpu
+	measure.Pause(ctx, o.Warmup())
+	start, count, cpu := time.Now(), done.Load(), t.CPU()
+	measure.Pause(ctx, o.Duration)
+	seconds, made, used := time.Since(start).Seconds(), done.Load()-count, t.CPU()-cpu
 	cancel()
 	running.Wait()
 	if err := failed.Load(); err != nil {
@@ -80,26 +82,26 @@ func cycle(server string, who credential) error {
 
 // idleAllocations measures the memory of allocations that relay nothing.
 func idleAllocations(ctx context.Context, s scenario, t *target, o Options) (result, error) {
-	if t.pid == 0 {
+	if t.PID == 0 {
 		return result{}, errors.New(idle + " needs the process of the server")
 	}
 	// Their ports must not come round before the server has forgotten them.
-	first, err := openAll(ctx, warmups, t.address, o)
+	first, err := openAll(ctx, warmups, t.Address, o)
 	defer closeAll(first)
 	if err = errors.Join(err, releaseAll(first)); err != nil {
 		return result{}, err
 	}
-	before := memoryOf(t.pid)
+	before := t.Memory()
 	start := time.Now()
-	clients, err := openAll(ctx, s.clients, t.address, o)
+	clients, err := openAll(ctx, s.clients, t.Address, o)
 	defer closeAll(clients)
-	pause(ctx, settleTime)
-	during := memoryOf(t.pid)
+	measure.Pause(ctx, settleTime)
+	during := t.Memory()
 	if err = errors.Join(err, releaseAll(clients)); err != nil {
 		return result{}, err
 	}
-	pause(ctx, settleTime)
-	after := memoryOf(t.pid)
+	measure.Pause(ctx, settleTime)
+	after := t.Memory()
 	n := float64(s.clients)
 	return result{
 		Scenario: idle, Seconds: time.Since(start).Seconds(),
@@ -152,13 +154,4 @@ func openAll(ctx context.Context, count int, server string, o Options) ([]*clien
 	}
 	running.Wait()
 	return clients, failed
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

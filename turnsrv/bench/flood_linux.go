@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cline-meet/signal/signal/bench/measure"
 )
 
 // floodSize is the payload of what floods.
@@ -21,7 +23,7 @@ const floodSize = 1100
 // as the system lets it. That is a process of its own that lets this one go first:
 // what it costs here must not look like a delay of the server.
 func flooded(ctx context.Context, e *engine, t *target, o Options) (result, error) {
-	alone, err := e.run(ctx, o.Duration/5, o.Duration, noCPU)
+	alone, err := e.run(ctx, o.Warmup(), o.Duration, noCPU)
 	if err != nil {
 		return result{}, err
 	}
@@ -29,7 +31,7 @@ func flooded(ctx context.Context, e *engine, t *target, o Options) (result, erro
 	if err != nil {
 		return result{}, err
 	}
-	r, err := e.run(ctx, o.Duration/5, o.Duration, noCPU)
+	r, err := e.run(ctx, o.Warmup(), o.Duration, noCPU)
 	_ = flood.Process.Kill()
 	_ = flood.Wait()
 	r.P99Alone = alone.P99
@@ -44,7 +46,7 @@ func startFlood(ctx context.Context, train int, t *target, o Options) (*exec.Cmd
 	if err != nil {
 		return nil, fmt.Errorf("finding the own executable: %w", err)
 	}
-	c := exec.CommandContext(ctx, self, "bench", "turn", "flood", "--server", t.address, "--secret", o.Secret, "--user", o.User,
+	c := exec.CommandContext(ctx, self, "bench", "turn", "flood", "--server", t.Address, "--secret", o.Secret, "--user", o.User,
 		"--train", strconv.Itoa(train), "--core", strconv.Itoa(o.Core))
 	c.Stderr = os.Stderr
 	ready, err := c.StdoutPipe()
@@ -63,7 +65,7 @@ func startFlood(ctx context.Context, train int, t *target, o Options) (*exec.Cmd
 // serveFlood sends through one allocation as fast as the system lets it, until ctx
 // ends, behind everything else on its core. It calls begun when it has begun.
 func serveFlood(ctx context.Context, o Options, train int, begun func()) error {
-	if err := errors.Join(yieldToOthers(), pinProcess(o.Core)); err != nil {
+	if err := errors.Join(yieldToOthers(), measure.PinProcess(o.Core)); err != nil {
 		return err
 	}
 	f, err := openTURN(o.Server, o.credential())(0)
@@ -81,7 +83,7 @@ func serveFlood(ctx context.Context, o Options, train int, begun func()) error {
 
 // yieldToOthers lets everything else on its core go before this process.
 func yieldToOthers() error {
-	err := eachThread(func(id int) error {
+	err := measure.EachThread(func(id int) error {
 		return unix.SchedSetAttr(id, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
 	})
 	if err != nil {

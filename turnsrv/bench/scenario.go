@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"cline-meet/signal/signal/bench/measure"
 )
 
 // direction says who sends.
@@ -62,6 +65,14 @@ func floods(name string) bool {
 	return slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name && s.flood > 0 })
 }
 
+func names(of []scenario) []string {
+	var all []string
+	for _, s := range of {
+		all = append(all, s.name)
+	}
+	return all
+}
+
 // pick returns the scenarios of a comma separated list; "all" is every one.
 func pick(list string) ([]scenario, error) {
 	if list == "all" {
@@ -114,14 +125,8 @@ type result struct {
 	AfterwardB float64 `json:"bytes_kept_per_allocation,omitempty"` // AfterwardB is what is left of Idle after all are released.
 }
 
-// percentiles of samples in nanoseconds, in microseconds.
-func percentiles(samples []int64) (p50, p99, p999 float64) {
-	if len(samples) == 0 {
-		return 0, 0, 0
-	}
-	slices.Sort(samples)
-	at := func(q float64) float64 {
-		return float64(samples[min(len(samples)-1, int(q*float64(len(samples))))]) / 1000
-	}
-	return at(.5), at(.99), at(.999)
+// setPercentiles tells how long packets took.
+func (r *result) setPercentiles(samples []time.Duration) {
+	p := measure.Percentiles(samples, .5, .99, .999)
+	r.P50, r.P99, r.P999 = p[0], p[1], p[2]
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cline-meet/signal/signal/bench/measure"
 )
 
 // streamFlow is one client over TCP or TLS. Its goroutines share nothing but the
@@ -21,11 +23,11 @@ type streamFlow struct {
 
 	sent, arrived atomic.Uint64 // sent and arrived count at the ends of the way that is measured.
 	up, down      tally
-	samples       []int64
+	samples       []time.Duration
 }
 
 func openStream(number uint32, t *target, o Options) (*streamFlow, error) {
-	c, err := dial(o.Transport, t.address, o.credential())
+	c, err := dial(o.Transport, t.Address, o.credential())
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +80,7 @@ func streams(ctx context.Context, s scenario, t *target, o Options) (result, err
 		receivers.Go(func() { f.receiveUp(s, o.Verify) })
 		receivers.Go(func() { f.receiveDown(s, o.Verify) })
 	}
-	start, cpu := time.Now(), t.cpu()
+	start, cpu := time.Now(), t.CPU()
 	sending, cancel := context.WithTimeout(ctx, o.Duration)
 	defer cancel()
 	var senders sync.WaitGroup
@@ -87,8 +89,8 @@ func streams(ctx context.Context, s scenario, t *target, o Options) (result, err
 	}
 	senders.Wait()
 	seconds := time.Since(start).Seconds()
-	pause(ctx, 2*drainTime)
-	used := t.cpu() - cpu
+	measure.Pause(ctx, 2*drainTime)
+	used := t.CPU() - cpu
 	for _, f := range flows {
 		f.close()
 	}
@@ -99,7 +101,7 @@ func streams(ctx context.Context, s scenario, t *target, o Options) (result, err
 func streamResult(s scenario, flows []*streamFlow, seconds float64, used time.Duration) result {
 	r := result{Scenario: s.name, Seconds: seconds, Load: used.Seconds() / seconds}
 	var sent, arrived uint64
-	var samples []int64
+	var samples []time.Duration
 	for _, f := range flows {
 		sent += f.sent.Load()
 		arrived += f.arrived.Load()
@@ -114,7 +116,7 @@ func streamResult(s scenario, flows []*streamFlow, seconds float64, used time.Du
 	}
 	r.Lost = sent - min(sent, arrived)
 	r.Loss = float64(r.Lost) / float64(max(sent, 1))
-	r.P50, r.P99, r.P999 = percentiles(samples)
+	r.setPercentiles(samples)
 	return r
 }
 
@@ -130,9 +132,9 @@ func (f *streamFlow) send(ctx context.Context, s scenario, pattern bool) {
 	for ctx.Err() == nil {
 		if s.rate > 0 {
 			due = due.Add(time.Second / time.Duration(s.rate))
-			pause(ctx, time.Until(due))
+			measure.Pause(ctx, time.Until(due))
 		} else if f.sent.Load()-f.arrived.Load() >= streamWindow {
-			pause(ctx, 100*time.Microsecond)
+			measure.Pause(ctx, 100*time.Microsecond)
 			continue
 		}
 		payload := frame[channelHeader : channelHeader+s.size]
@@ -185,6 +187,6 @@ func (f *streamFlow) receiveDown(s scenario, pattern bool) {
 // sample is called by one of the receivers, that of the far end.
 func (f *streamFlow) sample(sent int64) {
 	if sent > 0 && len(f.samples) < 1<<20 {
-		f.samples = append(f.samples, time.Now().UnixNano()-sent)
+		f.samples = append(f.samples, time.Duration(time.Now().UnixNano()-sent))
 	}
 }

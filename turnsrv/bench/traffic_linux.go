@@ -155,7 +155,7 @@ type engine struct {
 	takes    []udpio.Message
 	takeIOs  []unix.Iovec
 	takeCtl  []byte
-	samples  []int64
+	samples  []time.Duration
 	nth      int
 	sampling int // sampling is how many packets there are for one sample.
 }
@@ -281,7 +281,7 @@ func (e *engine) result(from, to counters) result {
 	}
 	r.Lost = sent - min(sent, arrived)
 	r.Loss = float64(r.Lost) / float64(max(sent, 1))
-	r.P50, r.P99, r.P999 = percentiles(e.samples)
+	r.setPercentiles(e.samples)
 	return r
 }
 
@@ -450,15 +450,15 @@ func (e *engine) arrived(f *flow, peer bool, packet []byte, now int64) {
 		return
 	}
 	if e.nth++; e.nth%e.sampling == 0 {
-		e.samples = append(e.samples, now-sent)
+		e.samples = append(e.samples, time.Duration(now-sent))
 	}
 }
 
 // traffic runs one scenario with packets against a server.
 func traffic(ctx context.Context, s scenario, t *target, o Options) (result, error) {
-	open := openTURN(t.address, o.credential())
+	open := openTURN(t.Address, o.credential())
 	if t.floor {
-		open = openFloor(t.address)
+		open = openFloor(t.Address)
 	}
 	e, err := newEngine(s, o.Verify, open)
 	if err != nil {
@@ -469,7 +469,7 @@ func traffic(ctx context.Context, s scenario, t *target, o Options) (result, err
 	case s.flood > 0:
 		return flooded(ctx, e, t, o)
 	case s.queue > 0:
-		return e.takeTurns(ctx, o.Duration/5, o.Duration, t)
+		return e.takeTurns(ctx, o.Warmup(), o.Duration, t)
 	}
-	return e.run(ctx, o.Duration/5, o.Duration, t.cpu)
+	return e.run(ctx, o.Warmup(), o.Duration, t.CPU)
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cline-meet/signal/signal/bench/measure"
 )
 
 // turnTime is how long the server goes on before the generator has its turn. Less
@@ -22,18 +24,18 @@ func (e *engine) takeTurns(ctx context.Context, warmup, length time.Duration, t 
 	if err := t.halt(); err != nil {
 		return result{}, err
 	}
-	defer func() { _ = unix.Kill(t.pid, unix.SIGCONT) }()
+	defer func() { _ = unix.Kill(t.PID, unix.SIGCONT) }()
 	if _, err := e.turns(ctx, warmup, t); err != nil {
 		return result{}, err
 	}
-	from := e.counters(t.cpu)
+	from := e.counters(t.CPU)
 	ran, err := e.turns(ctx, length, t)
 	if err != nil {
 		return result{}, err
 	}
-	to := e.counters(t.cpu)
+	to := e.counters(t.CPU)
 	to.at = from.at.Add(ran)
-	_ = unix.Kill(t.pid, unix.SIGCONT)
+	_ = unix.Kill(t.PID, unix.SIGCONT)
 	if err := e.until(ctx, time.Now().Add(drainTime), false); err != nil {
 		return result{}, err
 	}
@@ -45,10 +47,10 @@ func (e *engine) turns(ctx context.Context, length time.Duration, t *target) (ra
 	for ran < length {
 		e.fill()
 		start := time.Now()
-		if err := unix.Kill(t.pid, unix.SIGCONT); err != nil {
+		if err := unix.Kill(t.PID, unix.SIGCONT); err != nil {
 			return ran, fmt.Errorf("letting the server go on: %w", err)
 		}
-		pause(ctx, turnTime)
+		measure.Pause(ctx, turnTime)
 		if err := t.halt(); err != nil {
 			return ran, err
 		}
@@ -62,14 +64,14 @@ func (e *engine) turns(ctx context.Context, length time.Duration, t *target) (ra
 
 // halt returns when all threads of a server that was started here have stopped.
 func (t *target) halt() error {
-	if t.command == nil {
-		return fmt.Errorf("%s is stopped again and again, so it has to be started by --command", t.name)
+	if !t.Started() {
+		return fmt.Errorf("%s is stopped again and again, so it has to be started by --command", t.Name)
 	}
-	if err := unix.Kill(t.pid, unix.SIGSTOP); err != nil {
+	if err := unix.Kill(t.PID, unix.SIGSTOP); err != nil {
 		return fmt.Errorf("stopping the server: %w", err)
 	}
 	for {
-		switch err := unix.Waitid(unix.P_PID, t.pid, nil, unix.WSTOPPED, nil); err {
+		switch err := unix.Waitid(unix.P_PID, t.PID, nil, unix.WSTOPPED, nil); err {
 		case nil:
 			return nil
 		case unix.EINTR:

@@ -1,6 +1,4 @@
-//go:build linux && (amd64 || arm64)
-
-package bench
+package measure
 
 import (
 	"errors"
@@ -16,12 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start runs a command of a shell, on one core if core is not negative. It ends
-// with this process.
+// start runs a command of a shell, on one core if core is not negative.
 func start(command string, core int) (*exec.Cmd, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	restore, err := pin(core)
+	restore, err := pinThread(core)
 	if err != nil {
 		return nil, err
 	}
@@ -35,8 +32,8 @@ func start(command string, core int) (*exec.Cmd, error) {
 	return c, nil
 }
 
-// pin moves this thread, and what it starts, to one core until restore.
-func pin(core int) (restore func(), err error) {
+// pinThread moves this thread, and what it starts, to one core until restore.
+func pinThread(core int) (restore func(), err error) {
 	if core < 0 {
 		return func() {}, nil
 	}
@@ -51,22 +48,21 @@ func pin(core int) (restore func(), err error) {
 	return func() { _ = unix.SchedSetaffinity(0, &before) }, nil
 }
 
-// pinProcess moves all threads of this process to one core.
-func pinProcess(core int) error {
+// PinProcess moves all threads of this process to one core, unless that is negative.
+func PinProcess(core int) error {
 	if core < 0 {
 		return nil
 	}
 	var one unix.CPUSet
 	one.Set(core)
-	if err := eachThread(func(id int) error { return unix.SchedSetaffinity(id, &one) }); err != nil {
+	if err := EachThread(func(id int) error { return unix.SchedSetaffinity(id, &one) }); err != nil {
 		return fmt.Errorf("pinning to core %d: %w", core, err)
 	}
 	return nil
 }
 
-// eachThread calls set with every thread of this process, some of which may end
-// meanwhile.
-func eachThread(set func(id int) error) error {
+// EachThread calls set with every thread of this process, some of which may end meanwhile.
+func EachThread(set func(id int) error) error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
@@ -80,9 +76,9 @@ func eachThread(set func(id int) error) error {
 	return nil
 }
 
-// cpuOf returns the time that a process has spent on processors, in the system
-// and outside; 0 for no process.
-func cpuOf(pid int) time.Duration {
+// CPU returns the time that a process has spent on processors, in the system and outside; 0 for no
+// process.
+func CPU(pid int) time.Duration {
 	if pid <= 0 {
 		return 0
 	}
@@ -94,8 +90,8 @@ func cpuOf(pid int) time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// memoryOf returns the resident memory of a process in bytes; 0 for no process.
-func memoryOf(pid int) int64 {
+// memory returns the resident memory of a process in bytes; 0 for no process.
+func memory(pid int) int64 {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return 0
