@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // TestReservationsCountForQuotas makes allocations that reserve a port and
@@ -21,7 +23,7 @@ func TestReservationsCountForQuotas(t *testing.T) {
 	c := wired(t, s, "udp", "alice")
 	reserve := func() (token stun.Setter, code int) {
 		t.Helper()
-		answer, err := c.call(stun.MethodAllocate, attrTransport(protocolUDP), attrEvenPort(true))
+		answer, err := c.call(stun.MethodAllocate, attrTransport(wire.ProtocolUDP), attrEvenPort(true))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,11 +46,11 @@ func TestReservationsCountForQuotas(t *testing.T) {
 	if _, code := reserve(); code != 486 {
 		t.Fatalf("a third reservation got %d, want 486", code)
 	}
-	if _, err := c.accepts(stun.MethodAllocate, attrTransport(protocolUDP), token); err != nil {
+	if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP), token); err != nil {
 		t.Fatalf("the place of a token is its allocation's: %v", err)
 	}
 	allocated(t, s, "udp", "alice")
-	if err := wired(t, s, "udp", "alice").refuses(486, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if err := wired(t, s, "udp", "alice").refuses(486, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
 }
@@ -59,10 +61,10 @@ func TestManyPeersInOneRequest(t *testing.T) {
 	cfg.RelayIP = loopbacks()
 	s := startServer(t, cfg)
 	for family, peer := range map[byte]netip.Addr{
-		familyIPv4: netip.MustParseAddr("127.0.3.1"),
-		familyIPv6: netip.MustParseAddr("2001:4860:4860::8888"),
+		wire.FamilyIPv4: netip.MustParseAddr("127.0.3.1"),
+		wire.FamilyIPv6: netip.MustParseAddr("2001:4860:4860::8888"),
 	} {
-		if len(cfg.RelayIP) == 1 && family == familyIPv6 {
+		if len(cfg.RelayIP) == 1 && family == wire.FamilyIPv6 {
 			continue
 		}
 		c, _ := allocated(t, s, "tcp", "alice", attrFamily(family))
@@ -87,7 +89,7 @@ func TestRevokeWhileAllocating(t *testing.T) {
 		user := "user" + strconv.Itoa(i)
 		c := wired(t, s, "udp", user)
 		var both sync.WaitGroup
-		both.Go(func() { _, _ = c.call(stun.MethodAllocate, attrTransport(protocolUDP)) })
+		both.Go(func() { _, _ = c.call(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)) })
 		both.Go(func() { s.Revoke(user) })
 		both.Wait()
 	}
@@ -106,7 +108,7 @@ func TestRevokeLeavesStaticUsers(t *testing.T) {
 	c := wired(t, s, "udp", "x")
 	c.username, c.password = "gate", "a password"
 	for _, method := range []stun.Method{stun.MethodAllocate, stun.MethodRefresh} {
-		if _, err := c.accepts(method, attrTransport(protocolUDP)); err != nil {
+		if _, err := c.accepts(method, attrTransport(wire.ProtocolUDP)); err != nil {
 			t.Errorf("%s: %v", method, err)
 		}
 	}
@@ -132,7 +134,7 @@ func TestFullRangeIsNoFloodOfLogs(t *testing.T) {
 	c := wired(t, s, "udp", "bob")
 	began := time.Now()
 	for range 200 {
-		if err := c.refuses(508, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+		if err := c.refuses(508, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // inNetwork is set in the process that a test starts in a network namespace of
@@ -75,11 +77,11 @@ func relayOverIPv6(t *testing.T) {
 			runUclientRaw(t, append([]string{"-y", "-c", "-n", "50", "-m", "4", "-l", "170", "-W", testSecret, "-u", "bob", "-p", port}, args...)...)
 		})
 	}
-	c, _ := allocated(t, s, "udp", "both", attrAdditionalFamily(familyIPv6))
+	c, _ := allocated(t, s, "udp", "both", attrAdditionalFamily(wire.FamilyIPv6))
 	if relays := s.List()[0].Relays; len(relays) != 2 || !relays[0].Addr().Is4() || relays[1].Addr() != netip.MustParseAddr("2001:db8::7") {
 		t.Errorf("relays %v", relays)
 	}
-	if _, err := c.accepts(stun.MethodRefresh, attrFamily(familyIPv6), attrLifetime(0)); err != nil {
+	if _, err := c.accepts(stun.MethodRefresh, attrFamily(wire.FamilyIPv6), attrLifetime(0)); err != nil {
 		t.Error(err)
 	}
 	if relays := s.List()[0].Relays; len(relays) != 1 || !relays[0].Addr().Is4() {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
@@ -124,9 +126,9 @@ func (c *wireClient) read(wait time.Duration) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	size := stunHeader + int(binary.BigEndian.Uint16(header[2:]))
+	size := wire.STUNHeader + int(binary.BigEndian.Uint16(header[2:]))
 	if header[0]>>6 == 1 {
-		size = channelHeader + (int(binary.BigEndian.Uint16(header[2:]))+3)&^3
+		size = wire.ChannelHeader + (int(binary.BigEndian.Uint16(header[2:]))+3)&^3
 	}
 	frame := make([]byte, size)
 	if _, err := c.reader.Peek(size); err != nil {
@@ -157,11 +159,11 @@ func (c *wireClient) next(wait time.Duration) (*stun.Message, error) {
 }
 
 func (c *wireClient) keepChannelData(frame []byte) error {
-	if len(frame) < channelHeader {
+	if len(frame) < wire.ChannelHeader {
 		return fmt.Errorf("the server sent ChannelData without a header: %x", frame)
 	}
 	length := int(binary.BigEndian.Uint16(frame[2:]))
-	rest := frame[channelHeader:]
+	rest := frame[wire.ChannelHeader:]
 	if len(rest) != length && len(rest) != (length+3)&^3 {
 		return fmt.Errorf("the server sent ChannelData of length %d with %d bytes", length, len(rest))
 	}
@@ -476,7 +478,7 @@ func attrFamily(family byte) stun.Setter {
 }
 
 func attrAdditionalFamily(family byte) stun.Setter {
-	return attrRaw(attrAdditionalAddressFamily, family, 0, 0, 0)
+	return attrRaw(wire.AttrAdditionalAddressFamily, family, 0, 0, 0)
 }
 
 // attrEvenPort is EVEN-PORT; reserve is its R bit.

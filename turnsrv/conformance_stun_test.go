@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // A wireCheck returns an error instead of failing a test, because some servers are
@@ -431,7 +433,7 @@ func firstBits(m *stun.Message) []byte {
 func oddLength(m *stun.Message) []byte {
 	m.Add(stun.AttrSoftware, []byte("abc"))
 	binary.BigEndian.PutUint16(m.Raw[2:], 7)
-	return m.Raw[:stunHeader+7]
+	return m.Raw[:wire.STUNHeader+7]
 }
 
 // cutOff ends before the length that the header tells.
@@ -446,9 +448,9 @@ func trailing(m *stun.Message) []byte { return append(m.Raw, 0x80, 0x22, 0, 0) }
 // overlong has an attribute that is longer than the message.
 func overlong(m *stun.Message) []byte {
 	m.Add(stun.AttrSoftware, []byte("abcd"))
-	binary.BigEndian.PutUint16(m.Raw[stunHeader+2:], 400)
+	binary.BigEndian.PutUint16(m.Raw[wire.STUNHeader+2:], 400)
 	return m.Raw
 }
 
 // headerOnly is less than a header.
-func headerOnly(m *stun.Message) []byte { return slices.Clone(m.Raw[:stunHeader-1]) }
+func headerOnly(m *stun.Message) []byte { return slices.Clone(m.Raw[:wire.STUNHeader-1]) }

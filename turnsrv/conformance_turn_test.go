@@ -8,6 +8,8 @@ import (
 	"net/netip"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // firstChannel is the channel number that checks use.
@@ -134,7 +136,7 @@ func checkAdditionalIPv6(_ *testbed, c *wireClient) error {
 			relays++
 		}
 	}
-	reason, err := answer.Get(attrAddressErrorCode)
+	reason, err := answer.Get(wire.AttrAddressErrorCode)
 	explained := err == nil && len(reason) >= 4 && reason[0] == 2 && reason[2]&7 == 4
 	if relays != 2 && !explained {
 		return fmt.Errorf("%d relayed addresses and ADDRESS-ERROR-CODE %x", relays, reason)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // Credentials returns the TURN-REST username and credential of user, which are
@@ -125,7 +127,7 @@ func (a *authenticator) authenticate(m *stun.Message, client netip.Addr, known *
 	if reason != "" {
 		return identity{}, &authFailure{stun.CodeUnauthorized, reason}
 	}
-	trimAfterIntegrity(m)
+	wire.TrimAfterIntegrity(m)
 	return id, nil
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"github.com/pion/stun/v2"
 	"github.com/pion/turn/v3"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 func TestCredentialsKnownVector(t *testing.T) {
@@ -107,7 +109,7 @@ func TestAttributesBehindIntegrityProveNothing(t *testing.T) {
 	a := newAuthenticator(testConfig())
 	username, credential := Credentials(testSecret, "bob", now.Add(time.Minute))
 	request := authRequest(t, a, client, now, stun.MethodRefresh, username, credential)
-	if err := setLifetime(0).AddTo(request); err != nil {
+	if err := wire.SetLifetime(0).AddTo(request); err != nil {
 		t.Fatal(err)
 	}
 	if _, failure := a.authenticate(request, client, nil, now); failure != nil {
@@ -169,8 +171,8 @@ func FuzzCredentials(f *testing.F) {
 		if known {
 			nonce = []byte(a.nonces.fresh(client, now))
 		}
-		m, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodAllocate, stun.ClassRequest), setRaw{stun.AttrUsername, []byte(username)},
-			stun.NewRealm("signal"), setRaw{stun.AttrNonce, nonce}, stun.NewLongTermIntegrity(username, "signal", password(testSecret, username)))
+		m, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodAllocate, stun.ClassRequest), wire.SetValue(stun.AttrUsername, []byte(username)...),
+			stun.NewRealm("signal"), wire.SetValue(stun.AttrNonce, nonce...), stun.NewLongTermIntegrity(username, "signal", password(testSecret, username)))
 		if err != nil {
 			t.Fatal(err)
 		}

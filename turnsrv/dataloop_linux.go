@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // listenerNumber is the number of the listener in the poller.
@@ -75,7 +77,7 @@ func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
 	l := &dataLoop{
 		front: f, server: s, started: make(chan struct{}), ended: make(chan struct{}),
 		relays: map[uint32]*relay{}, last: listenerNumber, out: newOutbox(f.metrics),
-		pace: pace{maxNap: f.cfg.MaxNap}, scratch: make([]byte, relayHeadroom+maxPeerDatagram+4),
+		pace: pace{maxNap: f.cfg.MaxNap}, scratch: make([]byte, wire.DataIndicationHeader+maxPeerDatagram+4),
 	}
 	var err error
 	if l.in, err = newInbox(); err != nil {
@@ -329,7 +331,7 @@ func (l *dataLoop) fromClient(i, segment int) {
 	excess := l.share.drops(from, count(datagram, segment), l.now)
 	for packet := range segments(datagram, segment) {
 		switch {
-		case len(packet) < channelHeader || !fromClientData(packet):
+		case len(packet) < wire.ChannelHeader || !wire.IsDataFromClient(packet):
 			l.control(from, packet)
 		case excess:
 			l.front.metrics.dropped(dropShare)
@@ -374,11 +376,12 @@ func (l *dataLoop) data(packet []byte) {
 	switch {
 	case c.alloc == nil:
 		l.front.metrics.dropped(dropNoAllocation)
-	case packet[0]>>6 != 1:
+	case !wire.IsChannelData(packet):
 		l.indication(packet)
 	case c.number == binary.BigEndian.Uint16(packet):
-		_, payload, ok := c.alloc.channelPayload(packet)
+		_, payload, ok := wire.ParseChannelData(packet)
 		if !ok {
+			l.front.metrics.dropped(dropMalformed)
 			return
 		}
 		if !c.alloc.toPeer.pass(1, len(payload), l.now) {
@@ -429,7 +432,7 @@ func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 		case p.lot.socket == nil:
 			l.toStream(r, payload)
 		case single:
-			var space [relayHeadroom]byte
+			var space [wire.DataIndicationHeader]byte
 			header, padding := p.inbound.appendHeader(space[:0], len(payload))
 			l.out.addFrame(&p.lot, l.in.frame(i, header, padding), len(payload))
 		default:

@@ -14,6 +14,8 @@ import (
 
 	"github.com/pion/stun/v2"
 	"golang.org/x/sys/unix"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // TestRelaysComeAndGoUnderLoad closes and opens allocations, whose descriptors
@@ -360,7 +362,7 @@ func inundate(t *testing.T, conn *net.UDPConn, stop <-chan struct{}) {
 	set := func(segment int) {
 		_ = system.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, segment) })
 	}
-	set(channelHeader + size)
+	set(wire.ChannelHeader + size)
 	defer set(0)
 	train := bytes.Repeat(wireChannelData(flowChannel, make([]byte, size), 0), packets)
 	for {

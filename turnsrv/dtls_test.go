@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/pion/dtls/v3"
+
+	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
 
 func dialDTLS(address string) (net.Conn, error) {
@@ -112,7 +114,7 @@ func TestOnlyAHelloBeginsASession(t *testing.T) {
 		return packet
 	}
 	packets := [][]byte{
-		{}, {22}, stunFrame(0), hello[:24], change(0, 23), change(1, 3), change(4, 1), change(12, 255),
+		{}, {22}, wiretest.STUN(0), hello[:24], change(0, 23), change(1, 3), change(4, 1), change(12, 255),
 		change(11, 255), change(13, 2), change(21, 1),
 	}
 	for i, packet := range packets {
@@ -153,7 +155,7 @@ func TestHalfOpenDTLS(t *testing.T) {
 	cfg := testTransports(t)
 	s := startTransports(t, cfg, newEcho())
 	live := dialTransport(t, s, transportDTLS)
-	if err := ping(live, stunFrame(0)); err != nil {
+	if err := ping(live, wiretest.STUN(0)); err != nil {
 		t.Fatal(err)
 	}
 	hello := helloPacket(t)
@@ -170,7 +172,7 @@ func TestHalfOpenDTLS(t *testing.T) {
 		}
 		_ = socket.Close()
 		if i%20 == 0 {
-			if err := ping(live, channelFrame(i%100)); err != nil {
+			if err := ping(live, wiretest.ChannelData(i%100)); err != nil {
 				t.Fatalf("with %d handshakes: %v", i, err)
 			}
 		}
@@ -184,10 +186,10 @@ func TestHalfOpenDTLS(t *testing.T) {
 	if used > defaultMaxHandshakes*96<<10 {
 		t.Error("too much")
 	}
-	if err := ping(dialTransport(t, s, transportDTLS), stunFrame(0)); err != nil {
+	if err := ping(dialTransport(t, s, transportDTLS), wiretest.STUN(0)); err != nil {
 		t.Errorf("a new client: %v", err)
 	}
-	if err := ping(live, stunFrame(0)); err != nil {
+	if err := ping(live, wiretest.STUN(0)); err != nil {
 		t.Errorf("the live client: %v", err)
 	}
 }
@@ -216,7 +218,7 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 	if got := s.secure[0].sessions(); got > 4 {
 		t.Errorf("%d handshakes of one address", got)
 	}
-	if err := ping(dialTransport(t, s, transportDTLS), stunFrame(0)); err != nil {
+	if err := ping(dialTransport(t, s, transportDTLS), wiretest.STUN(0)); err != nil {
 		t.Errorf("a real client of the address: %v", err)
 	}
 }
@@ -290,7 +292,7 @@ func TestDTLSDeadlines(t *testing.T) {
 		}},
 		closedIdle: {func(c *transportConfig) { c.idleTimeout = soon }, func(t *testing.T, s *transports) net.Conn {
 			conn := dialTransport(t, s, transportDTLS)
-			if err := ping(conn, stunFrame(0)); err != nil {
+			if err := ping(conn, wiretest.STUN(0)); err != nil {
 				t.Error(err)
 			}
 			return conn
@@ -357,12 +359,12 @@ func TestDTLSHandshakeBudget(t *testing.T) {
 func TestStrangersCannotEndASession(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
 	conn := dialTransport(t, s, transportDTLS)
-	if err := ping(conn, stunFrame(0)); err != nil {
+	if err := ping(conn, wiretest.STUN(0)); err != nil {
 		t.Fatal(err)
 	}
 	client := conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	server := netip.MustParseAddrPort(at("127.0.0.1", s.tlsPort()))
-	packets := [][]byte{helloPacket(t), stunFrame(0)}
+	packets := [][]byte{helloPacket(t), wiretest.STUN(0)}
 	for _, kind := range []byte{20, 21, 22, 23, 24, 25, 99} {
 		for _, epoch := range []byte{0, 1, 2} {
 			for _, body := range [][]byte{{}, {1}, {2, 0}, {2, 40}, {1, 0}, make([]byte, 12), make([]byte, 300)} {
@@ -374,7 +376,7 @@ func TestStrangersCannotEndASession(t *testing.T) {
 	}
 	for _, packet := range packets {
 		s.secure[0].handle(client, server, packet)
-		if err := ping(conn, channelFrame(9)); err != nil {
+		if err := ping(conn, wiretest.ChannelData(9)); err != nil {
 			t.Fatalf("after %x: %v", packet[:min(len(packet), 40)], err)
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/pion/stun/v2"
 	"github.com/pion/turn/v3"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
@@ -99,13 +101,13 @@ func (e *engine) laneOf(by *dataLoop, id uint64) *lane {
 // lifetime is over. As in the methods below, by is the loop that asks, nil for
 // anybody else.
 func (e *engine) allocate(by *dataLoop, r *relay, lifetime time.Duration) error {
-	return r.lane.do(by, stun.MethodAllocate, r, setLifetime(lifetime),
-		setRaw{stun.AttrRequestedTransport, []byte{protocolUDP, 0, 0, 0}})
+	return r.lane.do(by, stun.MethodAllocate, r, wire.SetLifetime(lifetime),
+		wire.SetValue(stun.AttrRequestedTransport, wire.ProtocolUDP, 0, 0, 0))
 }
 
 // refresh sets the lifetime of r anew.
 func (e *engine) refresh(by *dataLoop, r *relay, lifetime time.Duration) error {
-	return r.lane.do(by, stun.MethodRefresh, r, setLifetime(lifetime))
+	return r.lane.do(by, stun.MethodRefresh, r, wire.SetLifetime(lifetime))
 }
 
 // release ends the engine's allocation of r, if there is one any more: now, or
@@ -125,7 +127,7 @@ func (e *engine) permit(by *dataLoop, r *relay, peers []netip.AddrPort) error {
 	for batch := range slices.Chunk(peers, enginePeers) {
 		setters := make([]stun.Setter, 0, len(batch))
 		for _, peer := range batch {
-			setters = append(setters, setXORAddress{stun.AttrXORPeerAddress, peer})
+			setters = append(setters, wire.SetXORAddress(stun.AttrXORPeerAddress, peer))
 		}
 		if err := r.lane.do(by, stun.MethodCreatePermission, r, setters...); err != nil {
 			return err
@@ -136,8 +138,8 @@ func (e *engine) permit(by *dataLoop, r *relay, peers []netip.AddrPort) error {
 
 func (e *engine) bind(by *dataLoop, r *relay, number uint16, peer netip.AddrPort) error {
 	return r.lane.do(by, stun.MethodChannelBind, r,
-		setRaw{stun.AttrChannelNumber, binary.BigEndian.AppendUint32(nil, uint32(number)<<16)},
-		setXORAddress{stun.AttrXORPeerAddress, peer})
+		wire.SetValue(stun.AttrChannelNumber, binary.BigEndian.AppendUint32(nil, uint32(number)<<16)...),
+		wire.SetXORAddress(stun.AttrXORPeerAddress, peer))
 }
 
 // close ends the engine's read loops. Relays that are still open are closed by

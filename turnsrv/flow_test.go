@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // load is a flow whose frames are built once, so that what it allocates is what
@@ -28,7 +30,7 @@ func newLoad(t testing.TB, s *Server, channel bool, size int) *load {
 	}
 	var addr netip.AddrPort
 	l.peer, addr = udpPeer(t)
-	l.up = wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrPeer(addr), setRaw{stun.AttrData, l.payload}).Raw
+	l.up = wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrPeer(addr), wire.SetValue(stun.AttrData, l.payload...)).Raw
 	return l
 }
 
@@ -97,70 +99,6 @@ func allocations(runs uint64, f func()) uint64 {
 	}
 	runtime.ReadMemStats(&after)
 	return (after.Mallocs - before.Mallocs) / runs
-}
-
-// TestSendIndicationIsReadAsAMessage holds what reads an indication without
-// allocating against what reads any message.
-func TestSendIndicationIsReadAsAMessage(t *testing.T) {
-	for _, attrs := range sendIndications() {
-		packet := wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrs...).Raw
-		checkSendIndication(t, packet)
-		for i := range packet {
-			changed := bytes.Clone(packet)
-			changed[i] ^= 0x41
-			checkSendIndication(t, changed)
-			checkSendIndication(t, packet[:i])
-		}
-	}
-}
-
-func FuzzSendIndication(f *testing.F) {
-	for _, attrs := range sendIndications() {
-		f.Add(wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrs...).Raw)
-	}
-	f.Fuzz(func(t *testing.T, packet []byte) { checkSendIndication(t, packet) })
-}
-
-func sendIndications() [][]stun.Setter {
-	v4 := attrPeer(netip.MustParseAddrPort("192.0.2.1:9"))
-	v6 := attrPeer(netip.MustParseAddrPort("[2001:db8::1]:9"))
-	data := setRaw{stun.AttrData, []byte("hello")}
-	return [][]stun.Setter{
-		{v4, data}, {data, v6}, {v4, v6, data, setRaw{stun.AttrData, []byte("again")}},
-		{v4, data, setRaw{stun.AttrDontFragment, nil}, stun.Fingerprint},
-		{v4, setRaw{stun.AttrData, nil}}, {v4}, {data}, {},
-		{v4, data, stun.NewSoftware("any")}, {v4, data, setRaw{0x7F01, nil}},
-		{stun.Fingerprint, v4, data},
-	}
-}
-
-func checkSendIndication(t *testing.T, packet []byte) {
-	t.Helper()
-	if m, err := decodeMessage(packet); err == nil && m.Type != stun.NewType(stun.MethodSend, stun.ClassIndication) {
-		return
-	}
-	want, wantErr := readSendIndication(packet)
-	got, err := parseSendIndication(packet)
-	if (err == nil) != (wantErr == nil) {
-		t.Fatalf("%x: %v, as a message %v", packet, err, wantErr)
-	}
-	if err == nil && (got.peer != want.peer || !bytes.Equal(got.data, want.data) || got.dontFragment != want.dontFragment) {
-		t.Fatalf("%x: %+v, as a message %+v", packet, got, want)
-	}
-}
-
-// readSendIndication is the plain way.
-func readSendIndication(packet []byte) (sendIndication, error) {
-	m, err := decodeMessage(packet)
-	if err != nil {
-		return sendIndication{}, err
-	}
-	data, err := m.Get(stun.AttrData)
-	peers, peersErr := peersOf(m)
-	if err != nil || peersErr != nil || len(unknownAttributes(m)) > 0 {
-		return sendIndication{}, errMessage
-	}
-	return sendIndication{peers[0], data, m.Contains(stun.AttrDontFragment)}, nil
 }
 
 // BenchmarkRelay relays bursts through the whole server. The process is client,

@@ -6,10 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dontFragmentSupported says whether DONT-FRAGMENT can be honoured (RFC 8656,
-// section 14).
-const dontFragmentSupported = true
-
 // allowFragments lets routers fragment what the socket sends, which is what
 // RFC 8656 wants without DONT-FRAGMENT and not what Linux does by itself.
 func allowFragments(conn syscall.Conn, v6 bool) { setFragments(conn, v6, true) }

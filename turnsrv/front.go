@@ -10,6 +10,8 @@ import (
 
 	"github.com/pion/stun/v2"
 	"golang.org/x/time/rate"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // noiseRate is how many lines a second may be logged about what clients send.
@@ -68,9 +70,9 @@ func (f *front) receive(from fiveTuple, via path, packet []byte) {
 // receiveBy is receive for the loop that read the packet, or nil.
 func (f *front) receiveBy(by *dataLoop, from fiveTuple, via path, packet []byte) {
 	switch {
-	case len(packet) < channelHeader:
+	case len(packet) < wire.ChannelHeader:
 		f.metrics.dropped(dropMalformed)
-	case fromClientData(packet):
+	case wire.IsDataFromClient(packet):
 		f.relayToPeer(from, packet)
 	case packet[0]>>6 == 0:
 		f.message(by, from, via, packet)
@@ -146,7 +148,7 @@ func quotaKey(who identity) string {
 // message handles a STUN message. What is malformed is dropped in silence, as
 // are indications that cannot be served (RFC 8489, section 6.3).
 func (f *front) message(by *dataLoop, from fiveTuple, via path, packet []byte) {
-	m, err := decodeMessage(packet)
+	m, err := wire.Decode(packet)
 	if err != nil {
 		f.metrics.dropped(dropMalformed)
 		return

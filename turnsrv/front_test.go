@@ -19,6 +19,8 @@ import (
 
 	"github.com/pion/stun/v2"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // loopbackConfig is a node whose relays and peers are on loopback.
@@ -72,7 +74,7 @@ func newTLSClient(t *testing.T, port int, user string) *wireClient {
 func allocated(t testing.TB, s *Server, network, user string, attrs ...stun.Setter) (*wireClient, netip.AddrPort) {
 	t.Helper()
 	c := wired(t, s, network, user)
-	answer, err := c.accepts(stun.MethodAllocate, append([]stun.Setter{attrTransport(protocolUDP)}, attrs...)...)
+	answer, err := c.accepts(stun.MethodAllocate, append([]stun.Setter{attrTransport(wire.ProtocolUDP)}, attrs...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +205,7 @@ func TestKillAndRevokeEndRelaying(t *testing.T) {
 				if s.Allocations() != 1 {
 					t.Errorf("%d allocations are left", s.Allocations())
 				}
-				answer, err := victim.client.call(stun.MethodAllocate, attrTransport(protocolUDP))
+				answer, err := victim.client.call(stun.MethodAllocate, attrTransport(wire.ProtocolUDP))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -240,7 +242,7 @@ func TestDrainLetsAllocationsLive(t *testing.T) {
 	s := startServer(t, loopbackConfig())
 	f := newFlow(t, s, "udp", "alice")
 	s.Drain()
-	if err := wired(t, s, "udp", "bob").refuses(508, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if err := wired(t, s, "udp", "bob").refuses(508, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
 	for i := range 200 {
@@ -293,7 +295,7 @@ func TestCyclesLeaveNothing(t *testing.T) {
 	s := startServer(t, cfg)
 	c := wired(t, s, "udp", "alice")
 	cycle := func() {
-		if _, err := c.accepts(stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+		if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.accepts(stun.MethodRefresh, attrLifetime(0)); err != nil {
@@ -338,18 +340,18 @@ func TestQuotas(t *testing.T) {
 	s := startServer(t, cfg)
 	first, _ := allocated(t, s, "udp", "alice")
 	allocated(t, s, "udp", "alice")
-	if err := wired(t, s, "udp", "alice").refuses(486, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if err := wired(t, s, "udp", "alice").refuses(486, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
 	allocated(t, s, "udp", "bob")
 	carol := wired(t, s, "udp", "carol")
-	if err := carol.refuses(508, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if err := carol.refuses(508, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
 	if _, err := first.accepts(stun.MethodRefresh, attrLifetime(0)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := carol.accepts(stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if _, err := carol.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Errorf("after one was released: %v", err)
 	}
 }
@@ -359,7 +361,7 @@ func TestAllocateRate(t *testing.T) {
 	cfg.AllocateRate = 0.5 // A burst of one.
 	s := startServer(t, cfg)
 	allocated(t, s, "udp", "alice")
-	if err := wired(t, s, "udp", "bob").refuses(508, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if err := wired(t, s, "udp", "bob").refuses(508, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
 }
@@ -477,7 +479,7 @@ func TestStrictExpiry(t *testing.T) {
 		s := startServer(t, cfg)
 		c := wired(t, s, "udp", "alice")
 		c.username, c.password = Credentials(testSecret, "alice", time.Now().Add(30*time.Second))
-		answer, err := c.accepts(stun.MethodAllocate, attrTransport(protocolUDP))
+		answer, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -508,16 +510,16 @@ func TestStaticUsersAndRotation(t *testing.T) {
 	allocated(t, s, "udp", "old secret")
 	c := wired(t, s, "udp", "x")
 	c.username, c.password = Credentials("newest", "new secret", time.Now().Add(time.Hour))
-	if _, err := c.accepts(stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
 	c = wired(t, s, "udp", "x")
 	c.username, c.password = "gate", "wrong"
-	if err := c.refuses(401, stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if err := c.refuses(401, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
 	c.password = "with:colon"
-	if _, err := c.accepts(stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+	if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
 }
@@ -532,7 +534,7 @@ func TestNonceOutlivesARestart(t *testing.T) {
 	}
 	defer func() { _ = d.conn.Close() }()
 	d.username, d.password, d.realm, d.nonce = c.username, c.password, c.realm, c.nonce
-	answer, err := d.exchange(d.signed(stun.MethodAllocate, attrTransport(protocolUDP)))
+	answer, err := d.exchange(d.signed(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -556,7 +558,7 @@ func TestCertificateSwapUnderLoad(t *testing.T) {
 		if err := f.client.challenge(); err != nil {
 			t.Fatal(err)
 		}
-		answer, err := f.client.accepts(stun.MethodAllocate, attrTransport(protocolUDP))
+		answer, err := f.client.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -653,7 +655,7 @@ func TestDisguisedPeersAreRefused(t *testing.T) {
 	v4, _ := allocated(t, s, "udp", "alice")
 	v6 := v4
 	if hasIPv6Loopback() {
-		v6, _ = allocated(t, s, "udp", "alice", attrFamily(familyIPv6))
+		v6, _ = allocated(t, s, "udp", "alice", attrFamily(wire.FamilyIPv6))
 	}
 	for _, peer := range disguisedPeers {
 		c := v4
@@ -690,7 +692,7 @@ func TestDisguisedPeersAreRefused(t *testing.T) {
 // wirePeerAddress is XOR-PEER-ADDRESS of exactly that address: the library would
 // send an IPv4-mapped one as IPv4.
 func wirePeerAddress(peer netip.AddrPort) stun.Setter {
-	return setXORAddress{stun.AttrXORPeerAddress, peer}
+	return wire.SetXORAddress(stun.AttrXORPeerAddress, peer)
 }
 
 func FuzzFront(f *testing.F) {
@@ -752,7 +754,7 @@ func signedForFuzz(packet []byte, username, realm, nonce string, key stun.Messag
 	}
 	setters := []stun.Setter{stun.NewTransactionIDSetter(m.TransactionID), m.Type}
 	for _, a := range m.Attributes {
-		setters = append(setters, setRaw{a.Type, a.Value})
+		setters = append(setters, wire.SetValue(a.Type, a.Value...))
 	}
 	signed, err := stun.Build(append(setters, stun.NewUsername(username), stun.NewRealm(realm), stun.NewNonce(nonce), key)...)
 	if err != nil {

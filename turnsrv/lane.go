@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // lane is a socket that leads into the engine. One read loop of the engine
@@ -138,7 +140,7 @@ func (l *lane) exchange(method stun.Method, r *relay, setters []stun.Setter) err
 // sign adds MESSAGE-INTEGRITY as stun.MessageIntegrity does (RFC 8489, section
 // 14.5), with a hash that is made once.
 func (l *lane) sign(m *stun.Message) {
-	const attribute = attributeHeader + sha1.Size
+	const attribute = wire.AttributeHeader + sha1.Size
 	m.Length += attribute
 	m.WriteLength()
 	m.Length -= attribute

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
@@ -90,7 +92,7 @@ type outRun struct {
 
 func newOutbox(m *metrics) *outbox {
 	return &outbox{metrics: m, relayed: m.newRelayed(), index: map[destination]int32{},
-		headers: make([]byte, 0, outboxPackets*relayHeadroom)}
+		headers: make([]byte, 0, outboxPackets*wire.DataIndicationHeader)}
 }
 
 // lot is a destination's place in an outbox, which spares looking it up for every

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const processEnv = "TURNSRV_TEST_PROCESS"
@@ -100,7 +102,7 @@ func (p serverProcess) holding(t *testing.T) int {
 func (p serverProcess) client(t *testing.T, user string) (*wireClient, netip.AddrPort, error) {
 	t.Helper()
 	c := wiredTo(t, "udp", netip.AddrPortFrom(loopbackIPv4, uint16(p.Port)), user)
-	answer, err := c.accepts(stun.MethodAllocate, attrTransport(protocolUDP))
+	answer, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP))
 	if err != nil {
 		return c, netip.AddrPort{}, err
 	}
@@ -137,7 +139,7 @@ func TestDescriptorsForRelaysComeBack(t *testing.T) {
 			if _, err := clients[0].accepts(stun.MethodRefresh, attrLifetime(0)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.accepts(stun.MethodAllocate, attrTransport(protocolUDP)); err != nil {
+			if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 				t.Errorf("a descriptor came back, the server did not: %v", err)
 			}
 			return

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
@@ -23,10 +25,6 @@ const (
 	// maxPeerDatagram is the largest payload that is relayed to a client. A longer
 	// one is dropped, never cut.
 	maxPeerDatagram = 2000
-
-	// relayHeadroom is room for what goes in front of the payload of a peer: the
-	// headers of a Data indication with an IPv6 address.
-	relayHeadroom = stunHeader + 4 + 20 + 4
 )
 
 var errNoRelayPort = errors.New("no relay port is free")
@@ -199,10 +197,10 @@ func (r *relay) ReadFrom([]byte) (int, net.Addr, error) {
 
 // read relays packets of peers until the relay is closed.
 func (r *relay) read() (int, net.Addr, error) {
-	buffer := make([]byte, relayHeadroom+maxPeerDatagram+4) // One byte to see what is too long, three to pad.
+	buffer := make([]byte, wire.DataIndicationHeader+maxPeerDatagram+4) // One byte to see what is too long, three to pad.
 	var delay backoff
 	for {
-		n, _, _, peer, err := r.conn.ReadMsgUDPAddrPort(buffer[relayHeadroom:relayHeadroom+maxPeerDatagram+1], nil)
+		n, _, _, peer, err := r.conn.ReadMsgUDPAddrPort(buffer[wire.DataIndicationHeader:wire.DataIndicationHeader+maxPeerDatagram+1], nil)
 		switch {
 		case err == nil:
 			delay = backoff{}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // defaultLifetime is what an allocation lives without a LIFETIME (RFC 8656,
@@ -49,11 +51,11 @@ func (q *request) binding() {
 	if !q.mayAnswerStranger() {
 		return
 	}
-	if unknown := unknownAttributes(q.m); len(unknown) > 0 {
+	if unknown := wire.UnknownAttributes(q.m); len(unknown) > 0 {
 		q.fail(stun.CodeUnknownAttribute, unknown)
 		return
 	}
-	q.succeed(setXORAddress{stun.AttrXORMappedAddress, q.from.client})
+	q.succeed(wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.client))
 }
 
 // mayAnswerStranger bounds the answers that a source address gets without having
@@ -76,7 +78,7 @@ func (q *request) authenticated(handle func(*request)) {
 		return
 	}
 	q.who = who
-	if unknown := unknownAttributes(q.m); len(unknown) > 0 {
+	if unknown := wire.UnknownAttributes(q.m); len(unknown) > 0 {
 		q.fail(stun.CodeUnknownAttribute, unknown)
 		return
 	}
@@ -126,7 +128,7 @@ func (q *request) refresh() {
 	}
 	var relays []*relay
 	for _, r := range q.alloc.allRelays() {
-		if !given || familyOf(r.pool.address.bind) == family {
+		if !given || wire.FamilyOf(r.pool.address.bind) == family {
 			relays = append(relays, r)
 		}
 	}
@@ -146,7 +148,7 @@ func (q *request) refresh() {
 	}
 	q.alloc.refreshed(q.who, q.now.Add(lifetime))
 	q.front.metrics.refreshed.Inc()
-	q.succeed(setLifetime(lifetime))
+	q.succeed(wire.SetLifetime(lifetime))
 }
 
 // release closes relays at the client's wish.
@@ -159,14 +161,14 @@ func (q *request) release(relays []*relay) {
 			q.front.engine.release(r)
 		}
 	}
-	q.succeed(setLifetime(0))
+	q.succeed(wire.SetLifetime(0))
 }
 
 // lifetime returns the lifetime that the request is granted: at least the
 // default and at most the maximum (RFC 8656, section 7.2), or 0 for a Refresh
 // that asks for it. With strict expiry it ends with the credential.
 func (q *request) lifetime() (time.Duration, error) {
-	value, given, err := fixed(q.m, stun.AttrLifetime, 4)
+	value, given, err := wire.SizedValue(q.m, stun.AttrLifetime, 4)
 	if err != nil {
 		return 0, err
 	}
@@ -187,7 +189,7 @@ func (q *request) lifetime() (time.Duration, error) {
 // createPermission handles CreatePermission: all of its peers or none (RFC 8656,
 // section 10.2).
 func (q *request) createPermission() {
-	peers, err := peersOf(q.m)
+	peers, err := wire.PeerAddresses(q.m)
 	if err != nil {
 		q.fail(stun.CodeBadRequest)
 		return
@@ -227,8 +229,8 @@ func (q *request) checkPeers(peers []netip.AddrPort) stun.ErrorCode {
 
 // channelBind handles ChannelBind (RFC 8656, section 12.2).
 func (q *request) channelBind() {
-	value, given, err := fixed(q.m, stun.AttrChannelNumber, 4)
-	peers, peersErr := peersOf(q.m)
+	value, given, err := wire.SizedValue(q.m, stun.AttrChannelNumber, 4)
+	peers, peersErr := wire.PeerAddresses(q.m)
 	if err != nil || peersErr != nil || !given || len(peers) != 1 {
 		q.fail(stun.CodeBadRequest)
 		return
@@ -347,9 +349,9 @@ func (q *request) send(answer []byte) {
 
 // requestedFamily reads REQUESTED-ADDRESS-FAMILY.
 func requestedFamily(m *stun.Message) (family byte, given bool, err error) {
-	value, given, err := fixed(m, stun.AttrRequestedAddressFamily, 4)
+	value, given, err := wire.SizedValue(m, stun.AttrRequestedAddressFamily, 4)
 	if err != nil || !given {
-		return familyIPv4, false, err
+		return wire.FamilyIPv4, false, err
 	}
 	return value[0], true, nil
 }
@@ -387,11 +389,11 @@ var (
 // malformed request.
 func (q *request) parseAllocate() (allocateRequest, error) {
 	var a allocateRequest
-	transport, given, err := fixed(q.m, stun.AttrRequestedTransport, 4)
+	transport, given, err := wire.SizedValue(q.m, stun.AttrRequestedTransport, 4)
 	switch {
 	case err != nil || !given:
-		return a, errMessage
-	case transport[0] != protocolUDP:
+		return a, wire.ErrMessage
+	case transport[0] != wire.ProtocolUDP:
 		return a, errTransport
 	}
 	if a.lifetime, err = q.lifetime(); err != nil {
@@ -404,14 +406,14 @@ func (q *request) parseAllocate() (allocateRequest, error) {
 }
 
 func (a *allocateRequest) parsePort(m *stun.Message) error {
-	even, given, err := fixed(m, stun.AttrEvenPort, 1)
+	even, given, err := wire.SizedValue(m, stun.AttrEvenPort, 1)
 	if err != nil {
 		return err
 	}
 	a.even, a.reserve = given, given && even[0]&0x80 != 0
-	token, given, err := fixed(m, stun.AttrReservationToken, len(a.token))
+	token, given, err := wire.SizedValue(m, stun.AttrReservationToken, len(a.token))
 	if err != nil || given && a.even {
-		return errMessage
+		return wire.ErrMessage
 	}
 	a.hasToken = given
 	copy(a.token[:], token)
@@ -424,11 +426,11 @@ func (a *allocateRequest) parseFamily(m *stun.Message) error {
 		return err
 	}
 	a.family = family
-	additional, both, err := fixed(m, attrAdditionalAddressFamily, 4)
-	if err != nil || both && (given || a.hasToken || a.reserve || additional[0] != familyIPv6) || given && a.hasToken {
-		return errMessage
+	additional, both, err := wire.SizedValue(m, wire.AttrAdditionalAddressFamily, 4)
+	if err != nil || both && (given || a.hasToken || a.reserve || additional[0] != wire.FamilyIPv6) || given && a.hasToken {
+		return wire.ErrMessage
 	}
-	if family != familyIPv4 && family != familyIPv6 {
+	if family != wire.FamilyIPv4 && family != wire.FamilyIPv6 {
 		return errFamily
 	}
 	a.both = both
@@ -524,7 +526,7 @@ func (q *request) openSockets(want *allocateRequest) (sockets []*relaySocket, re
 // addIPv6 adds the additional relay. Without one the allocation is made all the
 // same (RFC 8656, section 7.2).
 func (f *front) addIPv6(sockets []*relaySocket, want *allocateRequest) []*relaySocket {
-	if pool := f.pool(familyIPv6); pool != nil {
+	if pool := f.pool(wire.FamilyIPv6); pool != nil {
 		if s, err := pool.open(); err == nil {
 			return append(sockets, s)
 		}
@@ -535,7 +537,7 @@ func (f *front) addIPv6(sockets []*relaySocket, want *allocateRequest) []*relayS
 
 func (f *front) pool(family byte) *relayPool {
 	for _, p := range f.pools {
-		if familyOf(p.address.bind) == family {
+		if wire.FamilyOf(p.address.bind) == family {
 			return p
 		}
 	}
@@ -559,15 +561,15 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 	}
 	var setters []stun.Setter
 	for _, s := range sockets {
-		setters = append(setters, setXORAddress{stun.AttrXORRelayedAddress, s.seen()})
+		setters = append(setters, wire.SetXORAddress(stun.AttrXORRelayedAddress, s.seen()))
 	}
-	setters = append(setters, setLifetime(want.lifetime), setXORAddress{stun.AttrXORMappedAddress, q.from.client})
+	setters = append(setters, wire.SetLifetime(want.lifetime), wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.client))
 	if reserved != nil {
 		token := f.reserved.hold(reserved, quotaKey(q.who))
-		setters = append(setters, setRaw{stun.AttrReservationToken, token[:]})
+		setters = append(setters, wire.SetValue(stun.AttrReservationToken, token[:]...))
 	}
 	if want.noRelayV6 {
-		setters = append(setters, setRaw{attrAddressErrorCode, []byte{familyIPv6, 0, 4, 40}})
+		setters = append(setters, wire.SetValue(wire.AttrAddressErrorCode, wire.FamilyIPv6, 0, 4, 40))
 	}
 	f.add(a)
 	if f.auth.isRevoked(q.who, q.now) { // A revocation that came meanwhile may not have seen the allocation.

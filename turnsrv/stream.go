@@ -2,12 +2,13 @@ package turnsrv
 
 import (
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"net"
 	"os"
 	"sync"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
@@ -188,9 +189,9 @@ func (c *streamConn) read() string {
 		return closedHandshake
 	}
 	c.wait(c.common.firstMessageTimeout)
-	frames := newFramer(c.stream)
+	frames := wire.NewFramer(c.stream)
 	for {
-		frame, err := frames.next()
+		frame, err := frames.Next()
 		if err != nil {
 			return c.readError(err)
 		}
@@ -202,7 +203,7 @@ func (c *streamConn) read() string {
 
 func (c *streamConn) readError(err error) string {
 	switch {
-	case errors.Is(err, errFrame):
+	case errors.Is(err, wire.ErrFrame):
 		return closedFrame
 	case errors.Is(err, os.ErrDeadlineExceeded) && !c.received:
 		return closedSilent
@@ -263,7 +264,7 @@ func (c *streamConn) send(packet []byte) error {
 	if dropped > 0 {
 		c.common.metrics.drop(c.from.transport, dropSlowClient, dropped)
 	}
-	if !kept && !isData(packet) {
+	if !kept && !wire.IsDataToClient(packet) {
 		c.end(closedSlow)
 		return errGone
 	}
@@ -324,7 +325,7 @@ func (c *streamConn) writeAll(batch []byte) error {
 func (c *streamConn) writeRecords(batch []byte) error {
 	c.batch.hold()
 	for len(batch) > 0 {
-		n := frameSize(batch)
+		n := wire.FrameSize(batch)
 		if _, err := c.stream.Write(batch[:n]); err != nil {
 			return errors.Join(err, c.batch.flush())
 		}
@@ -332,15 +333,6 @@ func (c *streamConn) writeRecords(batch []byte) error {
 		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
 	}
 	return c.batch.flush()
-}
-
-// frameSize returns the size of the first frame of a batch, with its padding.
-func frameSize(batch []byte) int {
-	header := channelHeader
-	if batch[0]>>6 == 0 {
-		header = stunHeader
-	}
-	return padded(header + int(binary.BigEndian.Uint16(batch[2:])))
 }
 
 // close implements path. What is queued is lost.
@@ -383,7 +375,7 @@ func (q *sendQueue) empty() bool { return len(q.bytes) == 0 }
 // push adds a packet, for which it drops as much of the oldest data as it has
 // to. It returns how many packets were lost and whether the new one was kept.
 func (q *sendQueue) push(packet []byte, limit int) (dropped int, kept bool) {
-	size, data := padded(len(packet)), isData(packet)
+	size, data := wire.Padded(len(packet)), wire.IsDataToClient(packet)
 	if len(q.bytes)+size > limit {
 		// A quarter is freed at once, because freeing moves all that stays.
 		dropped = q.dropData(max(limit/4, len(q.bytes)+size-limit))

@@ -13,6 +13,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/wire/wiretest"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // expectClosed waits for the server to end a connection.
@@ -31,13 +35,13 @@ func TestFramingAttack(t *testing.T) {
 	for _, kind := range []transport{transportTCP, transportTLS} {
 		other := dialTransport(t, s, kind)
 		for _, header := range [][]byte{
-			stunFrame(0xffec)[:20],
-			stunFrame(0xfffc)[:20],
+			wiretest.STUN(0xffec)[:20],
+			wiretest.STUN(0xfffc)[:20],
 			{0x40, 0, 0xff, 0xfc},
-			append(stunFrame(0), 0x40, 0, 0xff, 0xfc),
-			append(stunFrame(0), 0x40, 0, 0xff, 0xfd),
-			append(stunFrame(0), 0x40, 0, 0xff, 0xfe),
-			append(stunFrame(0), 0x40, 0, 0xff, 0xff),
+			append(wiretest.STUN(0), 0x40, 0, 0xff, 0xfc),
+			append(wiretest.STUN(0), 0x40, 0, 0xff, 0xfd),
+			append(wiretest.STUN(0), 0x40, 0, 0xff, 0xfe),
+			append(wiretest.STUN(0), 0x40, 0, 0xff, 0xff),
 			{0, 1, 0xff, 0xff, 0x21, 0x12, 0xa4, 0x42},
 			bytes.Repeat([]byte{0x90}, 40),
 			[]byte("GET / HTTP/1.1\r\n\r\n"),
@@ -58,7 +62,7 @@ func TestFramingAttack(t *testing.T) {
 	}
 }
 
-func channelOrSTUN(kind transport) []byte { return stunFrame(int(kind) * 4) }
+func channelOrSTUN(kind transport) []byte { return wiretest.STUN(int(kind) * 4) }
 
 // flakyListener fails some times before it accepts.
 type flakyListener struct {
@@ -88,7 +92,7 @@ func TestAcceptErrorsPass(t *testing.T) {
 	}
 	defer s.close()
 	for _, kind := range []transport{transportTCP, transportTLS} {
-		if err := ping(dialTransport(t, s, kind), stunFrame(0)); err != nil {
+		if err := ping(dialTransport(t, s, kind), wiretest.STUN(0)); err != nil {
 			t.Errorf("%v: %v", kind, err)
 		}
 		if got := valueOf(t, cfg.metrics.socketErrors.WithLabelValues(kind.String())); got != 4 {
@@ -106,7 +110,7 @@ func TestConnectionLimits(t *testing.T) {
 	var conns []net.Conn
 	for _, kind := range []transport{transportTCP, transportTLS, transportDTLS} {
 		conn := dialTransport(t, s, kind)
-		if err := ping(conn, stunFrame(0)); err != nil {
+		if err := ping(conn, wiretest.STUN(0)); err != nil {
 			t.Fatal(err)
 		}
 		conns = append(conns, conn)
@@ -128,7 +132,7 @@ func TestConnectionLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = other.Close() }()
-	if err := ping(other, stunFrame(0)); err != nil {
+	if err := ping(other, wiretest.STUN(0)); err != nil {
 		t.Errorf("another address: %v", err)
 	}
 	_ = conns[0].Close()
@@ -138,7 +142,7 @@ func TestConnectionLimits(t *testing.T) {
 			return false
 		}
 		defer func() { _ = conn.Close() }()
-		return ping(conn, stunFrame(0)) == nil
+		return ping(conn, wiretest.STUN(0)) == nil
 	})
 }
 
@@ -161,7 +165,7 @@ func TestHalfOpenStreams(t *testing.T) {
 		defer func() { _ = conn.Close() }()
 		if i%100 == 0 {
 			for _, c := range live {
-				if err := ping(c, stunFrame(0)); err != nil {
+				if err := ping(c, wiretest.STUN(0)); err != nil {
 					t.Fatalf("with %d half-open connections: %v", i, err)
 				}
 			}
@@ -179,7 +183,7 @@ func TestHalfOpenStreams(t *testing.T) {
 		t.Error("too much")
 	}
 	for _, c := range live {
-		if err := ping(c, channelFrame(7)); err != nil {
+		if err := ping(c, wiretest.ChannelData(7)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -214,7 +218,7 @@ func testSlowReader(t *testing.T, kind transport) {
 	cfg := testTransports(t)
 	s := startTransports(t, cfg, e)
 	pathOf := func(conn net.Conn) path {
-		if err := ping(conn, stunFrame(0)); err != nil {
+		if err := ping(conn, wiretest.STUN(0)); err != nil {
 			t.Fatal(err)
 		}
 		mu.Lock()
@@ -225,7 +229,7 @@ func testSlowReader(t *testing.T, kind transport) {
 	toSlow, toFast := pathOf(slow), pathOf(fast)
 	drops := cfg.metrics.drops.WithLabelValues(kind.String(), dropSlowClient)
 
-	data, sent, controls := channelFrame(1000), 0, 0
+	data, sent, controls := wiretest.ChannelData(1000), 0, 0
 	for valueOf(t, drops) < 1000 {
 		for range 100 {
 			if err := toSlow.send(data); err != nil {
@@ -235,7 +239,7 @@ func testSlowReader(t *testing.T, kind transport) {
 		}
 		if controls < 50 {
 			controls++
-			if err := toSlow.send(stunFrame(8)); err != nil {
+			if err := toSlow.send(wiretest.STUN(8)); err != nil {
 				t.Fatalf("control message %d: %v", controls, err)
 			}
 		}
@@ -266,7 +270,7 @@ func pingPath(conn net.Conn, to path, frame []byte) error {
 		return err
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-	_, err := io.ReadFull(conn, make([]byte, padded(len(frame))))
+	_, err := io.ReadFull(conn, make([]byte, wire.Padded(len(frame))))
 	return err
 }
 
@@ -275,14 +279,14 @@ func pingPath(conn net.Conn, to path, frame []byte) error {
 func drainFrames(t *testing.T, conn net.Conn, controls int) (data int) {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	frames := newFramer(conn)
-	frames.opened = true
-	for controls > 0 {
-		frame, err := frames.next()
+	// A client may get data first; only a server's stream begins with STUN.
+	frames := wire.NewFramer(io.MultiReader(bytes.NewReader(wiretest.STUN(0)), conn))
+	for controls++; controls > 0; {
+		frame, err := frames.Next()
 		switch {
 		case err != nil:
 			t.Fatalf("%d control messages are missing: %v", controls, err)
-		case isData(frame):
+		case wire.IsDataToClient(frame):
 			data++
 		default:
 			controls--
@@ -292,7 +296,7 @@ func drainFrames(t *testing.T, conn net.Conn, controls int) (data int) {
 }
 
 func TestSendQueue(t *testing.T) {
-	indication := stunFrame(0)
+	indication := wiretest.STUN(0)
 	indication[1] = 0x17
 	var q sendQueue
 	push := func(packet []byte, wantDropped int, wantKept bool) {
@@ -301,18 +305,18 @@ func TestSendQueue(t *testing.T) {
 			t.Errorf("%x: %d dropped, kept %v", packet[:2], dropped, kept)
 		}
 	}
-	push(stunFrame(20), 0, true)    // 40 bytes
-	push(channelFrame(13), 0, true) // 60
-	push(indication, 0, true)       // 80
-	push(stunFrame(0), 0, true)     // 100
-	push(channelFrame(1), 2, true)  // 40 + 20 + 8, since a quarter is freed at once
-	want := bytes.Join([][]byte{stunFrame(20), stunFrame(0), padding(channelFrame(1))}, nil)
+	push(wiretest.STUN(20), 0, true)        // 40 bytes
+	push(wiretest.ChannelData(13), 0, true) // 60
+	push(indication, 0, true)               // 80
+	push(wiretest.STUN(0), 0, true)         // 100
+	push(wiretest.ChannelData(1), 2, true)  // 40 + 20 + 8, since a quarter is freed at once
+	want := bytes.Join([][]byte{wiretest.STUN(20), wiretest.STUN(0), wiretest.Padded(wiretest.ChannelData(1))}, nil)
 	if !bytes.Equal(q.bytes, want) || len(q.frames) != 3 {
 		t.Errorf("the queue holds %x", q.bytes)
 	}
-	push(stunFrame(16), 1, true) // 40 + 20 + 36
-	push(channelFrame(8), 1, false)
-	push(stunFrame(0), 0, false)
+	push(wiretest.STUN(16), 1, true) // 40 + 20 + 36
+	push(wiretest.ChannelData(8), 1, false)
+	push(wiretest.STUN(0), 0, false)
 	if got := q.swap(nil); len(got) != 96 || !q.empty() || q.frames != nil {
 		t.Errorf("%d bytes came out", len(got))
 	}
@@ -343,10 +347,10 @@ func TestStreamDeadlines(t *testing.T) {
 	}{
 		"silent":    {func(net.Conn) {}, defaultFirstMessageTimeout, closedSilent},
 		"trickling": {trickle, defaultFirstMessageTimeout, closedSilent},
-		"idle":      {func(c net.Conn) { _ = ping(c, stunFrame(0)) }, defaultIdleTimeout, closedIdle},
+		"idle":      {func(c net.Conn) { _ = ping(c, wiretest.STUN(0)) }, defaultIdleTimeout, closedIdle},
 		"active": {func(c net.Conn) {
 			for range 4 {
-				_ = ping(c, stunFrame(0))
+				_ = ping(c, wiretest.STUN(0))
 				time.Sleep(4 * time.Minute)
 			}
 		}, 12*time.Minute + defaultIdleTimeout, closedIdle},
@@ -375,7 +379,7 @@ func TestStreamDeadlines(t *testing.T) {
 
 // trickle sends a frame byte by byte, too slowly.
 func trickle(conn net.Conn) {
-	for _, b := range stunFrame(100) {
+	for _, b := range wiretest.STUN(100) {
 		if _, err := conn.Write([]byte{b}); err != nil {
 			return
 		}
@@ -393,17 +397,17 @@ func TestControlOverflowCloses(t *testing.T) {
 		s.common.receiver.(*echo).hook = func(_ fiveTuple, via path, _ []byte) { to = via }
 		for name, end := range map[string]func(){
 			"answers without end": func() {
-				for to.send(stunFrame(0)) == nil {
+				for to.send(wiretest.STUN(0)) == nil {
 				}
 			},
-			"one answer": func() { _ = to.send(stunFrame(0)) },
+			"one answer": func() { _ = to.send(wiretest.STUN(0)) },
 		} {
 			client := pipeClient(s)
-			_, _ = client.Write(stunFrame(0))
+			_, _ = client.Write(wiretest.STUN(0))
 			synctest.Wait()
 			end()
 			s.running.Wait()
-			if err := to.send(stunFrame(0)); !errors.Is(err, errGone) {
+			if err := to.send(wiretest.STUN(0)); !errors.Is(err, errGone) {
 				t.Errorf("%s: %v", name, err)
 			}
 			_ = client.Close()
@@ -427,7 +431,7 @@ func TestPathClose(t *testing.T) {
 	s := startTransports(t, testTransports(t), e)
 	for _, kind := range []transport{transportTCP, transportTLS, transportDTLS} {
 		conn := dialTransport(t, s, kind)
-		if _, err := conn.Write(stunFrame(0)); err != nil {
+		if _, err := conn.Write(wiretest.STUN(0)); err != nil {
 			t.Fatal(err)
 		}
 		if err := expectClosed(conn); err != nil {
@@ -475,7 +479,7 @@ func TestCertificateSwap(t *testing.T) {
 			old = append(old, conn)
 		}
 		for _, conn := range old {
-			if err := ping(conn, stunFrame(0)); err != nil {
+			if err := ping(conn, wiretest.STUN(0)); err != nil {
 				t.Errorf("%T: %v", conn, err)
 			}
 		}
@@ -488,9 +492,9 @@ func TestCertificateSwap(t *testing.T) {
 func TestRecordIsAFrame(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
 	conn := dialTransport(t, s, transportTLS)
-	frames := [][]byte{stunFrame(0)}
+	frames := [][]byte{wiretest.STUN(0)}
 	for size := range 200 {
-		frames = append(frames, channelFrame(8*size))
+		frames = append(frames, wiretest.ChannelData(8*size))
 	}
 	var all []byte
 	for _, f := range frames {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
 
 func cpuTime(t *testing.T) time.Duration {
@@ -29,13 +31,13 @@ func TestUnfinishedFramesCostNothing(t *testing.T) {
 	for _, kind := range []transport{transportTCP, transportTLS} {
 		for range 20 {
 			conn := dialTransport(t, s, kind)
-			if _, err := conn.Write(stunFrame(65480)[:2000]); err != nil {
+			if _, err := conn.Write(wiretest.STUN(65480)[:2000]); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	live := dialTransport(t, s, transportTCP)
-	if err := ping(live, stunFrame(0)); err != nil {
+	if err := ping(live, wiretest.STUN(0)); err != nil {
 		t.Fatal(err)
 	}
 	before := cpuTime(t)
@@ -46,7 +48,7 @@ func TestUnfinishedFramesCostNothing(t *testing.T) {
 	if used := cpuTime(t) - before; used > 150*time.Millisecond {
 		t.Errorf("%v of processor time in half a second of nothing", used)
 	}
-	if err := ping(live, channelFrame(3)); err != nil {
+	if err := ping(live, wiretest.ChannelData(3)); err != nil {
 		t.Error(err)
 	}
 }
@@ -83,7 +85,7 @@ func TestDescriptorsComeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }()
-		if _, err := conn.Write(stunFrame(0)); err != nil {
+		if _, err := conn.Write(wiretest.STUN(0)); err != nil {
 			t.Fatal(err)
 		}
 		conns = append(conns, conn)

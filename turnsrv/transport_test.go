@@ -21,6 +21,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/wire/wiretest"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // echo is a receiver that sends everything back.
@@ -150,10 +154,10 @@ func ping(conn net.Conn, frame []byte) error {
 	if _, ok := conn.(*net.UDPConn); ok || isDTLSConn(conn) {
 		return pingDatagram(conn, frame)
 	}
-	if _, err := conn.Write(padding(frame)); err != nil {
+	if _, err := conn.Write(wiretest.Padded(frame)); err != nil {
 		return err
 	}
-	got := make([]byte, padded(len(frame)))
+	got := make([]byte, wire.Padded(len(frame)))
 	for read := 0; read < len(got); {
 		n, err := conn.Read(got[read:])
 		if err != nil {
@@ -161,7 +165,7 @@ func ping(conn net.Conn, frame []byte) error {
 		}
 		read += n
 	}
-	if !bytes.Equal(got, padding(frame)) {
+	if !bytes.Equal(got, wiretest.Padded(frame)) {
 		return fmt.Errorf("got %x", got)
 	}
 	return nil
@@ -193,7 +197,7 @@ func TestEveryTransportEchoes(t *testing.T) {
 	for _, kind := range allTransports {
 		conn := dialTransport(t, s, kind)
 		for _, frame := range [][]byte{
-			stunFrame(0), channelFrame(0), channelFrame(1), channelFrame(4), channelFrame(5), stunFrame(100), channelFrame(1171),
+			wiretest.STUN(0), wiretest.ChannelData(0), wiretest.ChannelData(1), wiretest.ChannelData(4), wiretest.ChannelData(5), wiretest.STUN(100), wiretest.ChannelData(1171),
 		} {
 			if err := ping(conn, frame); err != nil {
 				t.Errorf("%v, %d bytes: %v", kind, len(frame), err)
@@ -225,7 +229,7 @@ func TestLargeFramesOfStreams(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
 	for _, kind := range []transport{transportTCP, transportTLS} {
 		conn := dialTransport(t, s, kind)
-		for _, frame := range [][]byte{stunFrame(65484), channelFrame(65503)} {
+		for _, frame := range [][]byte{wiretest.STUN(65484), wiretest.ChannelData(65503)} {
 			if err := ping(conn, frame); err != nil {
 				t.Errorf("%v, %d bytes: %v", kind, len(frame), err)
 			}
@@ -245,7 +249,7 @@ func TestStartCloseThrice(t *testing.T) {
 		var conns []net.Conn
 		for _, kind := range allTransports {
 			conn := dialTransport(t, s, kind)
-			if err := ping(conn, stunFrame(0)); err != nil {
+			if err := ping(conn, wiretest.STUN(0)); err != nil {
 				t.Errorf("%v: %v", kind, err)
 			}
 			conns = append(conns, conn)
@@ -329,7 +333,7 @@ func TestRepliesLeaveFromTheAskedAddress(t *testing.T) {
 				t.Errorf("%v %s: %v", kind, host, err)
 				continue
 			}
-			if err := ping(conn, stunFrame(0)); err != nil {
+			if err := ping(conn, wiretest.STUN(0)); err != nil {
 				t.Errorf("%v %s: %v", kind, host, err)
 			}
 			want := netip.AddrPortFrom(netip.MustParseAddr(host), uint16(port))
@@ -358,7 +362,7 @@ func TestSeveralAddresses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := ping(conn, stunFrame(0)); err != nil {
+			if err := ping(conn, wiretest.STUN(0)); err != nil {
 				t.Errorf("%s %v: %v", network, addr, err)
 			}
 			_ = conn.Close()
@@ -478,7 +482,7 @@ func TestReadErrorsPass(t *testing.T) {
 	}
 	s.serve()
 	for _, kind := range []transport{transportUDP, transportDTLS} {
-		if err := ping(dialTransport(t, s, kind), stunFrame(0)); err != nil {
+		if err := ping(dialTransport(t, s, kind), wiretest.STUN(0)); err != nil {
 			t.Errorf("%v: %v", kind, err)
 		}
 		if got := valueOf(t, cfg.metrics.socketErrors.WithLabelValues(kind.String())); got != 3 {
@@ -491,7 +495,7 @@ func TestReadErrorsPass(t *testing.T) {
 func TestDatagramsKeepTheirSize(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
 	conn := dialTransport(t, s, transportUDP)
-	frame := channelFrame(65507 - channelHeader)
+	frame := wiretest.ChannelData(65507 - wire.ChannelHeader)
 	if _, err := conn.Write(frame); err != nil {
 		t.Fatal(err)
 	}
@@ -503,7 +507,7 @@ func TestDatagramsKeepTheirSize(t *testing.T) {
 	if _, err := conn.Write(nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := ping(conn, stunFrame(0)); err != nil {
+	if err := ping(conn, wiretest.STUN(0)); err != nil {
 		t.Errorf("after an empty datagram: %v", err)
 	}
 }
@@ -540,7 +544,7 @@ func BenchmarkUDPEcho(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	frame, buffer := channelFrame(160), make([]byte, 2000)
+	frame, buffer := wiretest.ChannelData(160), make([]byte, 2000)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := conn.Write(frame); err != nil {

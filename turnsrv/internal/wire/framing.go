@@ -1,4 +1,4 @@
-package turnsrv
+package wire
 
 import (
 	"encoding/binary"
@@ -7,9 +7,12 @@ import (
 )
 
 const (
-	stunHeader    = 20
-	channelHeader = 4
-	stunCookie    = 0x2112A442
+	// STUNHeader and ChannelHeader are the sizes of the headers of STUN messages and
+	// of ChannelData, in bytes.
+	STUNHeader    = 20
+	ChannelHeader = 4
+
+	stunCookie = 0x2112A442
 
 	// maxFrame is the largest STUN or ChannelData message of a stream, the size
 	// of the largest UDP datagram: nothing larger could be relayed.
@@ -25,12 +28,13 @@ const (
 	maxEmptyReads = 16
 )
 
-var errFrame = errors.New("the stream holds neither stun nor channel data")
+// ErrFrame is the error of a stream that cannot be split into frames any more.
+var ErrFrame = errors.New("the stream holds neither stun nor channel data")
 
-// framer splits a stream into STUN messages and ChannelData messages (RFC 8656,
+// Framer splits a stream into STUN messages and ChannelData messages (RFC 8656,
 // section 12.5). Sizes are computed in an int, where no length of 16 bits can
 // overflow. It is owned by one goroutine.
-type framer struct {
+type Framer struct {
 	reader io.Reader
 
 	buffer     []byte
@@ -40,12 +44,13 @@ type framer struct {
 	opened     bool // opened says that there was a frame.
 }
 
-func newFramer(stream io.Reader) *framer { return &framer{reader: stream} }
+// NewFramer returns a framer of what comes from stream.
+func NewFramer(stream io.Reader) *Framer { return &Framer{reader: stream} }
 
-// next returns the next frame without padding; it is valid until the next call.
+// Next returns the next frame without padding; it is valid until the next call.
 // After an error, which errFrame is when there is no frame, the stream is of no
 // more use.
-func (f *framer) next() ([]byte, error) {
+func (f *Framer) Next() ([]byte, error) {
 	if err := f.skip(); err != nil {
 		return nil, err
 	}
@@ -57,13 +62,13 @@ func (f *framer) next() ([]byte, error) {
 		return nil, err
 	}
 	f.opened = true
-	f.consumed = padded(size)
+	f.consumed = Padded(size)
 	return f.buffer[f.start : f.start+size : f.start+size], nil
 }
 
 // skip consumes the last frame. Its padding is waited for only now, so that a
 // frame is never held back by it.
-func (f *framer) skip() error {
+func (f *Framer) skip() error {
 	for f.consumed > 0 {
 		if f.start == f.end {
 			if err := f.fill(1); err != nil {
@@ -80,7 +85,7 @@ func (f *framer) skip() error {
 // size looks at the header of the next frame. A client needs an allocation
 // before it can send ChannelData, so the first frame is STUN; else "GET " would
 // pass for data of channel 0x4745.
-func (f *framer) size() (int, error) {
+func (f *Framer) size() (int, error) {
 	if err := f.need(1); err != nil {
 		return 0, err
 	}
@@ -92,37 +97,37 @@ func (f *framer) size() (int, error) {
 			return f.channelSize()
 		}
 	}
-	return 0, errFrame
+	return 0, ErrFrame
 }
 
-func (f *framer) stunSize() (int, error) {
+func (f *Framer) stunSize() (int, error) {
 	if err := f.need(8); err != nil {
 		return 0, err
 	}
 	header := f.buffer[f.start:f.end]
 	length := int(binary.BigEndian.Uint16(header[2:]))
 	if length%4 != 0 || binary.BigEndian.Uint32(header[4:]) != stunCookie {
-		return 0, errFrame
+		return 0, ErrFrame
 	}
-	return checkFrame(stunHeader + length)
+	return checkFrame(STUNHeader + length)
 }
 
-func (f *framer) channelSize() (int, error) {
-	if err := f.need(channelHeader); err != nil {
+func (f *Framer) channelSize() (int, error) {
+	if err := f.need(ChannelHeader); err != nil {
 		return 0, err
 	}
-	return checkFrame(channelHeader + int(binary.BigEndian.Uint16(f.buffer[f.start+2:])))
+	return checkFrame(ChannelHeader + int(binary.BigEndian.Uint16(f.buffer[f.start+2:])))
 }
 
 func checkFrame(size int) (int, error) {
 	if size > maxFrame {
-		return 0, errFrame
+		return 0, ErrFrame
 	}
 	return size, nil
 }
 
 // need reads until size bytes are there.
-func (f *framer) need(size int) error {
+func (f *Framer) need(size int) error {
 	for f.end-f.start < size {
 		if err := f.fill(size); err != nil {
 			if err == io.EOF && f.end > f.start {
@@ -135,7 +140,7 @@ func (f *framer) need(size int) error {
 }
 
 // fill reads once, of a frame of size bytes.
-func (f *framer) fill(size int) error {
+func (f *Framer) fill(size int) error {
 	f.makeRoom(size)
 	for range maxEmptyReads {
 		n, err := f.reader.Read(f.buffer[f.end:])
@@ -153,7 +158,7 @@ func (f *framer) fill(size int) error {
 
 // makeRoom grows the buffer only when what was read has filled it, so that a
 // header which promises much costs nothing.
-func (f *framer) makeRoom(size int) {
+func (f *Framer) makeRoom(size int) {
 	if f.start == f.end {
 		f.start, f.end = 0, 0
 		f.resize()
@@ -168,14 +173,14 @@ func (f *framer) makeRoom(size int) {
 	f.move(f.buffer)
 }
 
-func (f *framer) move(to []byte) {
+func (f *Framer) move(to []byte) {
 	f.end = copy(to, f.buffer[f.start:f.end])
 	f.start = 0
 	f.buffer = to
 }
 
 // resize fits the empty buffer to the traffic.
-func (f *framer) resize() {
+func (f *Framer) resize() {
 	switch {
 	case len(f.buffer) == 0 || len(f.buffer) > readAhead:
 		f.buffer = make([]byte, minFrameBuffer)
@@ -185,11 +190,15 @@ func (f *framer) resize() {
 	f.full = false
 }
 
-// padded returns the size of a frame with the padding that streams need.
-func padded(size int) int { return (size + 3) &^ 3 }
+// Padded returns the size of a frame with the padding that streams need.
+func Padded(size int) int { return (size + 3) &^ 3 }
 
-// isData says whether a packet to a client is relayed data, which may be lost,
-// and not an answer: ChannelData or a Data indication.
-func isData(packet []byte) bool {
-	return len(packet) > 1 && (packet[0]>>6 == 1 || packet[0] == 0x00 && packet[1] == 0x17)
+// FrameSize returns the size of the first of the frames that a buffer holds back
+// to back, with its padding.
+func FrameSize(frames []byte) int {
+	header := ChannelHeader
+	if !IsChannelData(frames) {
+		header = STUNHeader
+	}
+	return Padded(header + int(binary.BigEndian.Uint16(frames[2:])))
 }

@@ -1,9 +1,10 @@
-package turnsrv
+package wire
 
 import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"github.com/pion/stun/v2"
@@ -11,47 +12,50 @@ import (
 
 // Attributes and values of RFC 8656 that package stun does not name.
 const (
-	attrAdditionalAddressFamily stun.AttrType = 0x8000
-	attrAddressErrorCode        stun.AttrType = 0x8001
+	AttrAdditionalAddressFamily stun.AttrType = 0x8000
+	AttrAddressErrorCode        stun.AttrType = 0x8001
 
-	familyIPv4 = 0x01
-	familyIPv6 = 0x02
+	// Address families, as REQUESTED-ADDRESS-FAMILY and addresses name them.
+	FamilyIPv4 = 0x01
+	FamilyIPv6 = 0x02
 
-	protocolUDP = 17
+	ProtocolUDP = 17 // ProtocolUDP is the transport of relays in REQUESTED-TRANSPORT.
 )
 
 // maxAttributes bounds how many attributes a message may have; the largest
 // request of any use has some tens, for its peer addresses.
 const maxAttributes = 128
 
-var errMessage = errors.New("malformed message")
+// ErrMessage is the error of a packet that is no STUN message as RFC 8489 wants it,
+// and of an attribute whose value is not what its type says.
+var ErrMessage = errors.New("malformed message")
 
-// decodeMessage decodes a whole packet as one STUN message, which keeps a copy
+// Decode decodes a whole packet as one STUN message, which keeps a copy
 // of it. Trailing bytes, an absurd number of attributes and a wrong FINGERPRINT
 // are errors (RFC 8489, sections 6.3 and 14.7).
-func decodeMessage(packet []byte) (*stun.Message, error) {
-	if !stun.IsMessage(packet) || len(packet) != stunHeader+int(binary.BigEndian.Uint16(packet[2:])) {
-		return nil, errMessage
+func Decode(packet []byte) (*stun.Message, error) {
+	if !stun.IsMessage(packet) || len(packet) != STUNHeader+int(binary.BigEndian.Uint16(packet[2:])) {
+		return nil, ErrMessage
 	}
 	m := new(stun.Message)
 	if _, err := m.Write(packet); err != nil {
 		return nil, err
 	}
 	if len(m.Attributes) > maxAttributes {
-		return nil, errMessage
+		return nil, ErrMessage
 	}
 	if m.Contains(stun.AttrFingerprint) {
 		last := m.Attributes[len(m.Attributes)-1]
 		if last.Type != stun.AttrFingerprint || stun.Fingerprint.Check(m) != nil {
-			return nil, errMessage
+			return nil, ErrMessage
 		}
 	}
 	return m, nil
 }
 
-// trimAfterIntegrity forgets what follows MESSAGE-INTEGRITY, which proves
+// TrimAfterIntegrity forgets what follows MESSAGE-INTEGRITY, which proves
 // nothing about it (RFC 8489, section 14.5), FINGERPRINT excepted.
-func trimAfterIntegrity(m *stun.Message) {
+func TrimAfterIntegrity(m *stun.Message) {
 	for i, a := range m.Attributes {
 		if a.Type == stun.AttrMessageIntegrity {
 			fingerprint := m.Contains(stun.AttrFingerprint)
@@ -64,6 +68,11 @@ func trimAfterIntegrity(m *stun.Message) {
 	}
 }
 
+// dontFragment says whether DONT-FRAGMENT is understood (RFC 8656, section 14).
+// Only of Linux sockets it is known how to do what it asks; elsewhere it is
+// answered with 420 (RFC 8656, section 7.2).
+const dontFragment = runtime.GOOS == "linux"
+
 // understood are the comprehension-required attributes that the server knows.
 var understood = map[stun.AttrType]bool{
 	stun.AttrMappedAddress: true, stun.AttrUsername: true, stun.AttrMessageIntegrity: true, stun.AttrErrorCode: true,
@@ -72,13 +81,13 @@ var understood = map[stun.AttrType]bool{
 	stun.AttrChannelNumber: true, stun.AttrLifetime: true, stun.AttrXORPeerAddress: true, stun.AttrData: true,
 	stun.AttrXORRelayedAddress: true, stun.AttrEvenPort: true, stun.AttrRequestedTransport: true,
 	stun.AttrReservationToken: true, stun.AttrRequestedAddressFamily: true,
-	stun.AttrDontFragment: dontFragmentSupported,
+	stun.AttrDontFragment: dontFragment,
 }
 
-// unknownAttributes returns the comprehension-required attributes of m that the
+// UnknownAttributes returns the comprehension-required attributes of m that the
 // server does not know, each once.
-func unknownAttributes(m *stun.Message) unknown {
-	var unknown unknown
+func UnknownAttributes(m *stun.Message) Unknown {
+	var unknown Unknown
 	seen := map[stun.AttrType]bool{}
 	for _, a := range m.Attributes {
 		if a.Type < 0x8000 && !understood[a.Type] && !seen[a.Type] {
@@ -89,11 +98,11 @@ func unknownAttributes(m *stun.Message) unknown {
 	return unknown
 }
 
-// xorAddress decodes the value of an XOR-…-ADDRESS attribute of the message with
+// parseXORAddress decodes the value of an XOR-…-ADDRESS attribute of the message with
 // that transaction id. An IPv6 address stays one, whatever it stands for.
-func xorAddress(id [stun.TransactionIDSize]byte, value []byte) (netip.AddrPort, error) {
+func parseXORAddress(id [stun.TransactionIDSize]byte, value []byte) (netip.AddrPort, error) {
 	if len(value) < 8 {
-		return netip.AddrPort{}, errMessage
+		return netip.AddrPort{}, ErrMessage
 	}
 	port := binary.BigEndian.Uint16(value[2:]) ^ stunCookie>>16
 	var mask [16]byte
@@ -105,26 +114,26 @@ func xorAddress(id [stun.TransactionIDSize]byte, value []byte) (netip.AddrPort, 
 	}
 	addr, ok := netip.AddrFromSlice(mask[:min(size, len(mask))])
 	ok = ok && size <= len(mask)
-	if !ok || value[1] != familyOf(addr) {
-		return netip.AddrPort{}, errMessage
+	if !ok || value[1] != FamilyOf(addr) {
+		return netip.AddrPort{}, ErrMessage
 	}
 	return netip.AddrPortFrom(addr, port), nil
 }
 
-// familyOf is the address family of an address on the wire.
-func familyOf(addr netip.Addr) byte {
+// FamilyOf is the address family of an address on the wire.
+func FamilyOf(addr netip.Addr) byte {
 	if addr.Is4() {
-		return familyIPv4
+		return FamilyIPv4
 	}
-	return familyIPv6
+	return FamilyIPv6
 }
 
-// unknown is a stun.Setter for UNKNOWN-ATTRIBUTES, a list of 16-bit types (RFC
+// Unknown is a stun.Setter for UNKNOWN-ATTRIBUTES, a list of 16-bit types (RFC
 // 8489, section 14.13). The one of package stun writes 32 bits for each.
-type unknown []stun.AttrType
+type Unknown []stun.AttrType
 
 // AddTo implements stun.Setter.
-func (u unknown) AddTo(m *stun.Message) error {
+func (u Unknown) AddTo(m *stun.Message) error {
 	var value []byte
 	for _, t := range u {
 		value = binary.BigEndian.AppendUint16(value, uint16(t))
@@ -133,14 +142,18 @@ func (u unknown) AddTo(m *stun.Message) error {
 	return nil
 }
 
-// setXORAddress is a stun.Setter for an XOR-…-ADDRESS attribute.
-type setXORAddress struct {
+// SetXORAddress sets an XOR-…-ADDRESS attribute.
+func SetXORAddress(attr stun.AttrType, addr netip.AddrPort) stun.Setter {
+	return xorAddress{attr, addr}
+}
+
+type xorAddress struct {
 	attr stun.AttrType
 	addr netip.AddrPort
 }
 
 // AddTo implements stun.Setter.
-func (s setXORAddress) AddTo(m *stun.Message) error {
+func (s xorAddress) AddTo(m *stun.Message) error {
 	m.Add(s.attr, appendXORAddress(nil, s.addr, m.TransactionID))
 	return nil
 }
@@ -148,7 +161,7 @@ func (s setXORAddress) AddTo(m *stun.Message) error {
 // appendXORAddress appends the value of an XOR-…-ADDRESS attribute (RFC 8489,
 // section 14.2).
 func appendXORAddress(to []byte, addr netip.AddrPort, id [stun.TransactionIDSize]byte) []byte {
-	to = append(to, 0, familyOf(addr.Addr()))
+	to = append(to, 0, FamilyOf(addr.Addr()))
 	to = binary.BigEndian.AppendUint16(to, addr.Port()^stunCookie>>16)
 	var mask [16]byte
 	binary.BigEndian.PutUint32(mask[:], stunCookie)
@@ -167,49 +180,52 @@ func appendXORAddress(to []byte, addr netip.AddrPort, id [stun.TransactionIDSize
 	return to
 }
 
-// setRaw is a stun.Setter for an attribute with that value.
-type setRaw struct {
+// SetValue sets an attribute to that value.
+func SetValue(attr stun.AttrType, value ...byte) stun.Setter { return attribute{attr, value} }
+
+type attribute struct {
 	attr  stun.AttrType
 	value []byte
 }
 
 // AddTo implements stun.Setter.
-func (s setRaw) AddTo(m *stun.Message) error {
+func (s attribute) AddTo(m *stun.Message) error {
 	m.Add(s.attr, s.value)
 	return nil
 }
 
-func setLifetime(d time.Duration) setRaw {
-	return setRaw{stun.AttrLifetime, binary.BigEndian.AppendUint32(nil, uint32(d/time.Second))}
+// SetLifetime sets LIFETIME, which is in whole seconds.
+func SetLifetime(d time.Duration) stun.Setter {
+	return attribute{stun.AttrLifetime, binary.BigEndian.AppendUint32(nil, uint32(d/time.Second))}
 }
 
-// peersOf returns the XOR-PEER-ADDRESS attributes of a message, in order.
-func peersOf(m *stun.Message) ([]netip.AddrPort, error) {
+// PeerAddresses returns the XOR-PEER-ADDRESS attributes of a message, in order.
+func PeerAddresses(m *stun.Message) ([]netip.AddrPort, error) {
 	var peers []netip.AddrPort
 	for _, a := range m.Attributes {
 		if a.Type != stun.AttrXORPeerAddress {
 			continue
 		}
-		peer, err := xorAddress(m.TransactionID, a.Value)
+		peer, err := parseXORAddress(m.TransactionID, a.Value)
 		if err != nil {
 			return nil, err
 		}
 		peers = append(peers, peer)
 	}
 	if len(peers) == 0 {
-		return nil, errMessage
+		return nil, ErrMessage
 	}
 	return peers, nil
 }
 
-// fixed returns the value of an attribute that must have that size.
-func fixed(m *stun.Message, attr stun.AttrType, size int) (value []byte, present bool, err error) {
+// SizedValue returns the value of an attribute that must have that size.
+func SizedValue(m *stun.Message, attr stun.AttrType, size int) (value []byte, present bool, err error) {
 	value, err = m.Get(attr)
 	if err != nil {
 		return nil, false, nil
 	}
 	if len(value) != size {
-		return nil, true, errMessage
+		return nil, true, ErrMessage
 	}
 	return value, true, nil
 }

@@ -1,4 +1,4 @@
-package turnsrv
+package wire
 
 import (
 	"bytes"
@@ -7,39 +7,19 @@ import (
 	"io"
 	"testing"
 	"testing/iotest"
+
+	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
-
-// stunFrame is a Binding request with an attribute area of zeros.
-func stunFrame(length int) []byte {
-	frame := make([]byte, stunHeader+length)
-	frame[1] = 1
-	binary.BigEndian.PutUint16(frame[2:], uint16(length))
-	binary.BigEndian.PutUint32(frame[4:], stunCookie)
-	return frame
-}
-
-// channelFrame is ChannelData without padding.
-func channelFrame(length int) []byte {
-	frame := bytes.Repeat([]byte{0xaa}, channelHeader+length)
-	frame[0], frame[1] = 0x40, 1
-	binary.BigEndian.PutUint16(frame[2:], uint16(length))
-	return frame
-}
-
-// padding makes a frame fit into a stream.
-func padding(frame []byte) []byte {
-	return append(bytes.Clone(frame), make([]byte, padded(len(frame))-len(frame))...)
-}
 
 func TestFramerSplits(t *testing.T) {
 	var stream []byte
 	var want [][]byte
 	for _, frame := range [][]byte{
-		stunFrame(0), channelFrame(0), channelFrame(1), channelFrame(4), channelFrame(5), stunFrame(12), channelFrame(1200),
-		stunFrame(65484), channelFrame(65503), channelFrame(3), stunFrame(8),
+		wiretest.STUN(0), wiretest.ChannelData(0), wiretest.ChannelData(1), wiretest.ChannelData(4), wiretest.ChannelData(5), wiretest.STUN(12), wiretest.ChannelData(1200),
+		wiretest.STUN(65484), wiretest.ChannelData(65503), wiretest.ChannelData(3), wiretest.STUN(8),
 	} {
 		want = append(want, frame)
-		stream = append(stream, padding(frame)...)
+		stream = append(stream, wiretest.Padded(frame)...)
 	}
 	for name, reader := range map[string]io.Reader{
 		"at once":       bytes.NewReader(stream),
@@ -47,21 +27,21 @@ func TestFramerSplits(t *testing.T) {
 		"half of it":    iotest.HalfReader(bytes.NewReader(stream)),
 		"data with EOF": iotest.DataErrReader(bytes.NewReader(stream)),
 	} {
-		f := newFramer(reader)
+		f := NewFramer(reader)
 		for i, frame := range want {
-			got, err := f.next()
+			got, err := f.Next()
 			if err != nil || !bytes.Equal(got, frame) {
 				t.Fatalf("%s, frame %d of %d bytes: %d bytes, %v", name, i, len(frame), len(got), err)
 			}
 		}
-		if _, err := f.next(); err != io.EOF {
+		if _, err := f.Next(); err != io.EOF {
 			t.Errorf("%s, at the end: %v", name, err)
 		}
 	}
 }
 
 func TestFramerRefuses(t *testing.T) {
-	request := stunFrame(0)
+	request := wiretest.STUN(0)
 	for name, stream := range map[string][]byte{
 		"neither":                         {0x80, 0, 0, 0, 0, 0, 0, 0},
 		"http":                            []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
@@ -69,8 +49,8 @@ func TestFramerRefuses(t *testing.T) {
 		"channel data first":              {0x40, 1, 0, 0},
 		"stun without cookie":             {0, 1, 0, 0, 1, 2, 3, 4},
 		"stun with an odd length":         {0, 1, 0, 2, 0x21, 0x12, 0xa4, 0x42},
-		"stun of the attack":              stunFrame(0xffec)[:20],
-		"largest stun":                    stunFrame(0xfffc)[:20],
+		"stun of the attack":              wiretest.STUN(0xffec)[:20],
+		"largest stun":                    wiretest.STUN(0xfffc)[:20],
 		"channel data of the attack":      append(request, 0x40, 0, 0xff, 0xfc),
 		"channel data, one more":          append(request, 0x40, 0, 0xff, 0xfd),
 		"channel data, two more":          append(request, 0x40, 0, 0xff, 0xfe),
@@ -78,12 +58,12 @@ func TestFramerRefuses(t *testing.T) {
 		"neither after a frame":           append(request, 0xc0),
 		"channel data above a datagram's": append(request, 0x40, 0, 0xff, 0xe0),
 	} {
-		f := newFramer(bytes.NewReader(stream))
+		f := NewFramer(bytes.NewReader(stream))
 		var err error
 		for err == nil {
-			_, err = f.next()
+			_, err = f.Next()
 		}
-		if !errors.Is(err, errFrame) {
+		if !errors.Is(err, ErrFrame) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -95,11 +75,11 @@ func TestFramerDeliversAtOnce(t *testing.T) {
 	for length := range 6 {
 		reader, writer := io.Pipe()
 		go func() {
-			_, _ = writer.Write(append(stunFrame(0), channelFrame(length)...))
+			_, _ = writer.Write(append(wiretest.STUN(0), wiretest.ChannelData(length)...))
 		}()
-		f := newFramer(reader)
-		for _, want := range [][]byte{stunFrame(0), channelFrame(length)} {
-			if got, err := f.next(); err != nil || !bytes.Equal(got, want) {
+		f := NewFramer(reader)
+		for _, want := range [][]byte{wiretest.STUN(0), wiretest.ChannelData(length)} {
+			if got, err := f.Next(); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("channel data of %d: %x, %v", length, got, err)
 			}
 		}
@@ -109,26 +89,26 @@ func TestFramerDeliversAtOnce(t *testing.T) {
 
 // TestFramerBuffer checks that a promise costs nothing and an idle stream little.
 func TestFramerBuffer(t *testing.T) {
-	f := newFramer(bytes.NewReader(stunFrame(60000)[:30]))
-	if _, err := f.next(); err != io.ErrUnexpectedEOF || cap(f.buffer) > minFrameBuffer {
+	f := NewFramer(bytes.NewReader(wiretest.STUN(60000)[:30]))
+	if _, err := f.Next(); err != io.ErrUnexpectedEOF || cap(f.buffer) > minFrameBuffer {
 		t.Errorf("after a promise: %v, %d bytes", err, cap(f.buffer))
 	}
 	reader, writer := io.Pipe()
 	go func() {
-		_, _ = writer.Write(stunFrame(60000))
-		_, _ = writer.Write(stunFrame(0))
+		_, _ = writer.Write(wiretest.STUN(60000))
+		_, _ = writer.Write(wiretest.STUN(0))
 		_ = writer.Close()
 	}()
-	f = newFramer(reader)
+	f = NewFramer(reader)
 	for _, size := range []int{60020, 20} {
-		if got, err := f.next(); len(got) != size || err != nil {
+		if got, err := f.Next(); len(got) != size || err != nil {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
 	}
-	if _, err := f.next(); err != io.EOF || cap(f.buffer) > readAhead {
+	if _, err := f.Next(); err != io.EOF || cap(f.buffer) > readAhead {
 		t.Errorf("after a large frame: %v, %d bytes", err, cap(f.buffer))
 	}
-	if _, err := newFramer(emptyReader{}).next(); err != io.ErrNoProgress {
+	if _, err := NewFramer(emptyReader{}).Next(); err != io.ErrNoProgress {
 		t.Errorf("a reader that brings nothing: %v", err)
 	}
 }
@@ -159,11 +139,11 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 // splitPlainly is what a framer has to do, without a thought of memory or pieces.
 func splitPlainly(stream []byte) (frames [][]byte, whole bool) {
 	for len(stream) > 0 {
-		size := channelHeader
+		size := ChannelHeader
 		switch {
 		case stream[0]>>6 == 0 && len(stream) >= 8 && binary.BigEndian.Uint32(stream[4:]) == stunCookie && stream[3]%4 == 0:
-			size = stunHeader
-		case stream[0]>>6 == 1 && len(stream) >= channelHeader && len(frames) > 0:
+			size = STUNHeader
+		case stream[0]>>6 == 1 && len(stream) >= ChannelHeader && len(frames) > 0:
 		default:
 			return frames, false
 		}
@@ -172,30 +152,30 @@ func splitPlainly(stream []byte) (frames [][]byte, whole bool) {
 			return frames, false
 		}
 		frames = append(frames, stream[:size])
-		stream = stream[min(padded(size), len(stream)):]
+		stream = stream[min(Padded(size), len(stream)):]
 	}
 	return frames, true
 }
 
 // FuzzFraming reads any stream in any pieces.
 func FuzzFraming(f *testing.F) {
-	f.Add(append(stunFrame(0), padding(channelFrame(5))...), []byte{1, 2, 3})
-	f.Add(append(stunFrame(8), channelFrame(1)...), []byte{})
-	f.Add(stunFrame(0xffec)[:20], []byte{0})
-	f.Add(append(stunFrame(0), 0x40, 0, 0xff, 0xfc), []byte{19})
-	f.Add(append(stunFrame(0), 0x40, 0, 0xff, 0xfd), []byte{255})
-	f.Add(append(stunFrame(1500), padding(channelFrame(3000))...), []byte{255, 0, 255})
+	f.Add(append(wiretest.STUN(0), wiretest.Padded(wiretest.ChannelData(5))...), []byte{1, 2, 3})
+	f.Add(append(wiretest.STUN(8), wiretest.ChannelData(1)...), []byte{})
+	f.Add(wiretest.STUN(0xffec)[:20], []byte{0})
+	f.Add(append(wiretest.STUN(0), 0x40, 0, 0xff, 0xfc), []byte{19})
+	f.Add(append(wiretest.STUN(0), 0x40, 0, 0xff, 0xfd), []byte{255})
+	f.Add(append(wiretest.STUN(1500), wiretest.Padded(wiretest.ChannelData(3000))...), []byte{255, 0, 255})
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), []byte{3})
 	f.Fuzz(func(t *testing.T, stream, sizes []byte) {
 		want, whole := splitPlainly(stream)
-		framer := newFramer(&chunkReader{rest: stream, sizes: sizes})
+		framer := NewFramer(&chunkReader{rest: stream, sizes: sizes})
 		for i := range want {
-			got, err := framer.next()
+			got, err := framer.Next()
 			if err != nil || !bytes.Equal(got, want[i]) {
 				t.Fatalf("frame %d: %x, %v, want %x", i, got, err, want[i])
 			}
 		}
-		frame, err := framer.next()
+		frame, err := framer.Next()
 		if err == nil || whole && err != io.EOF {
 			t.Fatalf("after %d frames: %x, %v, whole %v", len(want), frame, err, whole)
 		}
