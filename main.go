@@ -34,6 +34,7 @@ import (
 
 	"cline-meet/signal/assets"
 	"cline-meet/signal/signal"
+	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/state"
 	"cline-meet/signal/turnsrv"
 	turnbench "cline-meet/signal/turnsrv/bench"
@@ -85,7 +86,7 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 		Usage: "Run one node",
 		Description: "Every setting is a flag, an environment variable and a key of the config file (the flag's\n" +
 			"name without the leading dashes), in that order of precedence.",
-		Flags: append(s.flags(), &cli.BoolFlag{Name: checkFlag, Destination: &check,
+		Flags: append(s.table().Flags(), &cli.BoolFlag{Name: checkFlag, Destination: &check,
 			Usage: "read the settings and certificate files, say what is wrong with them and end"}),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return s.usageProblems(args, err) },
 		Action: func(c *cli.Context) error {
@@ -115,7 +116,7 @@ func healthCommand() *cli.Command {
 		Name:        "health",
 		Usage:       "Ask the node on this machine whether it takes new users",
 		Description: "Give it the settings of the node. The exit status is 0 when /ready says yes, else 1.",
-		Flags:       s.flags(),
+		Flags:       s.table().Flags(),
 		Action: func(c *cli.Context) error {
 			if err := s.complete(c); err != nil {
 				return err
@@ -130,7 +131,7 @@ type settings struct {
 	configFile   string
 	logLevel     string
 	logFormat    string
-	drainTimeout int
+	drainTimeout time.Duration
 	signal       signal.Config
 	turn         turnsrv.Config
 	redis        state.RedisConfig
@@ -140,26 +141,26 @@ func newSettings() *settings {
 	return &settings{
 		logLevel:     "info",
 		logFormat:    "text",
-		drainTimeout: 30,
+		drainTimeout: 30 * time.Second,
 		signal:       signal.DefaultConfig(),
 		turn:         turnsrv.DefaultConfig(),
 		redis:        state.DefaultRedisConfig(),
 	}
 }
 
-func (s *settings) flags() []cli.Flag {
-	const category = "Operation"
-	own := []cli.Flag{
-		&cli.StringFlag{Category: category, Name: "config", EnvVars: []string{"SIGNAL_CONFIG"},
-			Usage: "YAML `FILE` with settings", Destination: &s.configFile},
-		&cli.StringFlag{Category: category, Name: "log-level", EnvVars: []string{"LOG_LEVEL"},
-			Usage: "`LEVEL`: debug, info, warn or error", Value: s.logLevel, Destination: &s.logLevel},
-		&cli.StringFlag{Category: category, Name: "log-format", EnvVars: []string{"LOG_FORMAT"},
-			Usage: "`FORMAT`: text (for people) or json (logs and nothing else)", Value: s.logFormat, Destination: &s.logFormat},
-		&cli.IntFlag{Category: category, Name: "drain-timeout", EnvVars: []string{"DRAIN_TIMEOUT"},
-			Usage: "`SECONDS` that a stop may take", Value: s.drainTimeout, Destination: &s.drainTimeout},
-	}
-	return slices.Concat(s.signal.Flags(), s.turn.Flags(), s.redis.Flags(), own)
+// table is every setting of the node.
+func (s *settings) table() setting.Table {
+	return slices.Concat(s.signal.Settings(), s.turn.Settings(), s.redis.Settings(), s.own())
+}
+
+// own are the settings of no part in particular.
+func (s *settings) own() setting.Table {
+	return setting.Category("Operation",
+		setting.Text("config", &s.configFile, "YAML `FILE` with settings").From("SIGNAL_CONFIG"),
+		setting.Choice("log-level", &s.logLevel, []string{"debug", "info", "warn", "error"}, "`LEVEL`: debug, info, warn or error"),
+		setting.Choice("log-format", &s.logFormat, []string{"text", "json"}, "`FORMAT`: text (for people) or json (logs and nothing else)"),
+		setting.Duration("drain-timeout", &s.drainTimeout, time.Second, setting.Longest, "`SECONDS` that a stop may take"),
+	)
 }
 
 // complete adds the config file to what the flags and the environment set, and returns every
@@ -195,7 +196,7 @@ func (s *settings) readFile(isSet func(string) bool, set func(name, value string
 		return fmt.Errorf("--config: reading %s: %w", s.configFile, err)
 	}
 	known := map[string]bool{}
-	for _, f := range s.flags() {
+	for _, f := range s.table().Flags() {
 		known[f.Names()[0]] = f.Names()[0] != "config"
 	}
 	var problems []error
@@ -227,18 +228,9 @@ func scalar(value any) string {
 }
 
 func (s *settings) validate() error {
-	var problems []error
-	var level slog.Level
-	if level.UnmarshalText([]byte(s.logLevel)) != nil {
-		problems = append(problems, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", s.logLevel))
-	}
-	if s.logFormat != "text" && s.logFormat != "json" {
-		problems = append(problems, fmt.Errorf("--log-format: %q is neither text nor json", s.logFormat))
-	}
-	if s.drainTimeout < 1 {
-		problems = append(problems, errors.New("--drain-timeout: must be at least 1 second"))
-	}
-	return errors.Join(append(problems, s.signal.Validate(), s.turn.Validate(), s.redis.Validate())...)
+	var p setting.Problems
+	s.own().Check(&p)
+	return errors.Join(p.Err(), s.signal.Validate(), s.turn.Validate(), s.redis.Validate())
 }
 
 // usageProblems finds all that is wrong after the CLI has stopped at the first value that it could
@@ -248,10 +240,9 @@ func (s *settings) usageProblems(args []string, first error) error {
 	set.SetOutput(io.Discard)
 	set.Bool(checkFlag, false, "")
 	var problems []error
-	for _, f := range s.flags() {
+	for _, f := range s.table().Flags() {
 		if err := f.Apply(set); err != nil {
-			problems = append(problems, fmt.Errorf("--%s: %w", f.Names()[0], err))
-			set.String(f.Names()[0], "", "") // The command line may name it as well.
+			problems = append(problems, err)
 		}
 	}
 	rest := args[slices.Index(args, "serve")+1:]
@@ -683,7 +674,7 @@ func (n *node) run(ctx context.Context) error {
 	case failure = <-ended:
 		ended <- nil
 	}
-	drainTime := time.Duration(n.settings.drainTimeout) * time.Second
+	drainTime := n.settings.drainTimeout
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	n.draining.Store(true)
@@ -728,7 +719,7 @@ func (n *node) drainTURN(ctx context.Context) error {
 		return nil
 	}
 	if left := n.turn.Allocations(); left > 0 {
-		n.log.Info("waiting for relayed calls to end", "allocations", left, "at_most_s", n.settings.drainTimeout)
+		n.log.Info("waiting for relayed calls to end", "allocations", left, "at_most_s", n.settings.drainTimeout.Seconds())
 	}
 	return n.turn.Shutdown(ctx)
 }
@@ -855,13 +846,11 @@ func credentialsCommand(stdout io.Writer) *cli.Command {
 	return &cli.Command{
 		Name:  "credentials",
 		Usage: "Mint and print TURN credentials",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "user", Usage: "`NAME` that the credentials are for", Required: true, Destination: &user},
 			&cli.DurationFlag{Name: "ttl", Usage: "how long they live, such as 90s or 24h", Value: time.Hour, Destination: &ttl},
 			&cli.BoolFlag{Name: "json", Usage: "print an RTCConfiguration instead", Destination: &asJSON},
-			pick(cfg.Flags(), "turn-secret"), pick(cfg.Flags(), "turn-public-host"),
-			pick(cfg.Flags(), "turn-port"), pick(cfg.Flags(), "turn-url"), pick(cfg.Flags(), "stun-url"),
-		},
+		}, cfg.Settings().Pick("turn-secret", "turn-public-host", "turn-port", "turn-url", "stun-url").Flags()...),
 		Action: func(*cli.Context) error {
 			if len(cfg.Secrets) == 0 {
 				return errors.New("--turn-secret or TURN_SECRET: give the secret of the TURN server")
@@ -873,10 +862,6 @@ func credentialsCommand(stdout io.Writer) *cli.Command {
 			return printCredentials(stdout, cfg, user, asJSON)
 		},
 	}
-}
-
-func pick(flags []cli.Flag, name string) cli.Flag {
-	return flags[slices.IndexFunc(flags, func(f cli.Flag) bool { return f.Names()[0] == name })]
 }
 
 func printCredentials(w io.Writer, cfg turnsrv.Config, user string, asJSON bool) error {
@@ -902,7 +887,7 @@ func rotateCommand(stdout io.Writer) *cli.Command {
 		ArgsUsage: "turn|session",
 		Description: "For secrets that the nodes generated and agreed on through Redis. Where --turn-secret or\n" +
 			"--session-secret is set, prepend the new one there instead.",
-		Flags: cfg.Flags(),
+		Flags: cfg.Settings().Flags(),
 		Action: func(c *cli.Context) error {
 			name, ok := names[c.Args().First()]
 			if !ok || c.NArg() != 1 {

@@ -91,7 +91,7 @@ func New(cfg Config) (*Server, error) {
 		rooms:    map[string]*room{},
 		asks:     map[string]asked{},
 	}
-	s.proxies, _ = parsePrefixes(cfg.TrustedProxies) // Validate has seen them.
+	s.proxies, _ = parseProxies(cfg.TrustedProxies) // Validate has seen them.
 	s.departures.byUser = map[string]*departure{}
 	s.buffers.New = func() any { return new(bytes.Buffer) }
 	s.upgrader = websocket.Upgrader{

@@ -16,7 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
-	"github.com/urfave/cli/v2"
+
+	"cline-meet/signal/signal/setting"
 )
 
 // What a join does while Redis is away.
@@ -25,6 +26,13 @@ const (
 	OutageLocal = "local"
 	// OutageReject refuses with ErrUnavailable.
 	OutageReject = "reject"
+)
+
+const (
+	// minBeat leaves time for a round trip to a Redis nearby.
+	minBeat = 10 * time.Millisecond
+	// maxLease keeps the rooms of a deployment that ended from staying for more than some months, see ttlLeases.
+	maxLease = 24 * time.Hour
 )
 
 // RedisConfig is how a node reaches Redis, and what it does when it cannot. The first group is
@@ -71,77 +79,50 @@ func (c *RedisConfig) Enabled() bool {
 	return c.Host != "" || c.URL != "" || len(c.Sentinels) > 0 || len(c.Cluster) > 0
 }
 
-// Flags returns the command line flags and environment variables that fill c.
-func (c *RedisConfig) Flags() []cli.Flag {
-	const category = "Shared state"
-	return []cli.Flag{
-		&cli.StringFlag{Category: category, Name: "redis-host", EnvVars: []string{"REDIS_HOST"},
-			Usage: "`HOST` of Redis; none keeps all state in memory", Destination: &c.Host},
-		&cli.IntFlag{Category: category, Name: "redis-port", EnvVars: []string{"REDIS_PORT"},
-			Usage: "Redis `PORT`", Value: c.Port, Destination: &c.Port},
-		&cli.StringFlag{Category: category, Name: "redis-url", EnvVars: []string{"REDIS_URL"},
-			Usage: "`URL` redis://[user:password@]host:port/db, or rediss:// with TLS; wins over host, port, user, password and database", Destination: &c.URL},
-		&cli.StringFlag{Category: category, Name: "redis-username", EnvVars: []string{"REDIS_USERNAME"},
-			Usage: "ACL `USER` of Redis", Destination: &c.Username},
-		&cli.StringFlag{Category: category, Name: "redis-password", EnvVars: []string{"REDIS_PASSWORD"},
-			Usage: "`PASSWORD` of Redis", Destination: &c.Password},
-		&cli.IntFlag{Category: category, Name: "redis-db", EnvVars: []string{"REDIS_DB"},
-			Usage: "`NUMBER` of the database; a Cluster has only 0", Destination: &c.DB},
-		&cli.BoolFlag{Category: category, Name: "redis-tls", EnvVars: []string{"REDIS_TLS"},
-			Usage: "speak TLS to Redis", Destination: &c.TLS},
-		&cli.StringFlag{Category: category, Name: "redis-tls-ca", EnvVars: []string{"REDIS_TLS_CA"},
-			Usage: "PEM `FILE` with the authorities that may sign Redis' certificate instead of the system's; turns TLS on", Destination: &c.TLSCA},
-		&cli.StringFlag{Category: category, Name: "redis-tls-server-name", EnvVars: []string{"REDIS_TLS_SERVER_NAME"},
-			Usage: "`NAME` in Redis' certificate when it is not the host; turns TLS on", Destination: &c.TLSServerName},
-		&cli.StringFlag{Category: category, Name: "redis-sentinel-master", EnvVars: []string{"REDIS_SENTINEL_MASTER"},
-			Usage: "`NAME` of the master that the Sentinels watch", Destination: &c.SentinelMaster},
-		&cli.GenericFlag{Category: category, Name: "redis-sentinels", EnvVars: []string{"REDIS_SENTINELS"},
-			Usage: "`HOST:PORT` of Sentinels, comma separated", Value: (*list)(&c.Sentinels)},
-		&cli.StringFlag{Category: category, Name: "redis-sentinel-username", EnvVars: []string{"REDIS_SENTINEL_USERNAME"},
-			Usage: "ACL `USER` of the Sentinels", Destination: &c.SentinelUsername},
-		&cli.StringFlag{Category: category, Name: "redis-sentinel-password", EnvVars: []string{"REDIS_SENTINEL_PASSWORD"},
-			Usage: "`PASSWORD` of the Sentinels", Destination: &c.SentinelPassword},
-		&cli.GenericFlag{Category: category, Name: "redis-cluster", EnvVars: []string{"REDIS_CLUSTER"},
-			Usage: "`HOST:PORT` of some nodes of a Redis Cluster, comma separated", Value: (*list)(&c.Cluster)},
-		&cli.StringFlag{Category: category, Name: "redis-prefix", EnvVars: []string{"REDIS_PREFIX"},
-			Usage: "`TEXT` that all keys and channels begin with; deployments that share a Redis need different ones", Value: c.Prefix, Destination: &c.Prefix},
-		&cli.StringFlag{Category: category, Name: "state-outage", EnvVars: []string{"STATE_OUTAGE"},
-			Usage: "`POLICY` for joins while Redis is away: local or reject", Value: c.Outage, Destination: &c.Outage},
-		&cli.GenericFlag{Category: category, Name: "state-beat", EnvVars: []string{"STATE_BEAT"},
-			Usage: "`SECONDS` between renewals of this node's lease", Value: (*seconds)(&c.Beat)},
-		&cli.GenericFlag{Category: category, Name: "state-lease", EnvVars: []string{"STATE_LEASE"},
-			Usage: "`SECONDS` of silence after which a node is dead and its members leave", Value: (*seconds)(&c.Lease)},
-	}
+// Settings returns the table of what flags, the environment and the config file fill c with.
+func (c *RedisConfig) Settings() setting.Table {
+	return setting.Category("Shared state",
+		setting.Text("redis-host", &c.Host, "`HOST` of Redis; none keeps all state in memory"),
+		setting.Port("redis-port", &c.Port, 1, "Redis `PORT`"),
+		setting.Text("redis-url", &c.URL, "`URL` redis://[user:password@]host:port/db, or rediss:// with TLS; wins over host, port, user, password and database"),
+		setting.Text("redis-username", &c.Username, "ACL `USER` of Redis"),
+		setting.Text("redis-password", &c.Password, "`PASSWORD` of Redis"),
+		setting.Int("redis-db", &c.DB, 0, setting.Most, "`NUMBER` of the database; a Cluster has only 0"),
+		setting.Bool("redis-tls", &c.TLS, "speak TLS to Redis"),
+		setting.Text("redis-tls-ca", &c.TLSCA, "PEM `FILE` with the authorities that may sign Redis' certificate instead of the system's; turns TLS on"),
+		setting.Text("redis-tls-server-name", &c.TLSServerName, "`NAME` in Redis' certificate when it is not the host; turns TLS on"),
+		setting.Text("redis-sentinel-master", &c.SentinelMaster, "`NAME` of the master that the Sentinels watch"),
+		setting.List("redis-sentinels", &c.Sentinels, "`HOST:PORT` of Sentinels, comma separated"),
+		setting.Text("redis-sentinel-username", &c.SentinelUsername, "ACL `USER` of the Sentinels"),
+		setting.Text("redis-sentinel-password", &c.SentinelPassword, "`PASSWORD` of the Sentinels"),
+		setting.List("redis-cluster", &c.Cluster, "`HOST:PORT` of some nodes of a Redis Cluster, comma separated"),
+		setting.Text("redis-prefix", &c.Prefix, "`TEXT` that all keys and channels begin with; deployments that share a Redis need different ones"),
+		setting.Choice("state-outage", &c.Outage, []string{OutageLocal, OutageReject}, "`POLICY` for joins while Redis is away: local or reject"),
+		setting.Duration("state-beat", &c.Beat, minBeat, maxLease/2, "`SECONDS` between renewals of this node's lease"),
+		setting.Duration("state-lease", &c.Lease, 2*minBeat, maxLease, "`SECONDS` of silence after which a node is dead and its members leave"),
+	)
 }
 
 // Validate returns every problem of the settings, each naming its flag, joined into one error.
 func (c *RedisConfig) Validate() error {
-	var problems []error
-	check := func(ok bool, format string, args ...any) {
-		if !ok {
-			problems = append(problems, fmt.Errorf(format, args...))
-		}
-	}
-	check(c.Port >= 1 && c.Port <= 65535, "--redis-port: %d is not a port (1-65535)", c.Port)
-	check(c.DB >= 0, "--redis-db: %d is not a database", c.DB)
-	check(c.DB == 0 || len(c.Cluster) == 0, "--redis-db: a Cluster has only database 0")
-	check((c.SentinelMaster == "") == (len(c.Sentinels) == 0), "--redis-sentinel-master, --redis-sentinels: give both or neither")
-	check(len(c.Sentinels) == 0 || len(c.Cluster) == 0, "--redis-sentinels, --redis-cluster: give one of them")
-	check(c.URL == "" || len(c.Sentinels) == 0 && len(c.Cluster) == 0, "--redis-url: names one server, not Sentinels or a Cluster")
+	var p setting.Problems
+	c.Settings().Check(&p)
+	p.Check(c.DB == 0 || len(c.Cluster) == 0, "redis-db", "a Cluster has only database 0")
+	p.Check((c.SentinelMaster == "") == (len(c.Sentinels) == 0), "redis-sentinel-master", "give it and --redis-sentinels, or neither")
+	p.Check(len(c.Sentinels) == 0 || len(c.Cluster) == 0, "redis-sentinels", "give it or --redis-cluster, not both")
+	p.Check(c.URL == "" || len(c.Sentinels) == 0 && len(c.Cluster) == 0, "redis-url", "names one server, not Sentinels or a Cluster")
 	for _, addr := range c.Sentinels {
-		check(validAddr(addr), "--redis-sentinels: %q is not host:port", addr)
+		p.Check(validAddr(addr), "redis-sentinels", "%q is not host:port", addr)
 	}
 	for _, addr := range c.Cluster {
-		check(validAddr(addr), "--redis-cluster: %q is not host:port", addr)
+		p.Check(validAddr(addr), "redis-cluster", "%q is not host:port", addr)
 	}
-	check(!strings.ContainsAny(c.Prefix, "{}*?[]\\"), "--redis-prefix: %q has one of {}*?[]\\ in it", c.Prefix)
-	check(c.Outage == OutageLocal || c.Outage == OutageReject, "--state-outage: %q is neither local nor reject", c.Outage)
-	check(c.Beat > 0, "--state-beat: must be more than 0 seconds")
-	check(c.Lease >= 2*c.Beat, "--state-lease: must be at least twice --state-beat")
+	p.Check(!strings.ContainsAny(c.Prefix, "{}*?[]\\"), "redis-prefix", "%q has one of {}*?[]\\ in it", c.Prefix)
+	p.Check(c.Lease >= 2*c.Beat, "state-lease", "%v is less than twice --state-beat", c.Lease)
 	if _, err := c.options(); err != nil {
-		problems = append(problems, err)
+		p = append(p, err)
 	}
-	return errors.Join(problems...)
+	return p.Err()
 }
 
 func validAddr(addr string) bool {
@@ -216,38 +197,3 @@ func (c *RedisConfig) secure(o *redis.UniversalOptions) error {
 	}
 	return nil
 }
-
-// seconds is a flag value in seconds that also takes a Go duration.
-type seconds time.Duration
-
-func (s *seconds) Set(text string) error {
-	if f, err := strconv.ParseFloat(text, 64); err == nil {
-		*s = seconds(f * float64(time.Second))
-		return nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		return fmt.Errorf("%q is not a number of seconds", text)
-	}
-	*s = seconds(d)
-	return nil
-}
-
-func (s *seconds) String() string {
-	return strconv.FormatFloat(time.Duration(*s).Seconds(), 'f', -1, 64)
-}
-
-// list is a flag value of comma separated texts; setting it again replaces the whole.
-type list []string
-
-func (l *list) Set(text string) error {
-	*l = nil
-	for part := range strings.SplitSeq(text, ",") {
-		if part = strings.TrimSpace(part); part != "" {
-			*l = append(*l, part)
-		}
-	}
-	return nil
-}
-
-func (l *list) String() string { return strings.Join(*l, ",") }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/signal/setting"
 )
 
 func TestRelayAddresses(t *testing.T) {
@@ -39,8 +41,8 @@ func TestRelayAddresses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := testConfig()
-			_ = (*list)(&cfg.RelayIP).Set(tt.relay)
-			_ = (*list)(&cfg.ExternalIP).Set(tt.external)
+			cfg.RelayIP = setting.ParseList(tt.relay)
+			cfg.ExternalIP = setting.ParseList(tt.external)
 			if err := cfg.Validate(); err != nil {
 				t.Fatalf("Validate: %v", err)
 			}

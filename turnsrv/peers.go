@@ -3,10 +3,11 @@ package turnsrv
 import (
 	"cmp"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"cline-meet/signal/signal/setting"
 )
 
 // verdict is what the peer policy says about an address.
@@ -130,23 +131,23 @@ func peerRules(cfg Config, own []relayAddress) ([]peerRule, error) {
 			}
 		}
 	}
-	var wrong problems
+	var wrong setting.Problems
 	for _, prefix := range parsePeers(&wrong, "turn-allow-peer", cfg.AllowPeers) {
 		rules = append(rules, peerRule{prefix, verdictAllowed, rankAllow})
 	}
 	for _, prefix := range parsePeers(&wrong, "turn-deny-peer", cfg.DenyPeers) {
 		rules = append(rules, peerRule{prefix, verdictDenied, rankDeny})
 	}
-	return rules, errors.Join(wrong...)
+	return rules, wrong.Err()
 }
 
 // parsePeers reads the values of a flag. It adds every wrong one to p.
-func parsePeers(p *problems, flag string, texts []string) []netip.Prefix {
+func parsePeers(p *setting.Problems, flag string, texts []string) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, text := range texts {
 		prefix, err := parsePeer(text)
 		if err != nil {
-			p.add(flag, err)
+			p.Add(flag, err)
 			continue
 		}
 		prefixes = append(prefixes, prefix)
@@ -157,13 +158,9 @@ func parsePeers(p *problems, flag string, texts []string) []netip.Prefix {
 // parsePeer reads a CIDR or an address. Bits beyond the length are an error,
 // since it is not known which of the two is mistyped.
 func parsePeer(text string) (netip.Prefix, error) {
-	prefix, err := netip.ParsePrefix(text)
+	prefix, err := setting.ParsePrefix(text)
 	if err != nil {
-		addr, err := netip.ParseAddr(text)
-		if err != nil || addr.Zone() != "" {
-			return netip.Prefix{}, fmt.Errorf("%q is neither a CIDR nor an IP address", text)
-		}
-		prefix = netip.PrefixFrom(addr, addr.BitLen())
+		return netip.Prefix{}, err
 	}
 	if masked := prefix.Masked(); masked != prefix {
 		return netip.Prefix{}, fmt.Errorf("%s has bits beyond its length; the CIDR is %s", text, undisguisePrefix(masked))

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cline-meet/signal/signal/setting"
 )
 
 // disguisedForbidden is a Config.ForbiddenPeers that disguisedPeers tries to get
@@ -162,8 +164,8 @@ func TestAllowAndDenyPeers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := policyConfig()
-			_ = (*list)(&cfg.AllowPeers).Set(tt.allow)
-			_ = (*list)(&cfg.DenyPeers).Set(tt.deny)
+			cfg.AllowPeers = setting.ParseList(tt.allow)
+			cfg.DenyPeers = setting.ParseList(tt.deny)
 			cfg.ForbiddenPeers = append(addrPorts("192.168.7.7:6379"), disguisedForbidden...)
 			if err := cfg.Validate(); err != nil {
 				t.Fatalf("Validate: %v", err)
@@ -350,8 +352,8 @@ func FuzzCIDRs(f *testing.F) {
 	f.Add("::ffff:10.0.0.0/104", "64:ff9b::a00:0/104")
 	f.Fuzz(func(t *testing.T, allow, deny string) {
 		cfg := policyConfig()
-		_ = (*list)(&cfg.AllowPeers).Set(allow)
-		_ = (*list)(&cfg.DenyPeers).Set(deny)
+		cfg.AllowPeers = setting.ParseList(allow)
+		cfg.DenyPeers = setting.ParseList(deny)
 		cfg.ForbiddenPeers = disguisedForbidden
 		if len(cfg.AllowPeers)+len(cfg.DenyPeers) > 64 {
 			return

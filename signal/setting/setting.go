@@ -1,0 +1,108 @@
+// Package setting reads what a program can be told. Each package keeps its settings as a table of one
+// line a setting: the name, where the value goes, its bounds and what it means. The rest follows from
+// that: the flag, the environment variable, the key of the config file, the default, which is the value
+// that is there when the table is made, and the words for what is wrong.
+package setting
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// A Setting is one line of a table, and a flag of the CLI.
+type Setting struct {
+	cli.GenericFlag
+	check   func() error // what is wrong with the value that is there now
+	empties bool         // an empty variable empties the value; otherwise it counts as not set
+}
+
+// newSetting makes a setting whose default is what value holds now.
+func newSetting(name, usage string, value cli.Generic, check func() error) *Setting {
+	return &Setting{
+		GenericFlag: cli.GenericFlag{Name: name, Usage: usage, EnvVars: []string{variable(name)},
+			Value: value, DefaultText: value.String()},
+		check: check,
+	}
+}
+
+// variable is the environment variable of a flag.
+func variable(name string) string { return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) }
+
+// From names another environment variable than the one that follows from the name, or none.
+func (s *Setting) From(variables ...string) *Setting {
+	s.EnvVars = variables
+	return s
+}
+
+// Otherwise says in the help what is used while the value is empty.
+func (s *Setting) Otherwise(text string) *Setting {
+	s.DefaultText = text
+	return s
+}
+
+// Apply reads the environment and adds the flag to a set, as the CLI asks of its flags. Its error
+// names the flag and the variable.
+func (s *Setting) Apply(set *flag.FlagSet) error {
+	set.Var(s.Value, s.Name, s.Usage)
+	for _, name := range s.EnvVars {
+		text, found := os.LookupEnv(name)
+		if !found || text == "" && !s.empties {
+			continue
+		}
+		if err := s.Value.Set(text); err != nil {
+			return fmt.Errorf("--%s: %w (from $%s)", s.Name, err, name)
+		}
+		s.HasBeenSet = true
+	}
+	return nil
+}
+
+// TakesValue says whether something must follow the flag on the command line.
+func (s *Setting) TakesValue() bool {
+	_, alone := s.Value.(*truth)
+	return !alone
+}
+
+// String is the line of the flag in the help.
+func (s *Setting) String() string { return cli.FlagStringer(s) }
+
+// A Table is the settings of a package.
+type Table []*Setting
+
+// Category returns settings that the help lists under one heading.
+func Category(heading string, rows ...*Setting) Table {
+	for _, s := range rows {
+		s.GenericFlag.Category = heading
+	}
+	return rows
+}
+
+// Flags returns the settings as flags of the CLI.
+func (t Table) Flags() []cli.Flag {
+	flags := make([]cli.Flag, len(t))
+	for i, s := range t {
+		flags[i] = s
+	}
+	return flags
+}
+
+// Pick returns the settings of some names; it panics when there is no such.
+func (t Table) Pick(names ...string) Table {
+	var out Table
+	for _, name := range names {
+		out = append(out, t[slices.IndexFunc(t, func(s *Setting) bool { return s.Name == name })])
+	}
+	return out
+}
+
+// Check adds every value that is not within its bounds to the problems.
+func (t Table) Check(p *Problems) {
+	for _, s := range t {
+		p.Add(s.Name, s.check())
+	}
+}
