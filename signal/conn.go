@@ -133,7 +133,7 @@ func (c *conn) readMessage(kind int, r io.Reader) error {
 		return nil
 	}
 	if buf.Len() > limit {
-		c.srv.metrics.messages.WithLabelValues("unknown", "413").Inc()
+		c.srv.metrics.messages[unknownType][outcomeOf(codeTooLarge)].Inc()
 		c.send(errorFrame("", codeTooLarge, "message too large"))
 		c.close(websocket.CloseMessageTooBig, "message too large", state.ReasonDisconnect)
 		return nil

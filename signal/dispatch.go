@@ -3,7 +3,6 @@ package signal
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -14,33 +13,30 @@ import (
 // stateTimeout bounds one operation on the shared state.
 const stateTimeout = 5 * time.Second
 
-// handlers maps the type of a message to what handles it. A handler returns a *clientError for
-// what the client must be told, and nil when the message was handed on.
-var handlers = map[string]func(*conn, envelope) error{
-	typeJoinRoom:     (*conn).joinRoom,
-	typeLeaveRoom:    (*conn).leaveRoom,
-	typeOffer:        (*conn).relayDocument,
-	typeAnswer:       (*conn).relayDocument,
-	typeICECandidate: (*conn).relayDocument,
-	typeMessage:      (*conn).relayMessage,
-	typeSTUNConfig:   (*conn).freshICE,
+// handlers are what handles each type of message. A handler returns a *clientError for what the
+// client must be told, and nil when the message was handed on.
+var handlers = [messageTypes]func(*conn, envelope) error{
+	unknownType:  (*conn).refuseType,
+	joinRoom:     (*conn).joinRoom,
+	leaveRoom:    (*conn).leaveRoom,
+	offer:        (*conn).relayDocument,
+	answer:       (*conn).relayDocument,
+	iceCandidate: (*conn).relayDocument,
+	appMessage:   (*conn).relayMessage,
+	stunConfig:   (*conn).freshICE,
 }
 
 // handle decodes and handles one frame and answers it with an ack, an error or nothing.
 func (c *conn) handle(kind int, frame []byte) {
 	env, err := c.admit(kind, frame)
-	handler, known := handlers[env.Type]
-	label := env.Type
-	if !known {
-		label = "unknown"
-	}
-	if err == nil && !known {
-		err = fault(codeBadRequest, "type: %q is unknown", truncate(env.Type))
-	}
 	if err == nil {
-		err = handler(c, env)
+		err = handlers[env.Type](c, env)
 	}
-	c.answer(label, env.ID, err)
+	c.answer(env.Type, env.ID, err)
+}
+
+func (c *conn) refuseType(env envelope) error {
+	return fault(codeBadRequest, "type: %q is unknown", truncate(string(env.Name)))
 }
 
 // admit decodes a frame if the client's rate allows it.
@@ -65,26 +61,26 @@ func (c *conn) throttle() time.Duration {
 	return max(time.Millisecond, time.Duration(missing/float64(c.rate.Limit())*float64(time.Second)))
 }
 
-func (c *conn) answer(label, id string, err error) {
+func (c *conn) answer(t messageType, id []byte, err error) {
 	if err == nil {
-		c.srv.metrics.messages.WithLabelValues(label, "ok").Inc()
-		if id != "" {
-			c.send(encode(serverMessage{Type: typeAck, ID: id}))
+		c.srv.metrics.messages[t][outcomeOK].Inc()
+		if len(id) > 0 {
+			c.send(appendAck(nil, id))
 		}
 		return
 	}
 	if errors.Is(err, errAnswered) {
-		c.srv.metrics.messages.WithLabelValues(label, "refused").Inc()
+		c.srv.metrics.messages[t][outcomeRefused].Inc()
 		return
 	}
 	var ce *clientError
 	if !errors.As(err, &ce) {
-		c.log.Warn("handling a message", "type", label, "error", err)
+		c.log.Warn("handling a message", "type", t, "error", err)
 		ce = &clientError{codeUnavailable, "try again"}
 	}
-	c.srv.metrics.messages.WithLabelValues(label, strconv.Itoa(ce.code)).Inc()
-	c.log.Debug("message refused", "type", label, "code", ce.code, "error", ce.message)
-	c.send(errorFrame(id, ce.code, ce.message))
+	c.srv.metrics.messages[t][outcomeOf(ce.code)].Inc()
+	c.log.Debug("message refused", "type", t, "code", ce.code, "error", ce.message)
+	c.send(appendError(nil, id, ce.code, ce.message))
 	if ce.code != codeUnavailable && !c.faults.Allow() {
 		c.close(websocket.ClosePolicyViolation, "too many bad messages", state.ReasonDisconnect)
 	}
@@ -124,9 +120,9 @@ func (c *conn) joinRoom(env envelope) error {
 
 // refuseJoin tells the client why it is not in the room. A full room has a message of its own,
 // which is the answer also to a request with an id.
-func (c *conn) refuseJoin(room, id string, err error) error {
+func (c *conn) refuseJoin(room string, id []byte, err error) error {
 	if errors.Is(err, state.ErrRoomFull) {
-		c.send(encode(serverMessage{Type: typeRoomFull, ID: id, RoomID: room}))
+		c.send(appendRoomFull(nil, id, room))
 		return errAnswered
 	}
 	return fromState(err)
@@ -168,7 +164,7 @@ func (c *conn) member() state.Member { return state.Member{ID: c.user, Epoch: c.
 // relayDocument relays an offer, answer or candidate to one member.
 func (c *conn) relayDocument(env envelope) error {
 	switch {
-	case env.TargetID == "":
+	case len(env.TargetID) == 0:
 		return fault(codeBadRequest, "target_id: missing")
 	case len(env.Data) == 0:
 		return fault(codeBadRequest, "data: missing")
@@ -190,15 +186,16 @@ func (c *conn) relay(env envelope) error {
 	if c.room == nil {
 		return fault(codeNoRoom, "you are in no room: join_room first")
 	}
-	frame := relayFrame(env, c.user, c.room.id)
-	j, ok := c.room.deliver(c.user, env.TargetID, frame)
+	frame := appendRelay(make([]byte, 0, len(env.Data)+relayOverhead), env, c.user, c.room.id)
+	to := string(env.TargetID)
+	j, ok := c.room.deliver(c.user, to, frame)
 	if len(j.nodes) > 0 {
 		defer j.end()
 	}
 	if !ok {
 		return fault(codeNotMember, "target_id: not a member of your room")
 	}
-	m := state.Message{Room: c.room.id, From: c.user, To: env.TargetID, Frame: frame}
+	m := state.Message{Room: c.room.id, From: c.user, To: to, Frame: frame}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, stateTimeout)
 	defer cancel()
 	var errs []error
@@ -249,7 +246,7 @@ func (c *conn) iceFrame(resumed bool) []byte {
 	if c.srv.cfg.ResumeGrace > 0 {
 		token = c.token()
 	}
-	return encode(serverMessage{Type: typeSTUNConfig, UserID: c.user, Data: struct {
+	return objectFrame(typeSTUNConfig, c.user, struct {
 		ICEServers     []ICEServer `json:"iceServers"`
 		TTL            int         `json:"ttl,omitempty"`
 		ResumeToken    string      `json:"resume_token,omitempty"`
@@ -257,7 +254,7 @@ func (c *conn) iceFrame(resumed bool) []byte {
 		Kept           int         `json:"kept,omitempty"`
 		MaxRoomUsers   int         `json:"max_room_users"`
 		PingIntervalMS int64       `json:"ping_interval_ms"`
-	}{ice.servers(), ice.seconds(), token, resumed, kept, c.srv.cfg.MaxRoomUsers, c.srv.wheel.turn.Milliseconds()}})
+	}{ice.servers(), ice.seconds(), token, resumed, kept, c.srv.cfg.MaxRoomUsers, c.srv.wheel.turn.Milliseconds()})
 }
 
 // iceDue reports whether the ICE servers must be renewed before the next visit of the wheel.

@@ -60,10 +60,10 @@ func (s *Server) askToLeave(ctx context.Context) {
 	spread = min(spread, time.Duration(len(clients))*10*time.Millisecond)
 	for _, c := range clients {
 		after := time.Duration(rand.Float64() * float64(spread))
-		c.sendAside(encode(serverMessage{Type: typeReconnect, Data: struct {
+		c.sendAside(objectFrame(typeReconnect, "", struct {
 			AfterMS int64  `json:"after_ms"`
 			Reason  string `json:"reason"`
-		}{after.Milliseconds(), "drain"}}))
+		}{after.Milliseconds(), "drain"}))
 	}
 	s.cfg.Logger.Info("asked clients to go to other nodes", "clients", len(clients), "within_ms", spread.Milliseconds())
 }

@@ -2,29 +2,66 @@ package signal
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
+	"io"
+	"strings"
+	"sync"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
-// The types of messages, as PROTOCOL.md names them.
+// The types of messages that only the server sends.
 const (
-	typeJoinRoom     = "join_room"
-	typeLeaveRoom    = "leave_room"
-	typeOffer        = "offer"
-	typeAnswer       = "answer"
-	typeICECandidate = "ice_candidate"
-	typeMessage      = "message"
-	typeSTUNConfig   = "stun_config"
-	typeUserJoined   = "user_joined"
-	typeUserLeft     = "user_left"
-	typeRoomFull     = "room_full"
-	typeError        = "error"
-	typeAck          = "ack"
-	typeReconnect    = "reconnect"
+	typeSTUNConfig = "stun_config" // clients ask for one by the same name
+	typeUserJoined = "user_joined"
+	typeUserLeft   = "user_left"
+	typeRoomFull   = "room_full"
+	typeError      = "error"
+	typeAck        = "ack"
+	typeReconnect  = "reconnect"
 )
+
+// messageType is the type of a message from a client.
+type messageType uint8
+
+const (
+	unknownType messageType = iota
+	joinRoom
+	leaveRoom
+	offer
+	answer
+	iceCandidate
+	appMessage
+	stunConfig
+	messageTypes // how many there are
+)
+
+var messageTypeNames = [messageTypes]string{"unknown", "join_room", "leave_room", "offer", "answer", "ice_candidate", "message", typeSTUNConfig}
+
+func (t messageType) String() string { return messageTypeNames[t] }
+
+// messageTypeOf returns the type that has a name on the wire.
+func messageTypeOf(name []byte) messageType {
+	switch string(name) {
+	case "join_room":
+		return joinRoom
+	case "leave_room":
+		return leaveRoom
+	case "offer":
+		return offer
+	case "answer":
+		return answer
+	case "ice_candidate":
+		return iceCandidate
+	case "message":
+		return appMessage
+	case typeSTUNConfig:
+		return stunConfig
+	}
+	return unknownType
+}
 
 // The codes of error messages.
 const (
@@ -55,182 +92,175 @@ func fault(code int, format string, args ...any) error {
 	return &clientError{code: code, message: fmt.Sprintf(format, args...)}
 }
 
-// envelope is a message from a client. Data stays as the client wrote it.
+var (
+	// errNotUTF8 is the fault of a text frame that is none: RFC 6455 section 8.1.
+	errNotUTF8  = fault(codeBadRequest, "not UTF-8")
+	errNoObject = fault(codeBadRequest, "not a JSON object")
+	errTwice    = fault(codeBadRequest, "a field name appears twice in an object")
+)
+
+// envelope is a message from a client. Its fields are parts of the frame as the client wrote them,
+// or decoded when they are escaped, and live as long as that: who keeps one copies it.
 type envelope struct {
-	Type     string
-	ID       string
-	TargetID string
-	Data     json.RawMessage
+	Type     messageType
+	Name     []byte // of the type
+	ID       []byte
+	TargetID []byte
+	Data     []byte // a JSON value
 }
 
 // decode reads one message. It checks the fields' JSON types and bounds, not whether the type of
 // message needs them. On error the envelope holds what could be read, so that the error can carry
 // the message's id.
+//
+// Unlike encoding/json it wants UTF-8, exact field names, and each name once in an object.
 func decode(frame []byte) (envelope, error) {
 	var env envelope
-	var raw struct {
-		Type     json.RawMessage `json:"type"`
-		ID       json.RawMessage `json:"id"`
-		TargetID json.RawMessage `json:"target_id"`
-		Data     json.RawMessage `json:"data"`
+	if !utf8.Valid(frame) {
+		return env, errNotUTF8
 	}
-	if err := json.Unmarshal(frame, &raw); err != nil {
-		return env, fault(codeBadRequest, "not a JSON object")
+	var problem error
+	text := func(to *[]byte, field string, value []byte) {
+		var ok bool
+		if *to, ok = unquote(value); !ok && problem == nil {
+			problem = fault(codeBadRequest, "%s: must be a string", field)
+		}
 	}
-	env.Data = raw.Data
-	err := errors.Join(
-		text(raw.ID, "id", &env.ID),
-		text(raw.Type, "type", &env.Type),
-		text(raw.TargetID, "target_id", &env.TargetID),
-	)
+	err := members(frame, func(name, value []byte) {
+		switch string(name) {
+		case "type":
+			text(&env.Name, "type", value)
+		case "id":
+			text(&env.ID, "id", value)
+		case "target_id":
+			text(&env.TargetID, "target_id", value)
+		case "data":
+			env.Data = value
+		}
+	})
+	env.Type = messageTypeOf(env.Name)
 	switch {
 	case err != nil:
-		return env, fault(codeBadRequest, "%v", err)
-	case utf8.RuneCountInString(env.ID) > maxIDLen:
-		env.ID = ""
-		return env, fault(codeBadRequest, "id: longer than %d characters", maxIDLen)
-	case env.Type == "":
-		return env, fault(codeBadRequest, "type: missing")
+		problem = err
+	case problem != nil:
+	case utf8.RuneCount(env.ID) > maxIDLen:
+		problem = fault(codeBadRequest, "id: longer than %d characters", maxIDLen)
+	case len(env.Name) == 0:
+		problem = fault(codeBadRequest, "type: missing")
 	}
-	return env, nil
+	if utf8.RuneCount(env.ID) > maxIDLen {
+		env.ID = nil
+	}
+	return env, problem
 }
 
-// text reads an optional JSON string; null counts as absent.
-func text(raw json.RawMessage, field string, to *string) error {
-	if len(raw) == 0 || string(raw) == "null" {
-		return nil
-	}
-	if json.Unmarshal(raw, to) != nil {
-		return fmt.Errorf("%s: must be a string", field)
+// objectReader reads JSON objects. It is used again and again, because a new one costs memory.
+type objectReader struct {
+	json jsontext.Decoder
+	text bytes.Buffer
+}
+
+var objectReaders = sync.Pool{New: func() any { return new(objectReader) }}
+
+// members calls visit with the name and the value of each member of a JSON object, which must be
+// UTF-8. The name is decoded; the value is the part of the object that it was read from. An error
+// is a *clientError, after members that were visited already.
+func members(object []byte, visit func(name, value []byte)) error {
+	r := objectReaders.Get().(*objectReader)
+	defer objectReaders.Put(r)
+	err := r.read(object, visit)
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return errTwice
+	case err != nil:
+		return errNoObject
 	}
 	return nil
 }
 
-// roomID reads the room of a join_room from its data, plain or encoded as a string.
-func roomID(data json.RawMessage) (string, error) {
-	if len(data) > 0 && data[0] == '"' {
-		var inner string
-		if err := json.Unmarshal(data, &inner); err != nil {
-			return "", fault(codeBadRequest, "data: not a JSON string")
+// surrogates lets lone surrogates pass when they are escaped, as JavaScript writes them. It would let pass
+// also what is not UTF-8.
+var surrogates = jsontext.AllowInvalidUTF8(true)
+
+func (r *objectReader) read(object []byte, visit func(name, value []byte)) error {
+	r.text = *bytes.NewBuffer(object)
+	r.json.Reset(&r.text, surrogates)
+	if begin, err := r.json.ReadToken(); err != nil || begin.Kind() != '{' {
+		return errNoObject
+	}
+	for r.json.PeekKind() == '"' {
+		quoted, err := r.json.ReadValue()
+		if err != nil {
+			return err
 		}
-		data = json.RawMessage(inner)
+		name, _ := unquote(quoted)
+		value, err := r.json.ReadValue()
+		if err != nil {
+			return err
+		}
+		visit(name, value[:len(value):len(value)])
+	}
+	if _, err := r.json.ReadToken(); err != nil { // It is the end of the object, or else an error.
+		return err
+	}
+	if _, err := r.json.ReadToken(); err != io.EOF {
+		return errNoObject
+	}
+	return nil
+}
+
+// unquote returns the text of a JSON string, which is a part of it when nothing is escaped. Null
+// counts as an empty one; it reports false for other values.
+func unquote(value []byte) (text []byte, ok bool) {
+	switch {
+	case string(value) == "null":
+		return nil, true
+	case value[0] != '"':
+		return nil, false
+	case bytes.IndexByte(value, '\\') < 0:
+		return value[1 : len(value)-1], true
+	}
+	text, _ = jsontext.AppendUnquote(nil, value) // It is valid; a lone surrogate has been replaced.
+	return text, true
+}
+
+// roomID reads the room of a join_room from its data, plain or encoded as a string.
+func roomID(data []byte) (string, error) {
+	if len(data) > 0 && data[0] == '"' {
+		data, _ = unquote(data)
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return "", fault(codeBadRequest, "data: missing")
 	}
-	var body struct {
-		RoomID *string `json:"room_id"`
-	}
-	if err := json.Unmarshal(data, &body); err != nil {
-		return "", fault(codeBadRequest, "data: must be an object with a string room_id")
-	}
-	switch {
-	case body.RoomID == nil || *body.RoomID == "":
-		return "", fault(codeBadRequest, "room_id: missing")
-	case len(*body.RoomID) > maxRoomLen:
-		return "", fault(codeBadRequest, "room_id: longer than %d characters", maxRoomLen)
-	}
-	for _, r := range []byte(*body.RoomID) {
-		if !roomChar(r) {
-			return "", fault(codeBadRequest, "room_id: only A-Z a-z 0-9 . _ ~ : @ + - are allowed")
+	var room []byte
+	isText := true
+	err := members(data, func(name, value []byte) {
+		if string(name) == "room_id" {
+			room, isText = unquote(value)
 		}
+	})
+	switch {
+	case err == errTwice:
+		return "", err
+	case err != nil || !isText:
+		return "", fault(codeBadRequest, "data: must be an object with a string room_id")
+	case len(room) == 0:
+		return "", fault(codeBadRequest, "room_id: missing")
+	case len(room) > maxRoomLen:
+		return "", fault(codeBadRequest, "room_id: longer than %d characters", maxRoomLen)
+	case bytes.ContainsFunc(room, func(r rune) bool { return !roomChar(r) }):
+		return "", fault(codeBadRequest, "room_id: only A-Z a-z 0-9 . _ ~ : @ + - are allowed")
 	}
-	return *body.RoomID, nil
+	return string(room), nil
 }
 
-func roomChar(r byte) bool {
+func roomChar(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
-		bytes.IndexByte([]byte("._~:@+-"), r) >= 0
+		strings.ContainsRune("._~:@+-", r)
 }
 
 // hasDocument reports whether data can be what offer, answer and ice_candidate carry: an object or
 // a string that encodes one.
-func hasDocument(data json.RawMessage) bool {
+func hasDocument(data []byte) bool {
 	return len(data) > 0 && (data[0] == '"' || data[0] == '{')
 }
-
-// serverMessage is a message from the server in the field order of the contract.
-type serverMessage struct {
-	Type   string `json:"type"`
-	ID     string `json:"id,omitempty"`
-	UserID string `json:"user_id,omitempty"`
-	RoomID string `json:"room_id,omitempty"`
-	// TargetID is set in relayed messages only.
-	TargetID string `json:"target_id,omitempty"`
-	Data     any    `json:"data,omitempty"`
-}
-
-// encode returns the frame of a message. Its types are ours, so it cannot fail.
-func encode(m serverMessage) []byte {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(m); err != nil {
-		panic("signal: encoding " + m.Type + ": " + err.Error())
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
-}
-
-// document returns v as a JSON document in a string, the form of data on the wire.
-func document(v any) string {
-	doc, err := json.Marshal(v)
-	if err != nil {
-		panic("signal: encoding data: " + err.Error())
-	}
-	return string(doc)
-}
-
-func errorFrame(id string, code int, message string) []byte {
-	return encode(serverMessage{Type: typeError, ID: id, Data: document(struct {
-		Code    int    `json:"code"`
-		Message string `json:"message"`
-	}{code, message})})
-}
-
-func userJoinedFrame(room, user string, users []string) []byte {
-	return encode(serverMessage{Type: typeUserJoined, UserID: user, RoomID: room, Data: document(struct {
-		UserID string   `json:"user_id"`
-		Users  []string `json:"users"`
-	}{user, users})})
-}
-
-func userLeftFrame(room, user, reason string) []byte {
-	return encode(serverMessage{Type: typeUserLeft, UserID: user, RoomID: room, Data: document(struct {
-		Reason string `json:"reason"`
-	}{reason})})
-}
-
-// relayFrame returns a client's message as its receivers get it. The data is not encoded anew, so
-// that it arrives byte for byte as it was sent.
-func relayFrame(env envelope, user, room string) []byte {
-	frame := encode(serverMessage{Type: env.Type, UserID: user, RoomID: room, TargetID: env.TargetID})
-	if len(env.Data) == 0 {
-		return frame
-	}
-	frame = append(frame[:len(frame)-1], `,"data":`...)
-	frame = append(frame, env.Data...)
-	return append(frame, '}')
-}
-
-// An ICEServer is one entry of the RTCConfiguration of a browser.
-type ICEServer struct {
-	URLs       []string `json:"urls"`
-	Username   string   `json:"username,omitempty"`
-	Credential string   `json:"credential,omitempty"`
-}
-
-// An ICEConfig is what a client needs to reach the STUN and TURN servers.
-type ICEConfig struct {
-	Servers []ICEServer
-	// TTL is how long the credentials live; 0 when there are none that expire.
-	TTL time.Duration
-}
-
-func (c ICEConfig) servers() []ICEServer {
-	if c.Servers == nil {
-		return []ICEServer{}
-	}
-	return c.Servers
-}
-
-func (c ICEConfig) seconds() int { return int(c.TTL / time.Second) }

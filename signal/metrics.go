@@ -1,6 +1,9 @@
 package signal
 
 import (
+	"slices"
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -9,7 +12,7 @@ import (
 type metrics struct {
 	accepted  prometheus.Counter
 	refused   *prometheus.CounterVec
-	messages  *prometheus.CounterVec
+	messages  [messageTypes][outcomes]prometheus.Counter
 	ended     *prometheus.CounterVec
 	overflows prometheus.Counter
 	resumes   *prometheus.CounterVec
@@ -36,9 +39,36 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 			Name: "signal_connections_refused_total", Help: "WebSocket requests that were refused, by reason."}, []string{"reason"}),
 		ended: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_connections_ended_total", Help: "WebSockets that ended, by reason."}, []string{"reason"}),
-		messages: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "signal_messages_total", Help: "Messages from clients, by type and outcome: ok, refused or the error code."}, []string{"type", "outcome"}),
+		messages: messageCounters(f),
 		overflows: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_queue_overflows_total", Help: "Clients that were disconnected because they read too slowly."}),
 	}
+}
+
+// The outcomes of messages from clients; the ones after these are the codes of errors.
+const (
+	outcomeOK = iota
+	outcomeRefused
+	outcomeCode
+	outcomes = outcomeCode + 7
+)
+
+var outcomeCodes = [outcomes - outcomeCode]int{
+	codeBadRequest, codeNotMember, codeNoRoom, codeGone, codeTooLarge, codeRateLimited, codeUnavailable}
+
+func outcomeOf(code int) int { return outcomeCode + slices.Index(outcomeCodes[:], code) }
+
+// messageCounters returns the counters of messages, found by type and outcome without a look at
+// their labels.
+func messageCounters(f promauto.Factory) (counters [messageTypes][outcomes]prometheus.Counter) {
+	vec := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "signal_messages_total", Help: "Messages from clients, by type and outcome: ok, refused or the error code."}, []string{"type", "outcome"})
+	for t := range messageTypes {
+		counters[t][outcomeOK] = vec.WithLabelValues(t.String(), "ok")
+		counters[t][outcomeRefused] = vec.WithLabelValues(t.String(), "refused")
+		for _, code := range outcomeCodes {
+			counters[t][outcomeOf(code)] = vec.WithLabelValues(t.String(), strconv.Itoa(code))
+		}
+	}
+	return counters
 }
