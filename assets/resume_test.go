@@ -3,12 +3,12 @@ package assets_test
 import (
 	"io"
 	"net"
-	"net/url"
 	"slices"
 	"sync"
 	"testing"
 
 	"cline-meet/signal/assets/pagetest"
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // line is a TCP proxy whose connections a test may cut, as a change of networks does.
@@ -75,34 +75,30 @@ func (l *line) cut() {
 // TestCallOutlivesTheConnection cuts both pages off the server during a call: they resume under
 // their ids, nobody sees anybody leave, and the same peer connections go on.
 func TestCallOutlivesTheConnection(t *testing.T) {
-	address, browser := startProgram(t), pagetest.Start(t)
-	u, err := url.Parse(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := startLine(t, u.Host)
-	u.Host = l.listener.Addr().String()
-	a, b := call(t, browser, u.String()+"?autojoin=1&room=resume", "all")
-	ids := []string{a.user(), b.user()}
-	for _, p := range []page{a, b} {
-		if _, err := pagetest.Evaluate[any](p.Page, `window.resumes = 0, window.leavers = 0,
+	node, browser := systemtest.StartNode(t), pagetest.Start(t)
+	l := startLine(t, node.HTTP)
+	a, b := call(t, browser, "http://"+l.listener.Addr().String()+"/?autojoin=1&room=resume", "all")
+	both := []pagetest.Page{a, b}
+	ids := []string{a.User(), b.User()}
+	for _, p := range both {
+		pagetest.Evaluate[int](p, `(window.resumes = 0, window.leavers = 0,
 			window.signalPage.client.addEventListener("resumed", () => window.resumes++),
-			window.signalPage.client.addEventListener("userleft", () => window.leavers++), 0`); err != nil {
-			t.Fatal(err)
-		}
+			window.signalPage.client.addEventListener("userleft", () => window.leavers++), 0)`)
 	}
 	for cut := 1; cut <= 2; cut++ {
 		l.cut()
-		for _, p := range []page{a, b} {
-			pagetest.Until(p.Page, "the session is resumed", "window.resumes", func(n int) bool { return n == cut })
-			p.connected(1)
+		for _, p := range both {
+			pagetest.Until(p, "the session is resumed", "window.resumes", func(n int) bool { return n == cut })
+			p.Connected(1)
 		}
 	}
-	talk(a, b, "still the same call")
-	if got := []string{a.user(), b.user()}; !slices.Equal(got, ids) {
+	pagetest.Talk(a, b, "still the same call")
+	if got := []string{a.User(), b.User()}; !slices.Equal(got, ids) {
 		t.Errorf("%v became %v", ids, got)
 	}
-	for _, p := range []page{a, b} {
-		pagetest.Until(p.Page, "nobody left", "window.leavers", func(n int) bool { return n == 0 })
+	for _, p := range both {
+		if n := pagetest.Evaluate[int](p, "window.leavers"); n != 0 {
+			t.Errorf("%s was told %d times that somebody left", p.User(), n)
+		}
 	}
 }

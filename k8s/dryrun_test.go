@@ -19,10 +19,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 var kube = flag.String("kube", "", "directory with apiserver and etcd/etcd, as k8s/dry-run.sh builds them")
@@ -77,7 +80,7 @@ func startAPIServer(t *testing.T) *apiServer {
 	// The server makes its certificate itself.
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
 	api := &apiServer{t, "https://" + address, client}
-	poll(t, "the API server is ready", func() string { return api.ask(http.MethodGet, "/readyz", nil) })
+	systemtest.Eventually(t, "the API server is ready", func() bool { return api.ask(http.MethodGet, "/readyz", nil) == "" })
 	return api
 }
 
@@ -93,12 +96,7 @@ func background(t *testing.T, program string, args ...string) {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(systemtest.FreePort(t)))
 }
 
 func accountKey(t *testing.T) string {

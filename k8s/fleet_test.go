@@ -1,10 +1,10 @@
 package k8s_test
 
 import (
-	"context"
 	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -23,10 +22,9 @@ import (
 
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
-)
 
-// patience bounds every wait of a test; it decides only how a failure ends.
-const patience = time.Minute
+	"cline-meet/signal/packaging/systemtest"
+)
 
 // fleet is what a cluster is to the DaemonSet: machines with addresses of their own, an API, Redis, and
 // a proxy that sends users to pods that are ready. The test itself is outside, where clients are.
@@ -55,25 +53,20 @@ type machine struct {
 // newFleet starts count machines with pods of the overlay's DaemonSet.
 func newFleet(t *testing.T, overlay string, count int) *fleet {
 	t.Helper()
-	needRoot(t, "ip", "nsenter", "unshare", "setpriv", "redis-server", "chromium")
+	systemtest.NeedRoot(t, "ip", "nsenter", "unshare", "setpriv", "redis-server", "chromium")
 	objects := render(t, overlay)
-	f := &fleet{t: t, pod: one[*apps.DaemonSet](t, objects, "signaling").Spec.Template, binary: filepath.Join(t.TempDir(), "signal")}
+	f := &fleet{t: t, pod: one[*apps.DaemonSet](t, objects, "signaling").Spec.Template, binary: systemtest.Executable(t)}
 	f.env = environment(t, objects, f.pod.Spec.Containers[0])
 	if *drain > 0 {
 		f.env["DRAIN_TIMEOUT"] = strconv.Itoa(*drain)
-	}
-	build := exec.Command("go", "build", "-C", "..", "-trimpath", "-o", f.binary, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	// Others than private addresses, which relays refuse; they are known on this machine alone.
 	prefix := fmt.Sprintf("11.%d.%d.", 100+os.Getpid()>>8%100, os.Getpid()&255)
 	f.gateway = prefix + "1"
 	bridge := fmt.Sprintf("sgb%d", os.Getpid()%100000)
-	f.ip("link add "+bridge+" type bridge", "link delete "+bridge)
-	f.ip("address add "+f.gateway+"/24 dev "+bridge, "")
-	f.ip("link set "+bridge+" up", "")
+	systemtest.IP(t, "link add "+bridge+" type bridge", "link delete "+bridge)
+	systemtest.IP(t, "address add "+f.gateway+"/24 dev "+bridge, "")
+	systemtest.IP(t, "link set "+bridge+" up", "")
 	f.startRedis()
 	for i := range count {
 		f.addMachine(bridge, fmt.Sprintf("%s-%d", bridge, i), prefix+strconv.Itoa(11+i))
@@ -85,48 +78,16 @@ func newFleet(t *testing.T, overlay string, count int) *fleet {
 	return f
 }
 
-// needRoot skips the test unless it runs as root and has all of the programs; in CI it fails.
-func needRoot(t *testing.T, programs ...string) {
-	t.Helper()
-	why := ""
-	if os.Geteuid() != 0 {
-		why = "only root can do that"
-	}
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			why = fmt.Sprintf("%v: run make dev-setup", err)
-		}
-	}
-	switch {
-	case why == "":
-	case os.Getenv("CI") == "true":
-		t.Fatal(why)
-	default:
-		t.Skip(why)
-	}
-}
-
-// ip runs the program of that name; undo runs at the end.
-func (f *fleet) ip(do, undo string) {
-	f.t.Helper()
-	if out, err := exec.Command("ip", strings.Fields(do)...).CombinedOutput(); err != nil {
-		f.t.Fatalf("ip %s: %v\n%s", do, err, out)
-	}
-	if undo != "" {
-		f.t.Cleanup(func() { _ = exec.Command("ip", strings.Fields(undo)...).Run() })
-	}
-}
-
 func (f *fleet) addMachine(bridge, name, ip string) {
 	f.t.Helper()
 	outer := "v" + name
-	f.ip("netns add "+name, "netns delete "+name)
-	f.ip("link add "+outer+" type veth peer name eth0 netns "+name, "link delete "+outer)
-	f.ip("link set "+outer+" master "+bridge+" up", "")
-	f.ip("-n "+name+" address add "+ip+"/24 dev eth0", "")
-	f.ip("-n "+name+" link set eth0 up", "")
-	f.ip("-n "+name+" link set lo up", "")
-	f.ip("-n "+name+" route add default via "+f.gateway, "")
+	systemtest.IP(f.t, "netns add "+name, "netns delete "+name)
+	systemtest.IP(f.t, "link add "+outer+" type veth peer name eth0 netns "+name, "link delete "+outer)
+	systemtest.IP(f.t, "link set "+outer+" master "+bridge+" up", "")
+	systemtest.IP(f.t, "-n "+name+" address add "+ip+"/24 dev eth0", "")
+	systemtest.IP(f.t, "-n "+name+" link set eth0 up", "")
+	systemtest.IP(f.t, "-n "+name+" link set lo up", "")
+	systemtest.IP(f.t, "-n "+name+" route add default via "+f.gateway, "")
 	f.machines = append(f.machines, &machine{fleet: f, name: name, ip: ip})
 }
 
@@ -157,7 +118,7 @@ func (f *fleet) startAPI() {
 	}))
 	_ = api.Listener.Close()
 	api.Listener = listener
-	api.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(f.t, f.gateway)}}
+	api.TLS = &tls.Config{Certificates: []tls.Certificate{systemtest.Certificate(f.t, f.gateway)}}
 	api.StartTLS()
 	f.t.Cleanup(api.Close)
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
@@ -210,22 +171,22 @@ func (m *machine) start() {
 	cmd, ended := m.cmd, m.ended
 	go func() { m.exit = cmd.Wait(); close(ended) }()
 	m.t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
-	poll(m.t, m.name+" is ready", func() string { return m.probe(c.ReadinessProbe) })
+	systemtest.Until(m.t, m.name+" is ready", func() error { return m.probe(c.ReadinessProbe) })
 	m.serving.Store(true)
 }
 
 // probe does what the kubelet does and returns what is wrong.
-func (m *machine) probe(p *core.Probe) string {
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+func (m *machine) probe(p *core.Probe) error {
+	client := http.Client{Timeout: systemtest.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Get("http://" + m.ip + ":" + m.env["SERVER_PORT"] + p.HTTPGet.Path)
 	if err != nil {
-		return err.Error()
+		return err
 	}
 	_ = res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return res.Status
+		return errors.New(res.Status)
 	}
-	return ""
+	return nil
 }
 
 // stop ends the pod as the kubelet does: no endpoint any more, the preStop, SIGTERM, and the grace
@@ -289,24 +250,4 @@ func (f *fleet) endpoint() string {
 		}
 	}
 	return "127.0.0.1:1"
-}
-
-// poll asks until there is no reason to wait.
-func poll(t *testing.T, what string, why func() string) {
-	t.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for {
-		reason := why()
-		if reason == "" {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("never happened: %s: %s", what, reason)
-		}
-	}
 }

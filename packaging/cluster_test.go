@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // recorder stands in for a program that needs a cluster or a registry: it writes down its arguments.
@@ -100,7 +102,7 @@ func TestClusterTargets(t *testing.T) {
 
 // TestTargetsAdvise runs what needs programs or a cluster without them.
 func TestTargetsAdvise(t *testing.T) {
-	need(t)
+	systemtest.NeedRoot(t)
 	bin := t.TempDir()
 	for _, program := range strings.Fields("sh bash make awk cat cut date dirname env go git mkdir od sed tr docker-compose") {
 		if path, err := command(t, nil, "sh", "-c", "command -v "+program); err == nil {

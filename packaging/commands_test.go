@@ -2,6 +2,7 @@ package packaging_test
 
 import (
 	"bytes"
+	"errors"
 	"maps"
 	"os"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // elsewhere are the commands of the guides that other tests run.
@@ -86,7 +89,7 @@ type process struct {
 
 func newNewcomer(t *testing.T) *newcomer {
 	t.Helper()
-	need(t, "curl", "openssl", "turnutils_uclient", "redis-server", "redis-cli")
+	systemtest.NeedRoot(t, "curl", "openssl", "turnutils_uclient", "redis-server", "redis-cli")
 	n := &newcomer{machine: newMachine(t), dir: copyOfTree(t), names: filepath.Join(t.TempDir(), "hosts"), done: map[string]bool{}}
 	if err := os.WriteFile(n.names, []byte("127.0.0.1 localhost redis.internal\n"+n.ip+" HOST\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -136,11 +139,11 @@ func (n *newcomer) starts(line, ready string) {
 	}
 	n.process = p
 	n.t.Cleanup(func() { _ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); _ = p.cmd.Wait() })
-	until(n.t, line, func() string {
+	systemtest.Until(n.t, line, func() error {
 		if out, err := n.shell(ready).CombinedOutput(); err != nil {
-			return string(out)
+			return errors.New(string(out))
 		}
-		return ""
+		return nil
 	})
 }
 

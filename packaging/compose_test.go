@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // standIns names the images that a test has instead of those that cannot be pulled.
@@ -16,7 +18,7 @@ services:
 
 // TestComposeIsValid with Compose's own eyes.
 func TestComposeIsValid(t *testing.T) {
-	need(t, "docker-compose")
+	systemtest.NeedRoot(t, "docker-compose")
 	files := []string{"COMPOSE_FILE=packaging/compose.yaml", "REDIS_PASSWORD="}
 	if out, err := command(t, files, "docker-compose", "config", "--quiet"); err == nil || !strings.Contains(out, "make dev") {
 		t.Errorf("without a password: %v, %s", err, out)
@@ -45,11 +47,9 @@ func TestCompose(t *testing.T) {
 	}
 	a := connect(t, "http://"+m.ip+":8080/ws")
 	b := a
-	until(t, "the proxy uses both nodes", func() string {
-		if b = connect(t, "http://"+m.ip+":8080/ws"); a.turnURLs()[0] == b.turnURLs()[0] {
-			return a.turnURLs()[0]
-		}
-		return ""
+	systemtest.Eventually(t, "the proxy uses both nodes", func() bool {
+		b = connect(t, "http://"+m.ip+":8080/ws")
+		return a.turnURLs()[0] != b.turnURLs()[0]
 	})
 	talk(t, a, b)
 	t.Run("Browser", func(t *testing.T) { callAcross(t, m) })
@@ -63,7 +63,7 @@ func TestCompose(t *testing.T) {
 // buildStandIns makes images of the files of this machine.
 func (m *machine) buildStandIns() {
 	m.t.Helper()
-	need(m.t, "docker-compose", "redis-server", "redis-cli", "nginx", "busybox")
+	systemtest.NeedRoot(m.t, "docker-compose", "redis-server", "redis-cli", "nginx", "busybox")
 	for name, programs := range map[string]string{"redis": "redis-server redis-cli", "nginx": "nginx"} {
 		dir := m.t.TempDir()
 		must(m.t, nil, "bash", "-euc", collect, dir, programs)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/client"
 )
 
@@ -139,7 +140,7 @@ func talk(t *testing.T, a, b *person) {
 // relays has coturn's client relay from client to client over UDP and TCP.
 func relays(t *testing.T, host, port, secret string) {
 	t.Helper()
-	need(t, "turnutils_uclient")
+	systemtest.NeedRoot(t, "turnutils_uclient")
 	for _, mode := range []string{"", "-t"} {
 		args := strings.Fields(mode + " -y -c -n 20 -m 2 -l 170 -u bob -p " + port)
 		out := must(t, nil, "turnutils_uclient", append(args, "-W", secret, host)...)

@@ -4,6 +4,7 @@ package packaging_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,12 +15,14 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait of a test; it decides only how a failure ends.
-const patience = 2 * time.Minute
+// patience bounds every wait of a test, the compiling of everything from nothing included.
+const patience = 5 * time.Minute
 
 // tree is the repository.
 func tree(t *testing.T) string {
@@ -29,25 +32,6 @@ func tree(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-// need skips the test unless it runs as root and has all of the programs; in CI it fails.
-func need(t *testing.T, programs ...string) {
-	t.Helper()
-	unable := func(why string) {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(why)
-		}
-		t.Skip(why)
-	}
-	if os.Geteuid() != 0 {
-		unable("only root can do that")
-	}
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			unable(fmt.Sprintf("%v: run make dev-setup", err))
-		}
-	}
 }
 
 // command runs a program in the repository and returns what it said; env adds to the environment.
@@ -72,20 +56,6 @@ func must(t *testing.T, env []string, program string, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// until polls until ok returns an empty reason to wait on.
-func until(t *testing.T, what string, why func() string) {
-	t.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	reason := ""
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
-		if reason = why(); reason == "" {
-			return
-		}
-	}
-	t.Fatalf("never happened: %s: %s", what, reason)
-}
-
 // machine is a network of its own, so that ports are free and nothing on the real machine changes, with
 // or without a Docker daemon in it.
 type machine struct {
@@ -98,7 +68,7 @@ type machine struct {
 // startMachine is newMachine with a Docker daemon.
 func startMachine(t *testing.T) *machine {
 	t.Helper()
-	need(t, "dockerd", "docker")
+	systemtest.NeedRoot(t, "dockerd", "docker")
 	m := newMachine(t)
 	m.startDocker()
 	return m
@@ -107,22 +77,19 @@ func startMachine(t *testing.T) *machine {
 // newMachine ends with the test.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	need(t, "ip", "nsenter", "unshare")
+	systemtest.NeedRoot(t, "ip", "nsenter", "unshare")
 	id := os.Getpid() % 250
 	m := &machine{t: t, space: fmt.Sprintf("signal-machine-%d", os.Getpid()), ip: fmt.Sprintf("10.213.%d.2", id)}
 	outer, inner := fmt.Sprintf("sgo%d", id), fmt.Sprintf("sgi%d", id)
-	must(t, nil, "ip", "netns", "add", m.space)
-	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", m.space).Run() })
-	must(t, nil, "ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", m.space)
-	t.Cleanup(func() { _ = exec.Command("ip", "link", "delete", outer).Run() })
 	gateway := fmt.Sprintf("10.213.%d.1", id)
-	for _, args := range []string{
-		"address add " + gateway + "/24 dev " + outer, "link set " + outer + " up",
-		"-n " + m.space + " address add " + m.ip + "/24 dev " + inner, "-n " + m.space + " link set " + inner + " up",
-		"-n " + m.space + " link set lo up", "-n " + m.space + " route add default via " + gateway,
-	} {
-		must(t, nil, "ip", strings.Fields(args)...)
-	}
+	systemtest.IP(t, "netns add "+m.space, "netns delete "+m.space)
+	systemtest.IP(t, "link add "+outer+" type veth peer name "+inner+" netns "+m.space, "link delete "+outer)
+	systemtest.IP(t, "address add "+gateway+"/24 dev "+outer, "")
+	systemtest.IP(t, "link set "+outer+" up", "")
+	systemtest.IP(t, "-n "+m.space+" address add "+m.ip+"/24 dev "+inner, "")
+	systemtest.IP(t, "-n "+m.space+" link set "+inner+" up", "")
+	systemtest.IP(t, "-n "+m.space+" link set lo up", "")
+	systemtest.IP(t, "-n "+m.space+" route add default via "+gateway, "")
 	return m
 }
 
@@ -152,12 +119,12 @@ func (m *machine) startDocker() {
 			m.t.Logf("dockerd:\n%s", &log)
 		}
 	})
-	until(m.t, "dockerd answers", func() string {
+	systemtest.Until(m.t, "dockerd answers", func() error {
 		out, err := command(m.t, m.env, "docker", "version")
 		if err != nil {
-			return out
+			return errors.New(out)
 		}
-		return ""
+		return nil
 	})
 }
 
@@ -169,11 +136,11 @@ func (m *machine) docker(args ...string) string {
 // healthy waits until the image's own check says so.
 func (m *machine) healthy(container string) {
 	m.t.Helper()
-	until(m.t, container+" is healthy", func() string {
+	systemtest.Until(m.t, container+" is healthy", func() error {
 		state := m.docker("inspect", "--format", "{{.State.Status}} {{.State.Health.Status}}", container)
 		if state == "running healthy" {
-			return ""
+			return nil
 		}
-		return state + "\n" + m.docker("logs", container)
+		return fmt.Errorf("%s\n%s", state, m.docker("logs", container))
 	})
 }

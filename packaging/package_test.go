@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // chroot is a Debian of its own, as small as it can be.
@@ -16,7 +18,7 @@ type chroot struct {
 // newChroot unpacks Debian's packages of the first run that fetched them, and ends with the test.
 func newChroot(t *testing.T) *chroot {
 	t.Helper()
-	need(t, "debootstrap", "chroot")
+	systemtest.NeedRoot(t, "debootstrap", "chroot")
 	c := &chroot{t: t, dir: filepath.Join(t.TempDir(), "debian")}
 	cache := filepath.Join(os.TempDir(), "signal-debootstrap")
 	if err := os.MkdirAll(cache, 0o700); err != nil {
@@ -108,7 +110,7 @@ func TestDeb(t *testing.T) {
 // verifyUnit has systemd read the unit where the package put it.
 func (c *chroot) verifyUnit() {
 	c.t.Helper()
-	need(c.t, "systemd-analyze")
+	systemtest.NeedRoot(c.t, "systemd-analyze")
 	text, err := os.ReadFile(filepath.Join(c.dir, "usr/lib/systemd/system/signal.service"))
 	if err != nil {
 		c.t.Fatal(err)
@@ -127,7 +129,7 @@ func (c *chroot) verifyUnit() {
 
 // TestRPM has rpm install and remove the package below a directory of its own.
 func TestRPM(t *testing.T) {
-	need(t, "rpm")
+	systemtest.NeedRoot(t, "rpm")
 	_, file := packages(t, "1.0.0")
 	root := t.TempDir()
 	// There is no shell below root that scripts could run in; the deb's test runs the same scripts.

@@ -3,18 +3,16 @@ package pagetest
 
 import (
 	"context"
+	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
-)
 
-// Patience bounds every wait for something a browser does; it decides only how a failure ends.
-const Patience = 60 * time.Second
+	"cline-meet/signal/packaging/systemtest"
+)
 
 // Browser is one Chromium with a fake camera and microphone, which trusts every certificate.
 type Browser struct{ ctx context.Context }
@@ -22,15 +20,10 @@ type Browser struct{ ctx context.Context }
 // Start runs a browser until the test ends. Without Chromium the test is skipped, or fails in CI.
 func Start(t *testing.T) Browser {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("chromium is not installed: run make dev-setup")
-		}
-		t.Skip("chromium is not installed: run make dev-setup")
-	}
+	systemtest.Need(t, "chromium")
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(path),
+		chromedp.ExecPath("chromium"),
+		chromedp.WSURLReadTimeout(systemtest.Patience),
 		chromedp.UserDataDir(t.TempDir()),
 		chromedp.Flag("no-sandbox", os.Geteuid() == 0),
 		chromedp.Flag("disable-gpu", true),
@@ -76,6 +69,12 @@ func (b Browser) open(t *testing.T, link string, options ...chromedp.ContextOpti
 	tab, cancel := chromedp.NewContext(b.ctx, options...)
 	t.Cleanup(cancel)
 	p := Page{t, tab}
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, err := evaluate[[]string](p, "window.signalPage?.log ?? []")
+			t.Logf("log of %s (%v):\n%s", link, err, strings.Join(log, "\n"))
+		}
+	})
 	p.load(link, chromedp.Navigate(link))
 	return p
 }
@@ -97,27 +96,31 @@ func (p Page) load(what string, load chromedp.Action[chromedp.Void]) {
 }
 
 // Evaluate returns the value of an expression, which may be a promise.
-func Evaluate[T any](p Page, expression string) (T, error) {
-	ctx, cancel := context.WithTimeout(p.Tab, Patience)
+func Evaluate[T any](p Page, expression string) T {
+	p.T.Helper()
+	value, err := evaluate[T](p, expression)
+	if err != nil {
+		p.T.Fatalf("%s: %v", expression, err)
+	}
+	return value
+}
+
+func evaluate[T any](p Page, expression string) (T, error) {
+	ctx, cancel := context.WithTimeout(p.Tab, systemtest.Patience)
 	defer cancel()
 	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 }
 
-// Until polls an expression until ok accepts its value, and returns that. The test fails with the
-// page's log when that does not happen.
+// Until polls an expression until ok accepts its value, and returns that.
 func Until[T any](p Page, what, expression string, ok func(T) bool) T {
 	p.T.Helper()
-	deadline := time.After(Patience)
-	for {
-		value, err := Evaluate[T](p, expression)
-		if err == nil && ok(value) {
-			return value
+	var value T
+	systemtest.Until(p.T, what, func() error {
+		var err error
+		if value, err = evaluate[T](p, expression); err == nil && ok(value) {
+			return nil
 		}
-		select {
-		case <-deadline:
-			log, _ := Evaluate[[]string](p, "window.signalPage?.log ?? []")
-			p.T.Fatalf("never happened: %s; last %+v (%v)\nlog of the page:\n%s", what, value, err, strings.Join(log, "\n"))
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+		return fmt.Errorf("last %+v (%v)", value, err)
+	})
+	return value
 }

@@ -27,8 +27,8 @@ func TestOpenWaitsForTheSign(t *testing.T) {
 	p := Start(t).Open(t, server.URL)
 	for _, load := range []func(){func() {}, p.Reload} {
 		load()
-		if log, err := Evaluate[[]string](p, "window.signalPage.log"); err != nil || len(log) != 1 {
-			t.Errorf("the page is not ready: %q, %v", log, err)
+		if log := p.Log(); len(log) != 1 {
+			t.Errorf("the page is not ready: %q", log)
 		}
 	}
 }
