@@ -1,6 +1,6 @@
 // Package assets holds the browser side of the product: signal.js, the client of the wire contract
-// as an ES module, and the test page that is made of it. The files are served as they are; there is
-// no build step.
+// as an ES module, whose parts lie in signal/, and the test page that is made of it. The files are
+// served as they are; there is no build step.
 package assets
 
 import (
@@ -8,7 +8,7 @@ import (
 	"io/fs"
 )
 
-//go:embed index.html icon.svg style.css *.js
+//go:embed index.html icon.svg style.css *.js signal/*.js
 var files embed.FS
 
 // FS returns the static files, named as they are served.

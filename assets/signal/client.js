@@ -1,0 +1,456 @@
+import { backoff, Connection, defaultURL } from "./connection.js";
+import { Deferred } from "./deferred.js";
+import { Emitter } from "./emitter.js";
+import { RoomFullError, SignalError } from "./errors.js";
+import { Requests } from "./requests.js";
+import { Session } from "./session.js";
+
+/** @import { Message } from "./requests.js" */
+
+const REQUEST_TIMEOUT_MS = 10_000;
+/** Errors that trying again does not mend. */
+const FINAL = [400, 401, 403];
+
+/**
+ * `idle` before the first `connect()`; `connecting` until the server has greeted for the first time,
+ * however many attempts that takes; `reconnecting` after a loss; `closed` for good.
+ *
+ * @typedef {"idle"|"connecting"|"connected"|"reconnecting"|"closed"} State
+ */
+
+/**
+ * A room that was entered: your own id, the room, and the ids of its members in join order, yourself
+ * included.
+ *
+ * @typedef {{userId: string, room: string, users: string[]}} Membership
+ */
+
+/**
+ * The details of a {@link SignalClient}'s events.
+ *
+ * @typedef {object} ClientEvents
+ * @property {{state: State}} state `state` changed.
+ * @property {{attempt: number, delay: number, reason: string}} retry There is no connection; the
+ *   next attempt, counted from 1, is made in `delay` ms.
+ * @property {{code: number, reason: string}} closed The connection ended for good, with that
+ *   WebSocket close code.
+ * @property {{userId: string}} resumed A lost connection was replaced and nothing was missed.
+ * @property {{iceServers: RTCIceServer[], ttl: number}} ice Fresh ICE servers, whose credentials
+ *   live `ttl` s; 0 when the server did not say.
+ * @property {Membership} joined You are in a room.
+ * @property {{room: string}} left You are no longer in that room.
+ * @property {Membership} userjoined Somebody else joined: `userId`.
+ * @property {{userId: string, room: string, reason: string}} userleft Somebody else left. The reason
+ *   is a word of the wire contract, or empty.
+ * @property {{room: string}} roomfull A join was refused.
+ * @property {{from: string, data: any}} offer A peer's description: `{type, sdp}`.
+ * @property {{from: string, data: any}} answer A peer's description: `{type, sdp}`.
+ * @property {{from: string, data: any}} candidate A peer's candidate: `{candidate, sdpMid, sdpMLineIndex}`.
+ * @property {{from: string, data: any}} message A peer's app message.
+ * @property {{code: number, message: string}} error An error that answers no request, with its code
+ *   of the wire contract.
+ */
+
+/**
+ * Reads the data of a message, which is a JSON document in a string or a plain value.
+ *
+ * @param {any} data
+ */
+function readData(data) {
+  if (typeof data !== "string") return data;
+  try {
+    return JSON.parse(data);
+  } catch {
+    return data;
+  }
+}
+
+/**
+ * A connection to the signaling server.
+ *
+ * Once connected it stays so: a lost WebSocket is replaced after a backoff, the session is resumed
+ * when the server offers that, and otherwise the room is joined again. Only `close()` and the close
+ * codes 4500–4999 end it. Its events are CustomEvents; {@link ClientEvents} lists them.
+ *
+ * @extends {Emitter<ClientEvents>}
+ */
+export class SignalClient extends Emitter {
+  /** @type {State} */
+  state = "idle";
+  /** Your own id, as the server gave it; empty before the first connection. */
+  userId = "";
+  /** The room you are in, or empty. */
+  room = "";
+  /** @type {string[]} The members of the room in join order, yourself included. */
+  users = [];
+  /** @type {RTCIceServer[]} The newest ICE servers. */
+  iceServers = [];
+  /** The most users a room can hold, or 0 when the server did not say. */
+  maxRoomUsers = 0;
+
+  #url;
+  #timeout;
+  #session = new Session();
+  #requests = new Requests();
+  #connection;
+  /** @type {Deferred<void>|null} Settled by the first greeting after a loss; null while closed. */
+  #ready = null;
+  /** The room to be in after a reconnect; unlike `room` it survives the loss of a connection. */
+  #wanted = "";
+  /** @type {{room: string, entered: Deferred<Membership>}|null} */
+  #join = null;
+  #rejoining = false;
+
+  /**
+   * @param {string} [url] The server's WebSocket URL; the server of this module by default.
+   * @param {{timeout?: number}} [options] `timeout`: milliseconds a request may wait for its answer,
+   *   10,000 by default.
+   */
+  constructor(url = defaultURL(), { timeout = REQUEST_TIMEOUT_MS } = {}) {
+    super();
+    this.#url = url;
+    this.#timeout = timeout;
+    this.#connection = new Connection({
+      address: () => this.#session.address(this.#url),
+      received: (frame) => this.#received(frame),
+      lost: (attempt, delay, reason) => this.#lost(attempt, delay, reason),
+      ended: (code, reason) => this.#end(code, reason),
+      probe: (timeout) => this.request("stun_config", {}, { timeout }).catch(() => {}),
+    });
+  }
+
+  /**
+   * Connects. It is safe to call at any time: a connection that exists or is being made is used.
+   *
+   * @returns {Promise<void>} Fulfilled once the server has sent the first ICE servers, and rejected
+   *   with a {@link SignalError} when the connection is closed before.
+   */
+  connect() {
+    if (this.#ready) return this.#ready.promise;
+    const { promise } = this.#awaitReady();
+    this.#setState("connecting");
+    this.#connection.start();
+    return promise;
+  }
+
+  /**
+   * Enters a room, and leaves the present one if it is another. Connects first when needed.
+   *
+   * @param {string} room 1–128 characters of `A–Z a–z 0–9 . _ ~ : @ + -`.
+   * @returns {Promise<Membership>} Rejected with a {@link RoomFullError} when the room is full and
+   *   with a {@link SignalError} otherwise.
+   */
+  async join(room) {
+    await this.connect();
+    this.#join?.entered.reject(new SignalError(0, "Another join took its place."));
+    this.#wanted = room;
+    try {
+      return await this.#enter(room);
+    } catch (error) {
+      if (this.#wanted === room) this.#wanted = this.room;
+      throw error;
+    }
+  }
+
+  /** Leaves the room, if you are in one. It is never rejected. */
+  async leave() {
+    const room = this.room;
+    this.#wanted = "";
+    this.#join?.entered.reject(new SignalError(0, "You left before the room was entered."));
+    if (!room) return;
+    const told = this.state === "connected" ? this.request("leave_room") : Promise.resolve();
+    this.#leftRoom();
+    await told.catch(() => {});
+  }
+
+  /** Leaves the room and closes the connection for good, until `connect()` is called again. */
+  close() {
+    this.#wanted = "";
+    if (this.room) {
+      this.#connection.write({ type: "leave_room" });
+      this.#leftRoom();
+    }
+    this.#end(1000, "closed by the client");
+  }
+
+  /**
+   * Sends an app message to one member, or to the whole room.
+   *
+   * @param {any} data Anything that JSON can express.
+   * @param {string} [target] The id of the member; everybody when it is missing.
+   * @returns {Promise<void>} As {@link SignalClient.request}.
+   */
+  sendMessage(data, target) {
+    return this.request("message", { target_id: target, data: JSON.stringify(data) });
+  }
+
+  /**
+   * Sends an offer or an answer.
+   *
+   * @param {string} target The id of the member.
+   * @param {RTCSessionDescription} description
+   * @returns {Promise<void>} As {@link SignalClient.request}.
+   */
+  sendDescription(target, { type, sdp }) {
+    return this.request(type, { target_id: target, data: JSON.stringify({ sdp, type }) }, { keep: true });
+  }
+
+  /**
+   * @param {string} target The id of the member.
+   * @param {RTCIceCandidate} candidate
+   * @returns {Promise<void>} As {@link SignalClient.request}.
+   */
+  sendCandidate(target, candidate) {
+    return this.request("ice_candidate", { target_id: target, data: JSON.stringify(candidate) }, { keep: true });
+  }
+
+  /**
+   * Asks for fresh ICE servers; they come as an `ice` event and in `iceServers`.
+   *
+   * @returns {Promise<void>} As {@link SignalClient.request}.
+   */
+  refreshIce() {
+    return this.request("stun_config");
+  }
+
+  /**
+   * Sends any message of the wire contract under an id of its own and waits for its ack.
+   *
+   * @param {string} type The type of the message.
+   * @param {object} [fields] Its further fields.
+   * @param {{keep?: boolean, timeout?: number}} [options] `keep`: while the connection is being
+   *   replaced the message waits, and is sent (again) if the session can be resumed. `timeout`:
+   *   milliseconds.
+   * @returns {Promise<void>} Rejected with a {@link SignalError}: the server's, or one with code 0
+   *   when there is no connection, it was lost, or there was no answer in time.
+   */
+  request(type, fields = {}, { keep = false, timeout = this.#timeout } = {}) {
+    const waits = keep && this.state === "reconnecting";
+    if (this.state !== "connected" && !waits) {
+      return Promise.reject(new SignalError(0, "There is no connection to the server."));
+    }
+    const { message, answer } = this.#requests.make(type, fields, keep, timeout);
+    if (!waits) this.#connection.write(message);
+    return answer;
+  }
+
+  #awaitReady() {
+    this.#ready = new Deferred();
+    this.#ready.promise.catch(() => {}); // Nobody has to wait for it.
+    return this.#ready;
+  }
+
+  /** @param {number} attempt @param {number} delay @param {string} reason */
+  #lost(attempt, delay, reason) {
+    this.#requests.fail((request) => !request.keep, "The connection was lost.");
+    if (this.state === "connected") this.#awaitReady();
+    this.#setState(this.state === "connecting" ? "connecting" : "reconnecting");
+    this.emit("retry", { attempt, delay, reason });
+  }
+
+  /** @param {number} code @param {string} reason */
+  #end(code, reason) {
+    if (!this.#ready) return;
+    const ready = this.#ready;
+    this.#ready = null;
+    this.#connection.stop();
+    this.#session.end();
+    this.#wanted = "";
+    this.userId = "";
+    const error = new SignalError(code, reason || "The connection is closed.");
+    ready.reject(error);
+    this.#join?.entered.reject(error);
+    this.#requests.fail(() => true, error.message);
+    this.#leftRoom();
+    this.#setState("closed");
+    this.emit("closed", { code, reason });
+  }
+
+  /** @param {string} frame */
+  #received(frame) {
+    /** @type {Message} */
+    let message;
+    try {
+      message = JSON.parse(frame);
+    } catch {
+      return;
+    }
+    const caughtUp = this.#session.count(message.type);
+    this.#handle(message, readData(message.data) ?? {});
+    if (caughtUp && this.state === "connected") this.#resumed();
+  }
+
+  /** @param {Message} message @param {any} data Types that are not known are left alone. */
+  #handle(message, data) {
+    switch (message.type) {
+      case "stun_config":
+        return this.#configured(message, data);
+      case "user_joined":
+        return this.#userJoined(message, data);
+      case "user_left":
+        return this.#userLeft(message, data);
+      case "room_full":
+        return this.#roomFull(message);
+      case "error":
+        return this.#refused(message, data);
+      case "ack":
+        return this.#requests.settle(message.id ?? "");
+      case "reconnect":
+        return this.#connection.replace(data.after_ms ?? 0, data.reason ?? "");
+      case "offer":
+      case "answer":
+      case "message":
+        return this.#relayed(message.type, message, data);
+      case "ice_candidate":
+        return this.#relayed("candidate", message, data);
+    }
+  }
+
+  /** @param {"offer"|"answer"|"candidate"|"message"} name @param {Message} message @param {any} data */
+  #relayed(name, { user_id: from = "", room_id: room }, data) {
+    if (!room || room === this.room) this.emit(name, { from, data });
+  }
+
+  /** @param {Message} message @param {any} data */
+  #configured({ user_id: userId }, data) {
+    this.iceServers = data.iceServers ?? [];
+    this.maxRoomUsers = data.max_room_users ?? this.maxRoomUsers;
+    if (data.resume_token) this.#session.renew(data.resume_token);
+    const first = !this.#connection.greeted;
+    const returned = first && this.state === "reconnecting";
+    if (first) this.#connection.greet();
+    if (first && !data.resumed) this.#session.begin();
+    if (returned && !data.resumed) this.#forgetRoom();
+    if (userId) this.userId = userId;
+    if (first) this.#setState("connected");
+    this.emit("ice", { iceServers: this.iceServers, ttl: data.ttl ?? 0 });
+    if (returned && data.resumed) {
+      if (this.#session.resume(data.kept ?? 0)) this.#resumed();
+    } else if (returned) {
+      this.#rejoin();
+    }
+    this.#ready?.resolve();
+  }
+
+  /** All that came while there was no connection is here, the answers to what is sent again too. */
+  #resumed() {
+    for (const message of this.#requests.messages) this.#connection.write(message);
+    this.emit("resumed", { userId: this.userId });
+    if (this.#wanted !== this.room) this.#rejoin();
+  }
+
+  /** The server knows nothing of the old session: its id, its room and what was on its way are gone. */
+  #forgetRoom() {
+    this.#requests.fail(({ keep }) => keep, "The session was lost.");
+    this.#leftRoom();
+    this.userId = "";
+  }
+
+  /** Enters the wanted room again, and does not give up while that makes sense. */
+  async #rejoin() {
+    if (this.#rejoining) return;
+    this.#rejoining = true;
+    for (let attempt = 0; this.#wanted && this.state === "connected" && this.room !== this.#wanted; attempt++) {
+      const room = this.#wanted;
+      try {
+        await this.#enter(room);
+      } catch (reason) {
+        const error = /** @type {SignalError} */ (reason);
+        const final = error instanceof RoomFullError || FINAL.includes(error.code);
+        if (final && this.#wanted === room) this.#wanted = "";
+        if (final) this.emit("error", { code: error.code, message: error.message });
+        else await new Promise((resolve) => setTimeout(resolve, backoff(attempt)));
+      }
+    }
+    this.#rejoining = false;
+  }
+
+  /**
+   * Asks for a room and waits for the own user_joined, which every server sends, ack or not.
+   *
+   * @param {string} room
+   */
+  async #enter(room) {
+    /** @type {Deferred<Membership>} */
+    const entered = new Deferred();
+    const join = { room, entered };
+    this.#join = join;
+    this.request("join_room", { data: JSON.stringify({ room_id: room }) }).catch((error) => {
+      if (error.code !== 0 || this.room !== room) entered.reject(error);
+    });
+    try {
+      return await entered.promise;
+    } finally {
+      if (this.#join === join) this.#join = null;
+    }
+  }
+
+  /** @param {Message} message @param {{users?: string[]}} data */
+  #userJoined({ user_id: userId = "", room_id: room = "" }, { users = [] }) {
+    // Before one's own user_joined no other event of the room comes, so the first one names oneself.
+    if (!this.userId) this.userId = userId;
+    if (userId !== this.userId) {
+      if (room !== this.room) return;
+      this.users = users;
+      this.emit("userjoined", { userId, room, users });
+      return;
+    }
+    if (this.room && this.room !== room) this.#leftRoom();
+    this.room = room;
+    this.users = users;
+    const membership = { userId, room, users };
+    this.emit("joined", membership);
+    if (this.#join?.room === room) this.#join.entered.resolve(membership);
+  }
+
+  /** @param {Message} message @param {{reason?: string}} data */
+  #userLeft({ user_id: userId = "", room_id: room = "" }, { reason = "" }) {
+    if (room !== this.room) return;
+    if (userId === this.userId) {
+      this.#wanted = "";
+      this.#leftRoom();
+      return;
+    }
+    this.users = this.users.filter((user) => user !== userId);
+    this.emit("userleft", { userId, room, reason });
+  }
+
+  /** @param {Message} message */
+  #roomFull({ room_id: room = "", id }) {
+    const error = new RoomFullError(room);
+    if (id) this.#requests.settle(id, error);
+    if (this.#join?.room === room) this.#join.entered.reject(error);
+    this.emit("roomfull", { room });
+  }
+
+  /** @param {Message} message @param {{code?: number, message?: string}} data */
+  #refused({ id }, { code = 0, message = "" }) {
+    if (id) {
+      this.#requests.settle(id, new SignalError(code, message));
+      return;
+    }
+    if (code === 410) {
+      this.#session.renew("");
+      if (this.state === "connected") {
+        this.#leftRoom();
+        this.#rejoin();
+      }
+    }
+    this.emit("error", { code, message });
+  }
+
+  #leftRoom() {
+    const room = this.room;
+    if (!room) return;
+    this.room = "";
+    this.users = [];
+    this.emit("left", { room });
+  }
+
+  /** @param {State} state */
+  #setState(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.emit("state", { state });
+  }
+}

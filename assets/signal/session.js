@@ -1,0 +1,59 @@
+/** What it takes to resume a session over another connection. */
+export class Session {
+  #token = "";
+  /** How many frames of the session have come, those apart that are of one connection only. */
+  #got = 0;
+  /** How many still have to come of those that a resumed session had kept. */
+  #missing = 0;
+
+  /**
+   * Returns the URL that asks for the session.
+   *
+   * @param {string} url The server's WebSocket URL.
+   */
+  address(url) {
+    const address = new URL(url);
+    if (this.#token) {
+      address.searchParams.set("resume", this.#token);
+      address.searchParams.set("got", String(this.#got));
+    }
+    return address;
+  }
+
+  /** @param {string} token The newest token of the session. */
+  renew(token) {
+    this.#token = token;
+  }
+
+  /** Counts anew, because the server began another session. */
+  begin() {
+    this.#got = this.#missing = 0;
+  }
+
+  /** Gives the session up. */
+  end() {
+    this.renew("");
+    this.begin();
+  }
+
+  /**
+   * @param {number} kept How many frames the server had kept and sends now.
+   * @returns {boolean} Whether nothing is missing.
+   */
+  resume(kept) {
+    this.#missing = kept;
+    return kept === 0;
+  }
+
+  /**
+   * Counts a frame that came.
+   *
+   * @param {string} type The type of its message.
+   * @returns {boolean} Whether it is the last that was missing.
+   */
+  count(type) {
+    if (type === "stun_config" || type === "reconnect") return false;
+    this.#got++;
+    return this.#missing > 0 && --this.#missing === 0;
+  }
+}
