@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+TYPESCRIPT  := typescript@7.0.2
 FUZZTIME    ?= 30s
 CHAOSTIME   ?= 3m
 SEEDS       ?= 20
@@ -46,13 +47,20 @@ test: dev-setup lint ## Run every check: vet, linters, all tests with the race d
 	go test -C packaging/image -race ./...
 
 .PHONY: lint
-lint: ## Check formatting, go vet and staticcheck
+lint: lint-js ## Check formatting, go vet, staticcheck and the types of the JavaScript
 	@test -z "$$(gofmt -l .)" || { echo "not formatted (run gofmt -w .):"; gofmt -l .; exit 1; }
 	go mod tidy -diff
 	go vet ./...
 	go run $(STATICCHECK) ./...
 	@set -e; for module in k8s packaging/image; do echo "linting $$module"; \
 	  (cd $$module && go mod tidy -diff && go vet ./... && go run $(STATICCHECK) ./...); done
+
+# npx keeps the compiler in npm's cache, so that nothing of it comes near the tree.
+.PHONY: lint-js
+lint-js: ## Check the types of the JavaScript with tsc
+	@if command -v npx >/dev/null; then npx --yes --package $(TYPESCRIPT) -- tsc -p assets; \
+	elif [ "$$CI" = true ]; then echo "npm is not installed: run make dev-setup" >&2; exit 1; \
+	else echo "npm is not installed, so the types of the JavaScript are not checked: run make dev-setup"; fi
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)

@@ -5,11 +5,15 @@ const THINGS = ["birch", "brook", "cedar", "cloud", "falcon", "harbor", "island"
 
 /** Returns a room name that can be read out over the phone. */
 export function proposeRoom() {
-  const pick = (words) => words[Math.floor(Math.random() * words.length)];
+  const pick = (/** @type {string[]} */ words) => words[Math.floor(Math.random() * words.length)];
   return `${pick(KINDS)}-${pick(THINGS)}-${100 + Math.floor(Math.random() * 900)}`;
 }
 
-/** Returns the link to a room that is for others: without one's own name and choices. */
+/**
+ * Returns the link to a room that is for others: without one's own name and choices.
+ *
+ * @param {string} room
+ */
 export function roomLink(room) {
   const url = new URL(location.href);
   url.hash = "";
@@ -18,7 +22,11 @@ export function roomLink(room) {
   return url.href;
 }
 
-/** Keeps the address such that a reload comes back to the same room with the same choices. */
+/**
+ * Keeps the address such that a reload comes back to the same room with the same choices.
+ *
+ * @param {string} room
+ */
 export function rememberRoom(room) {
   const url = new URL(location.href);
   url.hash = "";

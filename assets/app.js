@@ -23,8 +23,9 @@
  *   client  SignalClient          for its events
  */
 
-import { Call, RoomFullError, SignalClient } from "./signal.js";
+import { Call, RoomFullError, SignalClient, SignalError } from "./signal.js";
 import { proposeRoom, rememberRoom, roomLink } from "./address.js";
+import { $, find } from "./dom.js";
 import { LocalMedia } from "./media.js";
 import { copy, dismiss, notify } from "./notice.js";
 import { Chat, Connections, Log, tabs } from "./panel.js";
@@ -34,23 +35,38 @@ import { Tiles } from "./tiles.js";
 const SELF = "self";
 const SAMPLE_MS = 1000;
 
-const $ = (id) => document.getElementById(id);
+/** @import { Peer, Transport } from "./signal.js" */
+/** @import { Kind } from "./media.js" */
+/** @typedef {"idle"|"connecting"|"joined"|"reconnecting"|"closed"|"full"} PageState */
+
+const lobby = $("lobby", HTMLFormElement);
+const joinButton = $("join", HTMLButtonElement);
+const roomInput = $("room", HTMLInputElement);
+const nameInput = $("name", HTMLInputElement);
+const chatInput = $("chat-text", HTMLInputElement);
+const transportSelect = $("transport", HTMLSelectElement);
 const params = new URLSearchParams(location.search);
 
 const client = new SignalClient();
 const call = new Call(client);
 const media = new LocalMedia();
-const tiles = new Tiles($("tiles"), $("tile-template"));
+const tiles = new Tiles($("tiles"), $("tile-template", HTMLTemplateElement));
 const chat = new Chat($("chat"), $("chat-empty"));
 const log = new Log($("log"));
-const connections = new Connections($("peers"), $("peer-template"), $("peers-empty"));
+const connections = new Connections($("peers"), $("peer-template", HTMLTemplateElement), $("peers-empty"));
 const rates = new Rates();
-/** What the others told of themselves: id → {name, audio, video, screen}. */
+/**
+ * What the others told of themselves, by id.
+ *
+ * @type {Map<string, {name: string, audio: boolean, video: boolean, screen: boolean}>}
+ */
 const people = new Map();
 
+/** @type {PageState} */
 let state = "idle";
 let unread = 0;
 
+/** @type {Partial<Record<PageState, string>>} */
 const STATUS = {
   idle: "Not connected",
   connecting: "Connecting…",
@@ -59,15 +75,16 @@ const STATUS = {
   full: "The room is full",
 };
 
+/** @param {PageState} next */
 function setState(next) {
   state = next;
   document.body.dataset.state = next;
   const inCall = next === "joined" || next === "reconnecting";
-  $("lobby").hidden = inCall;
+  lobby.hidden = inCall;
   $("call").hidden = !inCall;
   $("room-box").hidden = !inCall;
-  $("join").disabled = next === "connecting";
-  $("join").textContent = next === "connecting" ? "Joining…" : "Join";
+  joinButton.disabled = next === "connecting";
+  joinButton.textContent = next === "connecting" ? "Joining…" : "Join";
   showStatus();
 }
 
@@ -77,47 +94,57 @@ function showStatus() {
   $("status-text").textContent = STATUS[state] ?? here;
 }
 
-const guest = (id) => `Guest ${id.slice(-4)}`;
-const ownName = () => $("name").value.trim() || guest(client.userId);
-const nameOf = (id) => people.get(id)?.name || guest(id);
+const guest = (/** @type {string} */ id) => `Guest ${id.slice(-4)}`;
+const ownName = () => nameInput.value.trim() || guest(client.userId);
+const nameOf = (/** @type {string} */ id) => people.get(id)?.name || guest(id);
 
+/** @param {string} room */
 async function join(room) {
   dismiss();
   rememberRoom(room);
-  $("room").value = room;
+  roomInput.value = room;
   if (!client.room) setState("connecting");
   try {
     await client.connect();
     if (!media.tracks.audio && !media.tracks.video) await startMedia();
     await client.join(room);
   } catch (error) {
-    refused(error, room);
+    refused(/** @type {Error} */ (error), room);
   }
 }
 
 async function startMedia() {
-  tell(await media.start(new FormData($("lobby")).get("media"), ownName()));
+  const chosen = new FormData(lobby).get("media");
+  tell(await media.start(/** @type {"camera"|"synthetic"|"none"} */ (chosen), ownName()));
 }
 
+/** @param {Kind} kind */
 async function toggle(kind) {
   tell(await media.toggle(kind));
 }
 
+/** @param {string} problem In plain words; empty when there is none. */
 function tell(problem) {
   if (!problem) return;
   log.add(problem, "warn");
   notify(problem);
 }
 
-/** Tells why a room could not be entered. */
+/**
+ * Tells why a room could not be entered.
+ *
+ * @param {Error} error
+ * @param {string} room
+ */
 function refused(error, room) {
   log.add(`Could not join ${room}: ${error.message}`, "error");
   if (client.room || state === "idle" || state === "closed") return;
   const full = error instanceof RoomFullError;
+  const code = error instanceof SignalError ? error.code : 0;
   const most = client.maxRoomUsers || "the most possible number of";
   const text = full
     ? `The room is full: ${most} people are in it. Wait until somebody leaves, or take another room.`
-    : `The room could not be entered: ${error.message}${error.code ? ` (error ${error.code})` : ""}`;
+    : `The room could not be entered: ${error.message}${code ? ` (error ${code})` : ""}`;
   hangUp(full ? "full" : "idle");
   notify(text, "Try again", () => join(room));
 }
@@ -125,9 +152,10 @@ function refused(error, room) {
 function leave() {
   dismiss();
   hangUp("idle");
-  $("join").focus();
+  joinButton.focus();
 }
 
+/** @param {PageState} next */
 function hangUp(next) {
   client.close();
   media.stop();
@@ -137,6 +165,7 @@ function hangUp(next) {
   setState(next);
 }
 
+/** @param {string} text */
 function sendChat(text) {
   const clean = text.trim();
   if (!clean || !client.room) return;
@@ -144,12 +173,17 @@ function sendChat(text) {
   chat.add(client.userId, "", clean, true);
 }
 
-/** Tells one person, or everybody, who one is and what one sends. */
+/**
+ * Tells one person, or everybody, who one is and what one sends.
+ *
+ * @param {string} [id]
+ */
 function introduce(id) {
   const info = { type: "info", name: ownName(), audio: media.on("audio"), video: media.on("video"), screen: media.sharing };
   call.send(JSON.stringify(info), id);
 }
 
+/** @param {Peer} peer @param {any} data What came over the data channel. */
 function heard(peer, data) {
   let message;
   try {
@@ -167,13 +201,15 @@ function heard(peer, data) {
   }
 }
 
+/** @param {number} count */
 function setUnread(count) {
   unread = count;
   $("unread").hidden = count === 0;
-  $("unread").textContent = count;
+  $("unread").textContent = String(count);
   $("unread").setAttribute("aria-label", `${count} unread`);
 }
 
+/** @type {Partial<Record<RTCPeerConnectionState, string>>} */
 const VEILS = {
   new: "Connecting…",
   connecting: "Connecting…",
@@ -181,6 +217,7 @@ const VEILS = {
   failed: "The connection is lost, trying again…",
 };
 
+/** @param {Peer} peer @param {import("./tiles.js").Shown} news What is known beside. */
 function showPeer(peer, news = {}) {
   const told = people.get(peer.id);
   const connected = peer.pc.connectionState;
@@ -210,11 +247,19 @@ function showSelf() {
   });
 }
 
+/**
+ * Shows the state of a button.
+ *
+ * @param {string} id
+ * @param {boolean} pressed
+ * @param {string|null} icon Null to leave it.
+ * @param {string} label
+ */
 function control(id, pressed, icon, label) {
   const button = $(id);
-  button.setAttribute("aria-pressed", pressed);
-  if (icon) button.querySelector("use").setAttribute("href", `#${icon}`);
-  button.querySelector("span").textContent = label;
+  button.setAttribute("aria-pressed", String(pressed));
+  if (icon) button.querySelector("use")?.setAttribute("href", `#${icon}`);
+  find(button, "span").textContent = label;
 }
 
 function showControls() {
@@ -226,7 +271,7 @@ function showControls() {
 
 async function mediaChanged() {
   showControls();
-  for (const kind of ["audio", "video"]) {
+  for (const kind of /** @type {Kind[]} */ (["audio", "video"])) {
     const [sent] = call.stream.getTracks().filter((track) => track.kind === kind);
     if (media.tracks[kind] !== (sent ?? null)) await call.setTrack(kind, media.tracks[kind]);
   }
@@ -237,16 +282,18 @@ async function mediaChanged() {
 async function share() {
   try {
     await media.share();
-  } catch (error) {
+  } catch (reason) {
+    const error = /** @type {Error} */ (reason);
     if (error.name === "NotAllowedError") return; // The user changed their mind.
     notify("This browser cannot share the screen here.");
     log.add(`Sharing the screen: ${error.message}`, "error");
   }
 }
 
+/** @param {boolean} shown */
 function showPanel(shown) {
   $("panel").hidden = !shown;
-  $("panel-toggle").setAttribute("aria-expanded", shown);
+  $("panel-toggle").setAttribute("aria-expanded", String(shown));
   if (shown && !$("pane-chat").hidden) setUnread(0);
 }
 
@@ -257,6 +304,7 @@ async function sample() {
   setTimeout(sample, SAMPLE_MS);
 }
 
+/** @param {Peer} peer */
 async function measure(peer) {
   const stats = await inspect(peer);
   const down = rates.of(`${peer.id} in`, stats.bytesReceived);
@@ -267,23 +315,22 @@ async function measure(peer) {
 }
 
 function listenToClient() {
-  const on = (name, handle) => client.addEventListener(name, ({ detail }) => handle(detail));
-  on("state", ({ state: connection }) => {
+  client.addEventListener("state", ({ detail: { state: connection } }) => {
     log.add(`Connection: ${connection}`);
     if (connection === "reconnecting" && state === "joined") setState("reconnecting");
   });
-  on("retry", ({ attempt, delay, reason }) => {
+  client.addEventListener("retry", ({ detail: { attempt, delay, reason } }) => {
     log.add(`No connection (${reason}); attempt ${attempt} in ${Math.round(delay)} ms`, "warn");
     if (attempt < 3) return;
     if (state === "connecting") notify("The server does not answer. The page keeps trying; check your network meanwhile.");
     if (state === "reconnecting") notify("The server has not been reachable for a while. Calls that work go on; the page keeps trying.");
   });
-  on("resumed", () => {
+  client.addEventListener("resumed", () => {
     log.add("Session resumed");
     dismiss();
     if (client.room) setState("joined");
   });
-  on("joined", ({ userId, room, users }) => {
+  client.addEventListener("joined", ({ detail: { userId, room, users } }) => {
     log.add(`Joined ${room} as ${userId}, ${users.length} in the room`);
     if (state === "reconnecting") dismiss();
     $("room-name").textContent = room;
@@ -291,60 +338,63 @@ function listenToClient() {
     setState("joined");
     showSelf();
   });
-  on("userjoined", ({ userId }) => {
+  client.addEventListener("userjoined", ({ detail: { userId } }) => {
     log.add(`${userId} joined`);
     showStatus();
   });
-  on("userleft", ({ userId, reason }) => {
+  client.addEventListener("userleft", ({ detail: { userId, reason } }) => {
     log.add(`${userId} left${reason && ` (${reason})`}`);
     showStatus();
   });
-  on("ice", ({ iceServers, ttl }) => {
+  client.addEventListener("ice", ({ detail: { iceServers, ttl } }) => {
     const urls = iceServers.flatMap((server) => server.urls).join(", ");
     log.add(`ICE servers: ${urls || "none"}${ttl ? `, for ${ttl} s` : ""}`);
   });
-  on("roomfull", ({ room }) => {
+  client.addEventListener("roomfull", ({ detail: { room } }) => {
     if (state === "reconnecting") refused(new RoomFullError(room), room);
   });
-  on("error", ({ code, message }) => {
+  client.addEventListener("error", ({ detail: { code, message } }) => {
     log.add(`Error ${code}: ${message}`, "error");
     notify(`The server says: ${message} (error ${code})`);
   });
-  on("closed", ({ code, reason }) => {
+  client.addEventListener("closed", ({ detail: { code, reason } }) => {
     if (code === 1000) return;
     log.add(`Closed for good: ${code} ${reason}`, "error");
-    const { value: room } = $("room");
+    const { value: room } = roomInput;
     hangUp("closed");
     notify(`The server ended the connection${reason && `: ${reason}`} (code ${code}).`, "Join again", () => join(room));
   });
 }
 
 function listenToCall() {
-  const on = (name, handle) => call.addEventListener(name, ({ detail }) => handle(detail));
-  on("peer", ({ peer }) => showPeer(peer));
-  on("track", ({ peer }) => showPeer(peer));
-  on("open", ({ peer }) => introduce(peer.id));
-  on("data", ({ peer, data }) => heard(peer, data));
-  on("peerleft", ({ peer }) => {
+  call.addEventListener("peer", ({ detail: { peer } }) => showPeer(peer));
+  call.addEventListener("track", ({ detail: { peer } }) => showPeer(peer));
+  call.addEventListener("open", ({ detail: { peer } }) => introduce(peer.id));
+  call.addEventListener("data", ({ detail: { peer, data } }) => heard(peer, data));
+  call.addEventListener("peerleft", ({ detail: { peer } }) => {
     tiles.remove(peer.id);
     people.delete(peer.id);
     rates.forget(`${peer.id} in`, `${peer.id} out`);
   });
-  on("peerstate", ({ peer, state: connection }) => {
+  call.addEventListener("peerstate", ({ detail: { peer, state: connection } }) => {
     log.add(`${peer.id}: ${connection}`);
     showPeer(peer);
     if (connection === "failed" && call.transport === "all") {
       notify(`No way was found to ${nameOf(peer.id)}. A firewall may be in between.`, "Try TURN over TCP", () => setTransport("relay-tcp"));
     }
   });
-  on("error", ({ peer, error }) => log.add(`${peer.id}: ${error.message}`, "error"));
+  call.addEventListener("error", ({ detail: { peer, error } }) => log.add(`${peer.id}: ${error.message}`, "error"));
 }
 
-/** Connects in another way; connections that exist take it up when the room is joined again. */
+/**
+ * Connects in another way; connections that exist take it up when the room is joined again.
+ *
+ * @param {string} transport `all` is taken for what is none.
+ */
 async function setTransport(transport) {
-  $("transport").value = transport;
-  call.transport = $("transport").value || "all";
-  $("transport").value = call.transport;
+  transportSelect.value = transport;
+  call.transport = /** @type {Transport} */ (transportSelect.value || "all");
+  transportSelect.value = call.transport;
   log.add(`Transport: ${call.transport}`);
   const { room } = client;
   if (!room) return;
@@ -353,42 +403,45 @@ async function setTransport(transport) {
 }
 
 function listenToUser() {
-  $("lobby").addEventListener("submit", (event) => {
+  lobby.addEventListener("submit", (event) => {
     event.preventDefault();
-    join($("room").value.trim());
+    join(roomInput.value.trim());
   });
   $("new-room").addEventListener("click", () => {
-    $("room").value = proposeRoom();
-    rememberRoom($("room").value);
+    roomInput.value = proposeRoom();
+    rememberRoom(roomInput.value);
   });
   $("leave").addEventListener("click", leave);
   $("mic").addEventListener("click", () => toggle("audio"));
   $("camera").addEventListener("click", () => toggle("video"));
   $("screen").addEventListener("click", share);
-  $("panel-toggle").addEventListener("click", () => showPanel($("panel").hidden));
+  $("panel-toggle").addEventListener("click", () => showPanel(Boolean($("panel").hidden)));
   $("panel-close").addEventListener("click", () => {
     showPanel(false);
     $("panel-toggle").focus();
   });
-  $("transport").addEventListener("change", ({ target }) => setTransport(target.value));
+  transportSelect.addEventListener("change", () => setTransport(transportSelect.value));
   $("copy-link").addEventListener("click", () => copy(roomLink(client.room), $("copy-link")));
   $("log-copy").addEventListener("click", () => copy(log.lines.join("\n"), $("log-copy")));
   $("log-clear").addEventListener("click", () => log.clear());
   $("chat-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    sendChat($("chat-text").value);
-    $("chat-text").value = "";
+    sendChat(chatInput.value);
+    chatInput.value = "";
   });
-  tabs($("panel").querySelector("[role=tablist]"), (pane) => pane === "pane-chat" && setUnread(0));
+  tabs(find($("panel"), "[role=tablist]"), (pane) => {
+    if (pane === "pane-chat") setUnread(0);
+  });
 }
 
 function start() {
   const room = params.get("room") || decodeURIComponent(location.hash.slice(1)) || proposeRoom();
-  $("room").value = room;
-  $("name").value = params.get("name") ?? "";
+  roomInput.value = room;
+  nameInput.value = params.get("name") ?? "";
   const chosen = document.querySelector(`[name=media][value="${CSS.escape(params.get("media") ?? "")}"]`);
-  if (chosen) chosen.checked = true;
-  if (params.get("transport")) setTransport(params.get("transport"));
+  if (chosen instanceof HTMLInputElement) chosen.checked = true;
+  const transport = params.get("transport");
+  if (transport) setTransport(transport);
   $("screen").hidden = !navigator.mediaDevices?.getDisplayMedia;
   showPanel(matchMedia("(min-width: 56rem)").matches);
   rememberRoom(room);
@@ -409,7 +462,7 @@ listenToCall();
 listenToUser();
 start();
 
-window.signalPage = Object.freeze({
+const signalPage = Object.freeze({
   get userId() { return client.userId; },
   get room() { return client.room; },
   get state() { return state; },
@@ -422,3 +475,4 @@ window.signalPage = Object.freeze({
   leave,
   client,
 });
+Object.assign(window, { signalPage });

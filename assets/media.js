@@ -6,7 +6,13 @@ const CAMERA = {
 };
 const FRAMES_PER_SECOND = 15;
 
-/** Says in plain words why there is no camera or microphone, and what to do. */
+/** @typedef {"audio"|"video"} Kind */
+
+/**
+ * Says in plain words why there is no camera or microphone, and what to do.
+ *
+ * @param {Error} error
+ */
 function explain(error) {
   if (!navigator.mediaDevices) {
     return "Browsers give camera and microphone only to pages on https or localhost. Open the page there.";
@@ -28,14 +34,16 @@ function explain(error) {
 
 /** The tracks that are sent to the others. It dispatches `change` whenever one of them changes. */
 export class LocalMedia extends EventTarget {
-  /** @type {{audio: MediaStreamTrack|null, video: MediaStreamTrack|null}} */
+  /** @type {Record<Kind, MediaStreamTrack|null>} */
   tracks = { audio: null, video: null };
   sharing = false;
   /** Whether the picture is a real camera's, which people expect to see mirrored. */
   mirrored = false;
 
   #label = "";
+  /** @type {MediaStreamTrack|null} What was sent before the screen. */
   #camera = null;
+  /** @type {Synthetic|null} */
   #synthetic = null;
 
   /**
@@ -71,6 +79,7 @@ export class LocalMedia extends EventTarget {
   /**
    * Turns sound or picture on or off, and opens the device when nothing was sent so far.
    *
+   * @param {Kind} kind
    * @returns {Promise<string>} What went wrong, in plain words; empty when nothing did.
    */
   async toggle(kind) {
@@ -85,7 +94,11 @@ export class LocalMedia extends EventTarget {
     return problem;
   }
 
-  /** Tells whether there is sound or a picture that is not turned off. */
+  /**
+   * Tells whether there is sound or a picture that is not turned off.
+   *
+   * @param {Kind} kind
+   */
   on(kind) {
     return Boolean(this.tracks[kind]?.enabled);
   }
@@ -108,23 +121,28 @@ export class LocalMedia extends EventTarget {
 
   #unshare() {
     if (!this.sharing) return;
-    this.tracks.video.stop();
+    this.tracks.video?.stop();
     this.tracks.video = this.#camera;
     this.#camera = null;
     this.sharing = false;
     this.#changed();
   }
 
-  /** Opens the first of several sets of devices that works. */
+  /**
+   * Opens the first of several sets of devices that works.
+   *
+   * @param {MediaStreamConstraints[]} attempts
+   */
   async #open(attempts) {
     let problem = "";
     for (const wanted of attempts) {
       try {
         const stream = await navigator.mediaDevices.getUserMedia(wanted);
-        for (const track of stream.getTracks()) this.tracks[track.kind] = track;
+        for (const track of stream.getTracks()) this.tracks[/** @type {Kind} */ (track.kind)] = track;
         if (wanted.video) this.mirrored = true;
         break;
-      } catch (error) {
+      } catch (reason) {
+        const error = /** @type {Error} */ (reason);
         problem ||= explain(error);
         if (!navigator.mediaDevices || error.name === "NotAllowedError") break;
       }
@@ -133,7 +151,7 @@ export class LocalMedia extends EventTarget {
   }
 
   /** Puts synthetic media where there is none. */
-  #fill(kinds = ["audio", "video"]) {
+  #fill(kinds = /** @type {Kind[]} */ (["audio", "video"])) {
     this.#synthetic ??= new Synthetic(this.#label);
     for (const missing of kinds) {
       this.tracks[missing] ??= this.#synthetic[missing]();
@@ -151,8 +169,10 @@ class Synthetic {
   #label;
   #hue;
   #timer = 0;
+  /** @type {AudioContext|null} */
   #audio = null;
 
+  /** @param {string} label What the picture shows. */
   constructor(label) {
     this.#label = label;
     this.#hue = hueOf(label);
@@ -162,7 +182,7 @@ class Synthetic {
     const canvas = document.createElement("canvas");
     canvas.width = 640;
     canvas.height = 360;
-    const pen = canvas.getContext("2d", { alpha: false });
+    const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { alpha: false }));
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const draw = () => paint(pen, this.#label, this.#hue, performance.now() / (calm ? 8000 : 1000));
     draw();
@@ -172,17 +192,18 @@ class Synthetic {
 
   /** The tone goes only to the others: it is never connected to the own loudspeaker. */
   audio() {
-    this.#audio = new AudioContext();
-    const out = this.#audio.createMediaStreamDestination();
-    const level = new GainNode(this.#audio, { gain: 0.015 });
-    const tone = new OscillatorNode(this.#audio, { frequency: 220 + this.#hue / 2 });
-    const swell = new OscillatorNode(this.#audio, { frequency: 0.4 });
-    const depth = new GainNode(this.#audio, { gain: 0.015 });
+    const audio = new AudioContext();
+    this.#audio = audio;
+    const out = audio.createMediaStreamDestination();
+    const level = new GainNode(audio, { gain: 0.015 });
+    const tone = new OscillatorNode(audio, { frequency: 220 + this.#hue / 2 });
+    const swell = new OscillatorNode(audio, { frequency: 0.4 });
+    const depth = new GainNode(audio, { gain: 0.015 });
     swell.connect(depth).connect(level.gain);
     tone.connect(level).connect(out);
     tone.start();
     swell.start();
-    this.#wake();
+    wake(audio);
     return out.stream.getAudioTracks()[0];
   }
 
@@ -190,23 +211,32 @@ class Synthetic {
     clearInterval(this.#timer);
     this.#audio?.close();
   }
-
-  /** Without a gesture of the user browsers keep audio asleep. */
-  #wake() {
-    const audio = this.#audio;
-    if (audio.state === "running") return;
-    const wake = () => audio.state === "suspended" && audio.resume();
-    for (const gesture of ["pointerdown", "keydown"]) addEventListener(gesture, wake, { once: true });
-  }
 }
 
-/** Returns a colour's hue that stays the same for a text. */
+/** Without a gesture of the user browsers keep audio asleep. @param {AudioContext} audio */
+function wake(audio) {
+  if (audio.state === "running") return;
+  const resume = () => audio.state === "suspended" && audio.resume();
+  for (const gesture of ["pointerdown", "keydown"]) addEventListener(gesture, resume, { once: true });
+}
+
+/**
+ * Returns a colour's hue that stays the same for a text, in degrees.
+ *
+ * @param {string} text
+ */
 export function hueOf(text) {
   let hash = 2166136261;
-  for (const char of text) hash = Math.imul(hash ^ char.codePointAt(0), 16777619) >>> 0;
+  for (const char of text) hash = Math.imul(hash ^ (char.codePointAt(0) ?? 0), 16777619) >>> 0;
   return ((hash ^ (hash >>> 15)) >>> 0) % 360;
 }
 
+/**
+ * @param {CanvasRenderingContext2D} pen
+ * @param {string} label
+ * @param {number} hue In degrees.
+ * @param {number} seconds How far the picture has moved.
+ */
 function paint(pen, label, hue, seconds) {
   const { width, height } = pen.canvas;
   const sky = pen.createLinearGradient(0, 0, width, height);

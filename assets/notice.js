@@ -1,9 +1,17 @@
 /** Tells the user what happened and what can be done about it. */
 
-const $ = (id) => document.getElementById(id);
-let pending = null;
+import { $ } from "./dom.js";
 
-/** Shows a notice until it is dismissed, with something to do about it if there is. */
+/** @type {(() => void)|undefined} What the button of the notice does. */
+let pending;
+
+/**
+ * Shows a notice until it is dismissed, with something to do about it if there is.
+ *
+ * @param {string} text
+ * @param {string} [label] What the button says.
+ * @param {() => void} [action] What it does.
+ */
 export function notify(text, label, action) {
   $("notice-text").textContent = text;
   $("notice-action").textContent = label ?? "";
@@ -15,13 +23,18 @@ export function notify(text, label, action) {
 /** Takes the notice away. */
 export function dismiss() {
   $("notice").hidden = true;
-  pending = null;
+  pending = undefined;
 }
 
-/** Copies a text and says so on the button. */
+/**
+ * Copies a text and says so on the button.
+ *
+ * @param {string} text
+ * @param {HTMLElement} button
+ */
 export async function copy(text, button) {
-  const label = button.querySelector("span") ?? button;
-  const before = label.dataset.label ?? label.textContent;
+  const label = /** @type {HTMLElement} */ (button.querySelector("span") ?? button);
+  const before = label.dataset.label ?? label.textContent ?? "";
   label.dataset.label = before;
   try {
     await navigator.clipboard.writeText(text);

@@ -1,11 +1,41 @@
 /** The grid of pictures. */
 
+import { find, instance } from "./dom.js";
 import { hueOf } from "./media.js";
 
 const GAP = 10;
 const RATIO = 16 / 9;
 
-/** Returns the width of the largest tiles of which count fit into a box. */
+/**
+ * What is shown of a person.
+ *
+ * @typedef {object} Shown
+ * @property {string} [name]
+ * @property {MediaStream} [stream]
+ * @property {boolean} [own] Whether it is oneself.
+ * @property {boolean} [audio] Whether there is sound.
+ * @property {boolean} [video] Whether there is a picture.
+ * @property {boolean} [mirrored]
+ * @property {boolean} [screen] Whether the picture is a screen.
+ * @property {string} [state] A connection state of WebRTC.
+ * @property {string} [route] How the connection goes.
+ * @property {string} [veil] What is told over the picture.
+ */
+
+/**
+ * @typedef {object} Tile
+ * @property {HTMLElement} root
+ * @property {{video: HTMLVideoElement} & Record<"avatar"|"veil"|"name"|"route", HTMLElement>} part
+ * @property {Shown} known
+ */
+
+/**
+ * Returns the width of the largest tiles of which count fit into a box, in pixels as the box.
+ *
+ * @param {number} count
+ * @param {number} width
+ * @param {number} height
+ */
 export function fit(count, width, height) {
   let best = 0;
   for (let columns = 1; columns <= count; columns++) {
@@ -21,8 +51,10 @@ export function fit(count, width, height) {
 export class Tiles extends EventTarget {
   #list;
   #template;
+  /** @type {Map<string, Tile>} */
   #tiles = new Map();
 
+  /** @param {HTMLElement} list @param {HTMLTemplateElement} template Of one tile. */
   constructor(list, template) {
     super();
     this.#list = list;
@@ -34,8 +66,7 @@ export class Tiles extends EventTarget {
    * Shows a person, or what is new about them.
    *
    * @param {string} id
-   * @param {{name?: string, stream?: MediaStream, own?: boolean, audio?: boolean, video?: boolean,
-   *   mirrored?: boolean, screen?: boolean, state?: string, route?: string, veil?: string}} news
+   * @param {Shown} news
    */
   show(id, news) {
     const tile = this.#tiles.get(id) ?? this.#create(id, news.own);
@@ -46,7 +77,7 @@ export class Tiles extends EventTarget {
     if (stream) this.#play(part.video);
     part.name.textContent = own ? `${name} (you)` : name;
     part.avatar.textContent = initials(name);
-    part.avatar.style.setProperty("--hue", hueOf(name));
+    part.avatar.style.setProperty("--hue", String(hueOf(name)));
     part.route.textContent = route;
     part.veil.textContent = veil;
     root.dataset.state = state;
@@ -57,7 +88,11 @@ export class Tiles extends EventTarget {
     root.setAttribute("aria-label", [part.name.textContent, veil, route].filter(Boolean).join(", "));
   }
 
-  /** Takes a person's tile away. */
+  /**
+   * Takes a person's tile away.
+   *
+   * @param {string} id
+   */
   remove(id) {
     const tile = this.#tiles.get(id);
     if (!tile) return;
@@ -79,10 +114,20 @@ export class Tiles extends EventTarget {
     }
   }
 
+  /**
+   * @param {string} id
+   * @param {boolean|undefined} own
+   * @returns {Tile}
+   */
   #create(id, own) {
-    const root = this.#template.content.firstElementChild.cloneNode(true);
-    const part = { video: root.querySelector("video") };
-    for (const name of ["avatar", "veil", "name", "route"]) part[name] = root.querySelector(`.${name}`);
+    const root = instance(this.#template);
+    const part = {
+      video: find(root, "video", HTMLVideoElement),
+      avatar: find(root, ".avatar"),
+      veil: find(root, ".veil"),
+      name: find(root, ".name"),
+      route: find(root, ".route"),
+    };
     part.video.muted = Boolean(own);
     root.dataset.user = id;
     root.classList.toggle("own", Boolean(own));
@@ -94,12 +139,13 @@ export class Tiles extends EventTarget {
     return tile;
   }
 
+  /** @param {HTMLVideoElement} video */
   async #play(video) {
     if (!video.paused) return;
     try {
       await video.play();
     } catch (error) {
-      if (error.name !== "NotAllowedError" || video.muted) return;
+      if (/** @type {Error} */ (error).name !== "NotAllowedError" || video.muted) return;
       video.muted = true;
       this.dispatchEvent(new Event("blocked"));
       this.#play(video);
@@ -113,6 +159,7 @@ export class Tiles extends EventTarget {
   }
 }
 
+/** @param {string} name */
 function initials(name) {
   const words = name.split(/[\s\-_]+/).filter(Boolean);
   return words.slice(0, 2).map((word) => [...word][0].toUpperCase()).join("");

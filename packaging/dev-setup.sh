@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests use beside Go: a C compiler for the race detector, Chromium, coturn's
+# Installs what the tests use beside Go: a C compiler for the race detector, Chromium, Node, coturn's
 # clients, Redis, and what containers and packages are tried with. Debian packages only, and only as
 # root; elsewhere it says what is missing and what that skips. With CI=true a missing part is a failure.
 set -euo pipefail
@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 parts="
 gcc gcc the race detector
 chromium chromium the browser tests
+node nodejs the tests of signal.js without a browser
+npx npm the type check of the JavaScript
 turnutils_uclient coturn the TURN interoperability tests
 redis-server redis-server the shared state tests
 redis-sentinel redis-sentinel the shared state tests with Sentinel
