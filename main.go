@@ -334,6 +334,7 @@ type node struct {
 // sharedState is what a node needs of memory or Redis.
 type sharedState interface {
 	signal.State
+	Subscribe(state.Events)
 	Announce(state.NodeInfo)
 	Nodes() []state.NodeInfo
 	Close(context.Context) error
@@ -353,15 +354,14 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	if err := n.loadCertificate(&cfg, &s.turn); err != nil {
 		return nil, err
 	}
-	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
-	cfg.ICE, cfg.Clustered = n.ice, s.redis.Enabled()
-	cfg.Attach = func(ev state.Events) signal.State {
-		n.attach(ev, registry)
-		return n.state
-	}
 	var err error
-	if n.signal, err = signal.New(cfg); err != nil {
+	if n.state, err = n.newState(); err != nil {
 		return nil, err
+	}
+	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
+	cfg.ICE, cfg.Clustered, cfg.State = n.ice, s.redis.Enabled(), n.state
+	if n.signal, err = signal.New(cfg); err != nil {
+		return nil, errors.Join(err, n.state.Close(context.Background()))
 	}
 	if err := n.buildTURN(s.turn, registry); err != nil {
 		return nil, errors.Join(err, n.signal.Shutdown(context.Background()), n.state.Close(context.Background()))
@@ -369,24 +369,20 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	n.shared.use(sessionSecret, n.signal.SetSessionSecrets)
 	n.shared.use(turnSecret, n.setTURNSecrets)
 	n.announce()
+	n.state.Subscribe(n.signal.Events()) // The last step: other nodes act on this one from now on.
 	return n, nil
 }
 
-// attach connects to the shared state. Redis need not be there: the node says so, is not ready and
-// goes on trying.
-func (n *node) attach(ev state.Events, registry prometheus.Registerer) {
+// newState returns the shared state, which is not subscribed to yet. Redis need not be there then: the
+// node says so, is not ready and goes on trying.
+func (n *node) newState() (sharedState, error) {
 	cfg := n.settings.redis
 	if !cfg.Enabled() {
-		n.state = state.NewMemory().Attach(rand.Text(), ev)
-		return
+		return state.NewMemory().Node(rand.Text()), nil
 	}
-	cfg.Logger, cfg.Registerer = n.log, registry
+	cfg.Logger, cfg.Registerer = n.log, n.registry
 	cfg.Secrets, cfg.OnSecret = n.shared.proposals(), n.shared.set
-	redis, err := state.ConnectRedis(cfg, rand.Text(), ev)
-	if err != nil {
-		panic(err) // Validate has seen the settings.
-	}
-	n.state = redis
+	return state.NewRedis(cfg, rand.Text())
 }
 
 // announce tells the other nodes about this one.

@@ -1,9 +1,11 @@
 package signal
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"cline-meet/signal/state"
 )
@@ -13,7 +15,7 @@ func startTwo(t *testing.T) (one, two *testServer) {
 	t.Helper()
 	shared := state.NewMemory()
 	at := func(id string) func(*Config) {
-		return func(c *Config) { c.Attach = func(ev state.Events) State { return shared.Attach(id, ev) } }
+		return func(c *Config) { c.State = shared.Node(id) }
 	}
 	return start(t, at("n1")), start(t, at("n2"))
 }
@@ -58,4 +60,47 @@ func TestRoomFullAcrossNodes(t *testing.T) {
 	late := two.dial(nil)
 	late.say(`{"type":"join_room","data":{"room_id":"r"}}`)
 	late.expect("room_full")
+}
+
+// hasty is a state that other nodes use within the subscription itself.
+type hasty struct {
+	*state.MemoryNode
+	first func(state.Events)
+}
+
+func (h hasty) Subscribe(ev state.Events) {
+	h.MemoryNode.Subscribe(ev)
+	h.first(ev)
+}
+
+// TestEventsComeWithTheSubscription has everything that another node may say arrive before Run, as in a
+// rolling restart: the server is whole then, and answers.
+func TestEventsComeWithTheSubscription(t *testing.T) {
+	shared := state.NewMemory()
+	answers := make(chan state.Message, 10)
+	asker := shared.Node("n0")
+	asker.Subscribe(state.Events{View: func(state.View) {}, Message: func(m state.Message) { answers <- m }, Lost: func(string) {}})
+	question, err := json.Marshal(moveRequest{Ask: "7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, func(c *Config) {
+		c.State = hasty{shared.Node("n1"), func(ev state.Events) {
+			ev.View(state.View{Room: "r", Version: 1})
+			ev.Lost("n2")
+			for _, op := range []string{"", opHandover, opMark, opForward, opPass, opPassed, opSettled} {
+				ev.Message(state.Message{Node: "n0", Op: op, Room: "r", From: "a", To: "b", Frame: []byte("{}")})
+			}
+			ev.Message(state.Message{Node: "n0", Op: opResume, From: "a", Frame: question})
+		}}
+	})
+	select {
+	case m := <-answers:
+		if m.Node != "n1" || m.Op != opHandover || m.To != "7" {
+			t.Errorf("answer %+v", m)
+		}
+	case <-time.After(patience):
+		t.Error("no answer to a question that came with the subscription")
+	}
+	s.enter("r")
 }

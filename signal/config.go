@@ -63,8 +63,8 @@ type Config struct {
 	ICE func(host, user string) ICEConfig
 	// Clustered says that other nodes may share the state.
 	Clustered bool
-	// Attach connects the server to the shared state.
-	Attach Attach
+	// State is what the nodes share. It is not subscribed to yet, see Server.Events.
+	State State
 }
 
 // DefaultConfig returns the settings of a server that was told nothing.

@@ -350,7 +350,7 @@ func TestRunEndsWhenAListenerFails(t *testing.T) {
 		cfg.Logger, cfg.Registry = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
 		cfg.Page = fstest.MapFS{"index.html": {}}
 		cfg.ICE = func(string, string) ICEConfig { return ICEConfig{} }
-		cfg.Attach = func(ev state.Events) State { return state.NewMemory().Attach("n1", ev) }
+		cfg.State = state.NewMemory().Node("n1")
 		s, err := New(cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -22,7 +22,7 @@ func startNodes(t *testing.T, count int, change ...func(*Config)) []*testServer 
 	for i := range count {
 		at := func(c *Config) {
 			c.SessionSecrets, c.Clustered = []string{"a secret of all nodes"}, true
-			c.Attach = func(ev state.Events) State { return shared.Attach(fmt.Sprint("n", i), ev) }
+			c.State = shared.Node(fmt.Sprint("n", i))
 		}
 		nodes = append(nodes, start(t, append([]func(*Config){at}, change...)...))
 	}

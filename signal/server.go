@@ -33,9 +33,6 @@ type State interface {
 	Ready() error
 }
 
-// Attach connects a server to the shared state, which calls the events from then on.
-type Attach func(state.Events) State
-
 // maxPingInterval keeps the connection alive through proxies that cut quiet ones after 30 s.
 const maxPingInterval = 25 * time.Second
 
@@ -73,7 +70,8 @@ type Server struct {
 	asks  map[string]asked // requests to other nodes, by their number
 }
 
-// New validates the config, binds the addresses and connects to the state. It serves nothing yet.
+// New validates the config and binds the addresses. It serves nothing yet, and hears nothing of other
+// nodes before the state has its Events.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -84,6 +82,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg:      cfg,
+		state:    cfg.State,
 		sessions: newSessions(cfg.SessionSecrets),
 		addrs:    newAddrLimit(cfg.AddrConns),
 		files:    files,
@@ -103,12 +102,17 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
 	s.metrics = newMetrics(s, cfg.Registry)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.listen(); err != nil {
 		return nil, err
 	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.state = cfg.Attach(state.Events{View: s.onView, Message: s.onMessage, Lost: s.onLost})
 	return s, nil
+}
+
+// Events is what the shared state is to call when other nodes act. Who builds the node subscribes with
+// them when all its parts are there: an event may come before Run.
+func (s *Server) Events() state.Events {
+	return state.Events{View: s.onView, Message: s.onMessage, Lost: s.onLost}
 }
 
 // listen binds the public and the admin address, both or none.

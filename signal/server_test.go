@@ -29,6 +29,9 @@ type testServer struct {
 	stop func()
 }
 
+// subscriber is a state that is to be subscribed to.
+type subscriber interface{ Subscribe(state.Events) }
+
 // start runs a server on free ports; the test's end stops it and checks that nothing is left.
 func start(t *testing.T, change ...func(*Config)) *testServer {
 	t.Helper()
@@ -43,8 +46,7 @@ func start(t *testing.T, change ...func(*Config)) *testServer {
 			{URLs: []string{"turn:" + host}, Username: user, Credential: "c"},
 		}, TTL: time.Hour}
 	}
-	shared := state.NewMemory()
-	cfg.Attach = func(ev state.Events) State { return shared.Attach("n1", ev) }
+	cfg.State = state.NewMemory().Node("n1")
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -52,6 +54,7 @@ func start(t *testing.T, change ...func(*Config)) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg.State.(subscriber).Subscribe(srv.Events())
 	ran := make(chan error, 1)
 	go func() { ran <- srv.Run() }()
 	s := &testServer{Server: srv, t: t, url: "http://" + srv.Addr().String()}

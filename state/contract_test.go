@@ -47,7 +47,8 @@ func TestMemoryContract(t *testing.T) {
 	contract(t, func(*testing.T) attach {
 		shared := NewMemory()
 		return func(t *testing.T, id string, ev Events) node {
-			n := shared.Attach(id, ev)
+			n := shared.Node(id)
+			n.Subscribe(ev)
 			t.Cleanup(func() { _ = n.Close(context.Background()) })
 			return n
 		}
@@ -378,6 +379,43 @@ func testSendToLostNode(t *testing.T, at attach) {
 	if !errors.Is(err, ErrNoNode) {
 		t.Fatalf("send: %v", err)
 	}
+}
+
+// subscriber is a node that is not one of the deployment yet.
+type subscriber interface {
+	node
+	Subscribe(Events)
+}
+
+// unknownUntilItSubscribes has a node announce itself before it subscribes: nobody sees it and nobody
+// can send to it, so nothing is lost. From its first moment in the directory it is there whole.
+func unknownUntilItSubscribes(t *testing.T, known node, late subscriber) {
+	t.Helper()
+	late.Announce(NodeInfo{TURN: []string{"turn:late"}, Load: 3})
+	if err := known.Send(t.Context(), "late", Message{Room: "r", Frame: []byte("too early")}); !errors.Is(err, ErrNoNode) {
+		t.Errorf("sending to a node that has not subscribed: %v", err)
+	}
+	if nodes := known.Nodes(); len(nodes) != 0 {
+		t.Errorf("nodes before the subscription: %v", nodes)
+	}
+	var e ear
+	late.Subscribe(e.events())
+	eventually(t, "the node is in the directory", func() bool { return len(known.Nodes()) == 1 })
+	if info := known.Nodes()[0]; info.ID != "late" || info.Load != 3 || !slices.Equal(info.TURN, []string{"turn:late"}) {
+		t.Errorf("the directory says %+v", info)
+	}
+	eventually(t, "the node is ready", func() bool { return late.Ready() == nil })
+	if err := known.Send(t.Context(), "late", Message{Room: "r", Frame: []byte("hello")}); err != nil {
+		t.Errorf("sending to a node that has subscribed: %v", err)
+	}
+	e.wait(t, "hello", func(_ []View, m []Message) bool { return len(m) > 0 && string(m[len(m)-1].Frame) == "hello" })
+}
+
+func TestMemoryNodeIsUnknownUntilItSubscribes(t *testing.T) {
+	shared := NewMemory()
+	known := shared.Node("known")
+	known.Subscribe(new(ear).events())
+	unknownUntilItSubscribes(t, known, shared.Node("late"))
 }
 
 func testCloseRemovesMembers(t *testing.T, at attach) {

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Memory is shared state inside one process: the state of a deployment that is one node. Several
-// nodes may attach to it, as tests do; they then share rooms as they would through Redis.
+// Memory is shared state inside one process: the state of a deployment that is one node. It may have
+// several nodes, as in tests; they then share rooms as they would through Redis.
 // All methods may be called by any goroutine.
 type Memory struct {
 	mu sync.Mutex
@@ -17,31 +17,36 @@ type Memory struct {
 	// continues above its former life.
 	version uint64
 	rooms   map[string][]Member
-	nodes   map[string]*MemoryNode
-	infos   map[string]NodeInfo
+	nodes   map[string]*MemoryNode // those that have subscribed
 }
 
 // NewMemory returns an empty state.
 func NewMemory() *Memory {
-	return &Memory{rooms: map[string][]Member{}, nodes: map[string]*MemoryNode{}, infos: map[string]NodeInfo{}}
+	return &Memory{rooms: map[string][]Member{}, nodes: map[string]*MemoryNode{}}
 }
 
-// Attach adds a node under an id that no other node has, and returns its access to the state.
-func (s *Memory) Attach(id string, ev Events) *MemoryNode {
-	n := &MemoryNode{id: id, events: ev, shared: s}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.nodes[id] = n
-	s.infos[id] = NodeInfo{ID: id}
-	return n
+// Node returns access to the state for a node of an id that no other node has. The others do not
+// know it before it subscribes.
+func (s *Memory) Node(id string) *MemoryNode {
+	return &MemoryNode{id: id, shared: s, info: NodeInfo{ID: id}}
 }
 
 // MemoryNode is one node's access to a Memory. Its events are delivered by the goroutine of the
 // node that causes them, before that node's call returns.
 type MemoryNode struct {
 	id     string
-	events Events
 	shared *Memory
+	events Events   // set before the others know the node, fixed since then
+	info   NodeInfo // guarded by the mu of shared
+}
+
+// Subscribe makes the node one of the deployment: from now on it is in the directory and hears its
+// events. It may be called once.
+func (n *MemoryNode) Subscribe(ev Events) {
+	n.shared.mu.Lock()
+	defer n.shared.mu.Unlock()
+	n.events = ev
+	n.shared.nodes[n.id] = n
 }
 
 // ID returns the id of this node.
@@ -162,7 +167,7 @@ func (n *MemoryNode) Announce(info NodeInfo) {
 	info.ID = n.id
 	n.shared.mu.Lock()
 	defer n.shared.mu.Unlock()
-	n.shared.infos[n.id] = info
+	n.info = info
 }
 
 // Nodes returns what the other living nodes announced, in no order.
@@ -170,9 +175,9 @@ func (n *MemoryNode) Nodes() []NodeInfo {
 	n.shared.mu.Lock()
 	defer n.shared.mu.Unlock()
 	var out []NodeInfo
-	for id, info := range n.shared.infos {
+	for id, other := range n.shared.nodes {
 		if id != n.id {
-			out = append(out, info)
+			out = append(out, other.info)
 		}
 	}
 	return out
@@ -184,7 +189,6 @@ func (n *MemoryNode) Close(context.Context) error {
 	s := n.shared
 	s.mu.Lock()
 	delete(s.nodes, n.id)
-	delete(s.infos, n.id)
 	others := slices.Collect(maps.Values(s.nodes))
 	type change struct {
 		view   View

@@ -37,7 +37,7 @@ type Redis struct {
 	// Fixed after construction.
 	id      string
 	cfg     RedisConfig
-	events  Events
+	events  Events // fixed by Subscribe, before any goroutine runs
 	log     *slog.Logger
 	client  redis.UniversalClient
 	cluster *redis.ClusterClient // nil unless it is a Cluster
@@ -84,17 +84,16 @@ type Redis struct {
 	masters  map[string]bool   // run ids of the Redis processes that hold data
 }
 
-// ConnectRedis attaches a node to Redis under an id that no other node ever had. It waits a moment
-// for the connection, but its absence is no error: the node works as during any outage, see Ready,
-// until Redis is there. Only wrong settings are an error. The node must be closed.
-func ConnectRedis(cfg RedisConfig, id string, ev Events) (*Redis, error) {
+// NewRedis returns access to Redis for a node of an id that no other node ever had. The other nodes do
+// not know it before it subscribes. Only wrong settings are an error. The node must be closed.
+func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	options, err := cfg.options()
 	if err != nil {
 		return nil, err
 	}
 	silence()
 	r := &Redis{
-		id: id, cfg: cfg, events: ev, log: cfg.Logger, down: errStarting,
+		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
 		scripts: make(chan struct{}, maxScripts), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]time.Time{},
 		outboxes: map[string]*outbox{}, inboxes: map[string]*inbox{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]bool{},
@@ -122,6 +121,14 @@ func ConnectRedis(cfg RedisConfig, id string, ev Events) (*Redis, error) {
 	}
 	r.settle = sync.OnceFunc(func() { close(r.settled) })
 	r.calm = now.Add(cfg.Lease)
+	return r, nil
+}
+
+// Subscribe makes the node one of the deployment: from now on it has a lease and hears its events. It
+// waits a moment for the connection, but the absence of Redis is no error: the node works as during any
+// outage, see Ready, until Redis is there. It may be called once, and not after Close.
+func (r *Redis) Subscribe(ev Events) {
+	r.events = ev
 	r.wg.Go(r.keep)
 	r.wg.Go(r.listen)
 	r.wg.Go(r.repair)
@@ -131,7 +138,6 @@ func ConnectRedis(cfg RedisConfig, id string, ev Events) (*Redis, error) {
 	case <-r.settled:
 	case <-patience.C:
 	}
-	return r, nil
 }
 
 // silence keeps the client from writing to stderr: what matters of it comes back as errors.

@@ -195,10 +195,11 @@ func TestOutagePolicies(t *testing.T) {
 			cfg.Host, cfg.Port, cfg.Outage, cfg.Logger = "127.0.0.1", port, policy, testLog()
 			s := emptySite(t)
 			var err error
-			if s.Redis, err = ConnectRedis(cfg, "n1", s.events()); err != nil {
+			if s.Redis, err = NewRedis(cfg, "n1"); err != nil {
 				t.Fatal(err)
 			}
 			defer func() { _ = s.Close(context.Background()) }()
+			s.Subscribe(s.events())
 			if err := s.Ready(); !errors.Is(err, ErrUnavailable) {
 				t.Errorf("ready: %v", err)
 			}

@@ -81,11 +81,12 @@ func TestTLSAndACL(t *testing.T) {
 	t.Run("WrongPassword", func(t *testing.T) {
 		wrong := cfg
 		wrong.Password = "guess"
-		n, err := ConnectRedis(wrong, "n9", new(ear).events())
+		n, err := NewRedis(wrong, "n9")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = n.Close(t.Context()) }()
+		n.Subscribe(new(ear).events())
 		if err := n.Ready(); err == nil || !strings.Contains(err.Error(), "WRONGPASS") || strings.Contains(err.Error(), "guess") {
 			t.Errorf("ready: %v", err)
 		}
@@ -93,11 +94,12 @@ func TestTLSAndACL(t *testing.T) {
 	t.Run("WrongAuthority", func(t *testing.T) {
 		wrong := cfg
 		wrong.TLSServerName = "other.test"
-		n, err := ConnectRedis(wrong, "n9", new(ear).events())
+		n, err := NewRedis(wrong, "n9")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = n.Close(t.Context()) }()
+		n.Subscribe(new(ear).events())
 		if err := n.Ready(); err == nil || !strings.Contains(err.Error(), "certificate") {
 			t.Errorf("ready: %v", err)
 		}

@@ -275,10 +275,11 @@ func sentinelConfig(sentinel *server) RedisConfig {
 // connect attaches a node and waits until it is ready; the test's end closes it.
 func connect(t *testing.T, cfg RedisConfig, id string, ev Events) *Redis {
 	t.Helper()
-	n, err := ConnectRedis(cfg, id, ev)
+	n, err := NewRedis(cfg, id)
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.Subscribe(ev)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()

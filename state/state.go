@@ -109,7 +109,9 @@ type NodeInfo struct {
 	Draining bool `json:"draining,omitempty"`
 }
 
-// Events is how a node hears of what others do. The functions are called in the order in which
+// Events is how a node hears of what others do, once it has subscribed with them: before that it is in
+// no directory and nobody can send to it, so that nothing reaches a node which is not built yet. The
+// functions are called in the order in which
 // the sending node acted, possibly from several goroutines for several senders. They must return
 // soon and must not call back into the state.
 type Events struct {
