@@ -610,7 +610,7 @@ func TestREADMENamesEverySetting(t *testing.T) {
 // and by nothing that is built into the executable.
 func TestImportsPointOneWay(t *testing.T) {
 	const module, leaf = "cline-meet/signal/", "signal/setting" // All may import the leaf.
-	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest"}
+	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/testproc"}
 	allowed := map[string][]string{
 		".":             {"assets", "signal", "state", "turnsrv", "signal/client", "turnsrv/bench"},
 		"signal":        {"state", "signal/client"},
@@ -631,9 +631,11 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv/bench/internal/udpio": nil,
 
 		// The rooms of the TURN server.
-		"turnsrv":                        {"turnsrv/internal/wire"},
+		"turnsrv":                        {"turnsrv/internal/wire", "turnsrv/internal/batch"},
 		"turnsrv/internal/wire":          nil,
+		"turnsrv/internal/batch":         nil,
 		"turnsrv/internal/wire/wiretest": nil,
+		"turnsrv/internal/testproc":      nil,
 	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == "dist" {

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cline-meet/signal/signal/setting"
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 // maxRealmLength is the bound of RFC 8489, section 14.9, in bytes instead of characters.
@@ -106,7 +107,7 @@ func DefaultConfig() Config {
 		TTL:     time.Hour,
 
 		DataPath: true,
-		MaxNap:   defaultMaxNap,
+		MaxNap:   batch.DefaultNap,
 
 		MaxLifetime:    engineMaxLifetime,
 		UserQuota:      32,
@@ -134,7 +135,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Port("turn-tls-port", &c.TLSPort, 0, "port of TURN over TLS and DTLS, which need --tls-cert (`PORT`)"),
 		setting.Int("turn-udp-sockets", &c.UDPSockets, 0, setting.Most, "sockets that share each UDP listen address, 0 for one a core (`NUMBER`)"),
 		setting.Bool("turn-data-path", &c.DataPath, "relay packets in batches, where the system can; =false is for diagnosis"),
-		setting.Duration("turn-max-nap", &c.MaxNap, 0, maxMaxNap, "how long a batch may wait for more packets while many come, at most 0.01, 0 for not at all (`SECONDS`)"),
+		setting.Duration("turn-max-nap", &c.MaxNap, 0, batch.LongestNap, "how long a batch may wait for more packets while many come, at most 0.01, 0 for not at all (`SECONDS`)"),
 		setting.List("turn-users", &c.Users, "static users beside those with minted credentials (comma separated `LIST` of name:password)"),
 		setting.Bool("turn-strict-expiry", &c.StrictExpiry, "end an allocation when the credential that it was made or refreshed with expires"),
 		setting.Bool("turn-strict-channels", &c.StrictChannels, "refuse the channel numbers from 0x5000 on, which clients of RFC 5766 use and RFC 8656 reserves"),

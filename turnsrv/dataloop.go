@@ -1,12 +1,5 @@
 package turnsrv
 
-import (
-	"errors"
-	"runtime"
-	"sync"
-)
+import "errors"
 
 var errNoDataLoop = errors.New("there are no data loops here")
-
-// cores is how many threads the process was meant to use when it began.
-var cores = sync.OnceValue(func() int { return runtime.GOMAXPROCS(0) })

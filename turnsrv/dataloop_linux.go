@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 // listenerNumber is the number of the listener in the poller.
@@ -23,8 +25,9 @@ type dataLoop struct {
 	// Fixed after construction.
 	front    *front
 	server   *udpServer
-	listener *rawSocket
-	poller   *poller
+	listener *batch.Socket
+	poller   *batch.Poller
+	relayed  *relayed
 	lane     *lane // lane is the loop's own way to the engine, on which it runs.
 
 	started, ended chan struct{}
@@ -39,24 +42,30 @@ type dataLoop struct {
 	last   uint32
 
 	// Owned by run.
-	in      *inbox
-	out     *outbox
-	pace    pace
-	spare   spare
-	share   share     // share is that of the listener's clients.
+	in      *batch.Inbox
+	out     *batch.Outbox
+	packets int       // packets is how many of data the turn has passed on.
+	share   fairShare // share is that of the listener's clients.
 	now     time.Time // now is the time of the turn.
 	recent  recent
 	peer    recentPeer
 	scratch []byte // scratch is where frames to stream clients are put together.
 }
 
+// What the packets of a loop count as.
+const (
+	toPeers batch.Class = iota
+	toClients
+	answers // Answers are responses to clients' requests.
+)
+
 // recent is what a turn found out last about a client's channel. It is for
 // that turn alone, in which nothing can change but by requests.
 type recent struct {
 	from   fiveTuple
 	alloc  *allocation
-	number uint16 // number is 0 when no channel is known.
-	lot    lot    // lot is where that channel leads.
+	number uint16     // number is 0 when no channel is known.
+	slot   batch.Slot // slot is where that channel leads.
 }
 
 // recentPeer is what a turn found out last about a peer.
@@ -65,7 +74,7 @@ type recentPeer struct {
 	source    netip.AddrPort
 	inbound   inbound
 	permitted bool
-	lot       lot
+	slot      batch.Slot
 }
 
 // newDataLoop takes the socket of a server that does not run yet.
@@ -76,22 +85,23 @@ func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
 	}
 	l := &dataLoop{
 		front: f, server: s, started: make(chan struct{}), ended: make(chan struct{}),
-		relays: map[uint32]*relay{}, last: listenerNumber, out: newOutbox(f.metrics),
-		pace: pace{maxNap: f.cfg.MaxNap}, scratch: make([]byte, wire.DataIndicationHeader+maxPeerDatagram+4),
+		relays: map[uint32]*relay{}, last: listenerNumber, relayed: f.metrics.newRelayed(),
+		scratch: make([]byte, wire.DataIndicationHeader+maxPeerDatagram+4),
 	}
+	l.out = batch.NewOutbox(wire.DataIndicationHeader, l.flushed)
 	var err error
-	if l.in, err = newInbox(); err != nil {
+	if l.in, err = batch.NewInbox(); err != nil {
 		return nil, err
 	}
-	if l.poller, err = newPoller(); err != nil {
-		l.in.free()
+	if l.poller, err = batch.NewPoller(f.cfg.MaxNap); err != nil {
+		l.in.Free()
 		return nil, err
 	}
-	if l.listener, err = adoptRaw(conn); err != nil {
+	if l.listener, err = batch.Adopt(conn); err != nil {
 		l.free()
 		return nil, err
 	}
-	if err = l.poller.add(l.listener.fd, listenerNumber); err != nil {
+	if err = l.poller.Add(l.listener, listenerNumber); err != nil {
 		_ = l.listener.Close()
 		l.free()
 		return nil, err
@@ -101,13 +111,13 @@ func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
 }
 
 func (l *dataLoop) free() {
-	l.poller.close()
-	l.in.free()
+	l.poller.Close()
+	l.in.Free()
 }
 
 // watch makes the loop read a relay, from now until it is closed.
 func (l *dataLoop) watch(r *relay) error {
-	socket := r.conn.(*rawSocket)
+	socket := r.conn.(*batch.Socket)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {
@@ -116,12 +126,7 @@ func (l *dataLoop) watch(r *relay) error {
 			break
 		}
 	}
-	fd, ok := socket.take()
-	if !ok {
-		return net.ErrClosed
-	}
-	defer socket.give()
-	if err := l.poller.add(fd, l.last); err != nil {
+	if err := l.poller.Add(socket, l.last); err != nil {
 		return err
 	}
 	r.number = l.last
@@ -149,7 +154,7 @@ func (l *dataLoop) relay(number uint32) *relay {
 func (l *dataLoop) release(r *relay) bool {
 	wake, kept := l.released.add(r)
 	if wake {
-		l.poller.interrupt()
+		l.poller.Interrupt()
 	}
 	return kept
 }
@@ -160,7 +165,7 @@ func (l *dataLoop) start() { l.starting.Do(func() { close(l.started) }) }
 // close ends the loop and all allocations on its lane.
 func (l *dataLoop) close() {
 	l.closing.Store(true)
-	l.poller.interrupt()
+	l.poller.Interrupt()
 	l.start()
 }
 
@@ -175,13 +180,12 @@ func (l *dataLoop) wait() {
 func (l *dataLoop) run() {
 	defer close(l.ended)
 	<-l.started
-	for !l.closing.Load() && l.await() {
+	for !l.closing.Load() && l.poller.Await() {
 		l.released.rouse()
 		l.turn()
 		l.tellEngine(false)
 	}
 	l.finish()
-	l.spare.close()
 }
 
 // tellEngine releases what was closed, with last for the last time.
@@ -210,33 +214,20 @@ func (l *dataLoop) finish() {
 	l.tellEngine(true)
 }
 
-// await returns when there is something to read, or false when there never will.
-func (l *dataLoop) await() bool {
-	if d := l.pace.nap(); d > 0 {
-		nap(d)
-	}
-	busy := l.pace.busy()
-	l.spare.note(busy, l.pace.latest)
-	if busy && l.spare.there.Load() && l.poller.poll(busyWait) {
-		return true
-	}
-	return l.poller.wait() == nil
-}
-
-// turn takes from every socket at which something waits, a share from each, and
-// sends it on.
+// turn reads some of what waits at every socket and sends it on.
 func (l *dataLoop) turn() {
-	began, packets, backlog := time.Now(), l.out.total, false
+	began, backlog := time.Now(), false
+	l.packets = 0
 	l.begin()
-	for i := range l.poller.found {
-		if l.in.full() {
+	for i := range l.poller.Found() {
+		if l.in.Full() {
 			l.sendOn()
 			l.begin()
 		}
-		backlog = l.read(l.poller.ready(i)) || backlog
+		backlog = l.read(l.poller.Ready(i)) || backlog
 	}
 	l.sendOn()
-	l.pace.turned(int(l.out.total-packets), backlog, began)
+	l.poller.Turned(l.packets, backlog, began)
 }
 
 // begin forgets what may not be so any more.
@@ -246,14 +237,32 @@ func (l *dataLoop) begin() {
 }
 
 func (l *dataLoop) sendOn() {
-	l.out.flush()
-	l.in.reset()
+	l.out.Flush()
+	l.in.Reset()
 }
 
-// read takes datagrams from one socket, and says whether there may be more.
+// flushed counts what the outbox has sent.
+func (l *dataLoop) flushed(sent *batch.Flushed) {
+	up, down := &sent[toPeers], &sent[toClients]
+	if up.Packets > 0 {
+		l.relayed.sentToPeer(up.Packets, up.Bytes)
+	}
+	if down.Packets > 0 {
+		l.relayed.receivedFromPeer(down.Packets, down.Bytes)
+	}
+	if failed := up.Failed + down.Failed; failed > 0 {
+		l.front.metrics.droppedPackets(dropSendError, failed)
+	}
+	if failed := down.Failed + sent[answers].Failed; failed > 0 {
+		l.server.socket.unsent.Add(float64(failed))
+	}
+	l.packets += up.Packets + up.Failed + down.Packets + down.Failed
+}
+
+// read reads datagrams from one socket, and says whether there may be more.
 func (l *dataLoop) read(number uint32) (more bool) {
-	if number == wakeNumber {
-		l.poller.heed()
+	if number == batch.WakeNumber {
+		l.poller.Heed()
 		return false
 	}
 	socket, r := l.listener, (*relay)(nil)
@@ -261,25 +270,20 @@ func (l *dataLoop) read(number uint32) (more bool) {
 		if r = l.relay(number); r == nil {
 			return false
 		}
-		socket = r.conn.(*rawSocket)
+		socket = r.conn.(*batch.Socket)
 	}
-	most := takeBatch
-	if socket.merging.on {
-		most = takeTrains
-	}
-	first, end, err := l.in.take(socket, most)
+	first, end, more, err := l.in.Read(socket)
 	if err != nil {
 		l.failed(r, err)
 		return false
 	}
 	if r == nil {
-		l.share.took(end-first == most, l.now)
+		l.share.read(more, l.now)
 	}
-	merged := 0
 	for i := first; i < end; i++ {
-		segment := l.details(socket, i)
-		if segment > 0 {
-			merged++
+		segment, dropped := l.in.Details(socket, i)
+		if dropped > 0 {
+			l.front.metrics.kernelDrops.Add(float64(dropped))
 		}
 		if r == nil {
 			l.fromClient(i, segment)
@@ -287,10 +291,8 @@ func (l *dataLoop) read(number uint32) (more bool) {
 			l.fromPeer(r, i, segment)
 		}
 	}
-	if end > first && socket.merging.note(end-first, merged, l.in.run(first, end), l.now) {
-		socket.merge(socket.merging.on)
-	}
-	return end-first == most
+	l.in.Tune(socket, first, end, l.now)
+	return more
 }
 
 // failed notes an error of a socket, which reading it has cleared.
@@ -301,35 +303,20 @@ func (l *dataLoop) failed(r *relay, err error) {
 	l.front.debug("turn packet not read", "transport", transportUDP.String(), "error", err)
 }
 
-// details returns the size of the packets that a datagram is merged from, 0 when
-// it is one, and counts what the kernel dropped before it.
-func (l *dataLoop) details(s *rawSocket, i int) (segment int) {
-	control := l.in.control(i)
-	if len(control) == 0 {
-		return 0
-	}
-	segment, drops := details(control)
-	if lost := drops - s.drops; lost > 0 && drops > 0 {
-		s.drops = drops
-		l.front.metrics.kernelDrops.Add(float64(lost))
-	}
-	return segment
-}
-
 // fromClient handles a datagram of a client, which may be merged from several.
 func (l *dataLoop) fromClient(i, segment int) {
-	client := l.in.sender(i)
+	client := l.in.Sender(i)
 	if client.Port() == 0 {
 		l.server.common.metrics.drop(transportUDP, dropUnreachable, 1)
 		return
 	}
-	from := fiveTuple{transportUDP, client, l.server.socket.asked(l.in.control(i))}
+	from := fiveTuple{transportUDP, client, l.server.socket.asked(l.in.Control(i))}
 	if from != l.recent.from {
 		l.recent = recent{from: from, alloc: l.front.allocation(from)}
 	}
-	datagram := l.in.datagram(i)
-	excess := l.share.drops(from, count(datagram, segment), l.now)
-	for packet := range segments(datagram, segment) {
+	datagram := l.in.Datagram(i)
+	excess := l.share.drops(from, batch.Count(datagram, segment), l.now)
+	for packet := range batch.Packets(datagram, segment) {
 		switch {
 		case len(packet) < wire.ChannelHeader || !wire.IsDataFromClient(packet):
 			l.control(from, packet)
@@ -347,8 +334,8 @@ func (l *dataLoop) control(from fiveTuple, packet []byte) {
 	if len(packet) == 0 {
 		return
 	}
-	if l.out.toPeers {
-		l.out.flush()
+	if l.out.Waiting(toPeers) {
+		l.out.Flush()
 	}
 	l.front.receiveBy(l, from, l.path(from), packet)
 	l.recent = recent{from: from, alloc: l.front.allocation(from)}
@@ -365,8 +352,8 @@ func (l *dataLoop) path(from fiveTuple) path {
 // reply sends an answer to a client of the listener with the rest of the turn. The
 // packet must not change any more.
 func (l *dataLoop) reply(via path, packet []byte) {
-	to := clientLot(via.(*udpPath))
-	l.out.addControl(&to, packet)
+	to := clientSlot(via.(*udpPath), answers)
+	l.out.AddFrame(&to, packet, 0)
 }
 
 // data relays data of the recent client, as front.relayToPeer does, with a memory
@@ -388,11 +375,11 @@ func (l *dataLoop) data(packet []byte) {
 			l.front.metrics.dropped(dropBandwidth)
 			return
 		}
-		l.out.add(&c.lot, nil, payload, 0)
+		l.out.Add(&c.slot, nil, payload, 0)
 	default:
 		if p, ok := c.alloc.outboundChannelData(packet, l.now); ok {
-			c.number, c.lot = binary.BigEndian.Uint16(packet), peerLot(p.relay, p.to)
-			l.out.add(&c.lot, nil, p.payload, 0)
+			c.number, c.slot = binary.BigEndian.Uint16(packet), peerSlot(p.relay, p.to)
+			l.out.Add(&c.slot, nil, p.payload, 0)
 		}
 	}
 }
@@ -404,40 +391,40 @@ func (l *dataLoop) indication(packet []byte) {
 		return
 	}
 	if p.dontFragment {
-		l.out.flush() // What came before leaves before.
+		l.out.Flush() // What came before leaves before.
 		l.front.send(p)
 		return
 	}
-	to := peerLot(p.relay, p.to)
-	l.out.add(&to, nil, p.payload, 0)
+	to := peerSlot(p.relay, p.to)
+	l.out.Add(&to, nil, p.payload, 0)
 }
 
 // fromPeer handles a datagram of a peer, which may be merged from several.
 func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 	p := &l.peer
-	if source := l.in.sender(i); p.relay != r || p.source != source {
+	if source := l.in.Sender(i); p.relay != r || p.source != source {
 		*p = recentPeer{relay: r, source: source}
 		p.inbound, p.permitted = r.inbound(source, l.now)
 		if client, ok := r.alloc.via.(*udpPath); ok {
-			p.lot = clientLot(client)
+			p.slot = clientSlot(client, toClients)
 		}
 	}
-	datagram := l.in.datagram(i)
+	datagram := l.in.Datagram(i)
 	single := segment <= 0 || segment >= len(datagram)
-	for payload := range segments(datagram, segment) {
+	for payload := range batch.Packets(datagram, segment) {
 		switch {
 		case !p.permitted:
 			l.front.metrics.dropped(dropNoPermission)
 		case !p.inbound.admit(len(payload), l.now):
-		case p.lot.socket == nil:
+		case p.slot.Socket == nil:
 			l.toStream(r, payload)
 		case single:
 			var space [wire.DataIndicationHeader]byte
 			header, padding := p.inbound.appendHeader(space[:0], len(payload))
-			l.out.addFrame(&p.lot, l.in.frame(i, header, padding), len(payload))
+			l.out.AddFrame(&p.slot, l.in.Frame(i, header, padding), len(payload))
 		default:
-			header, padding := p.inbound.appendHeader(l.out.headerSpace(), len(payload))
-			l.out.add(&p.lot, header, payload, padding)
+			header, padding := p.inbound.appendHeader(l.out.HeaderSpace(), len(payload))
+			l.out.Add(&p.slot, header, payload, padding)
 		}
 	}
 }
@@ -446,39 +433,30 @@ func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 // whose path copies it.
 func (l *dataLoop) toStream(r *relay, payload []byte) {
 	frame, padding := l.peer.inbound.appendHeader(l.scratch[:0], len(payload))
-	frame = append(append(frame, payload...), zeros[:padding]...)
-	l.out.total++
+	frame = append(append(frame, payload...), make([]byte, padding)...)
+	l.packets++
 	if err := r.alloc.via.send(frame); err != nil {
 		l.front.metrics.dropped(dropSendError)
 		return
 	}
-	l.out.relayed.receivedFromPeer(1, len(payload))
+	l.relayed.receivedFromPeer(1, len(payload))
 }
 
-// count returns how many packets a datagram holds.
-func count(datagram []byte, segment int) int {
-	if segment <= 0 {
-		return 1
-	}
-	return (len(datagram) + segment - 1) / segment
+// peerSlot is where packets to a relay's peer are collected.
+func peerSlot(r *relay, peer netip.AddrPort) batch.Slot {
+	return batch.NewSlot(batch.Destination{Socket: r.conn.(*batch.Socket), To: peer}, toPeers)
 }
 
-// segments yields the packets of a datagram. With segment 0 it is one.
-func segments(datagram []byte, segment int) func(func([]byte) bool) {
-	return func(yield func([]byte) bool) {
-		if segment <= 0 || segment >= len(datagram) {
-			yield(datagram)
-			return
-		}
-		for len(datagram) > 0 {
-			n := min(segment, len(datagram))
-			if !yield(datagram[:n:n]) {
-				return
-			}
-			datagram = datagram[n:]
-		}
+// clientSlot is where packets to a UDP client are collected. It leads nowhere when
+// no loop reads the client's listener.
+func clientSlot(client *udpPath, class batch.Class) batch.Slot {
+	socket, _ := client.socket.conn.(*batch.Socket)
+	to := batch.Destination{Socket: socket, To: client.client}
+	if len(client.control) > 0 {
+		to.Control = &client.control
 	}
+	return batch.NewSlot(to, class)
 }
 
 // openRelay opens the socket of a relay that a data loop will read.
-func openRelay(at netip.AddrPort) (udpConn, error) { return openRaw(at) }
+func openRelay(at netip.AddrPort) (batch.Conn, error) { return batch.Open(at) }

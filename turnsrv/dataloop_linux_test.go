@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,13 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 // TestRelaysComeAndGoUnderLoad closes and opens allocations, whose descriptors
 // the kernel gives out again at once, and binds channels anew, while others
 // relay. What arrives anywhere is what was sent there, in order.
 func TestRelaysComeAndGoUnderLoad(t *testing.T) {
-	for _, nap := range []time.Duration{0, defaultMaxNap} {
+	for _, nap := range []time.Duration{0, batch.DefaultNap} {
 		t.Run("nap="+nap.String(), func(t *testing.T) {
 			cfg := loopbackConfig()
 			cfg.MaxNap, cfg.UserQuota, cfg.AllocateRate = nap, 0, 0
@@ -135,193 +136,6 @@ func numbered(tag uint32, number, size int) []byte {
 		packet[i] = byte(int(tag) + number + i)
 	}
 	return packet
-}
-
-// socketPair returns a bare socket and a plain one to send to.
-func socketPair(t *testing.T) (*rawSocket, *net.UDPConn) {
-	t.Helper()
-	s, err := openRaw(netip.AddrPortFrom(loopbackIPv4, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	peer, _ := udpPeer(t)
-	return s, peer
-}
-
-// TestOutboxKeepsOrderOfEachDestination sends packets of many sizes to several
-// peers from several relays, with and without the kernel's help.
-func TestOutboxKeepsOrderOfEachDestination(t *testing.T) {
-	for _, limit := range []int32{0, 700, 1 << 30} {
-		t.Run(fmt.Sprint("limit=", limit), func(t *testing.T) {
-			out := newOutbox(newMetrics())
-			var lots []lot
-			var peers []*net.UDPConn
-			for range 6 {
-				socket, peer := socketPair(t)
-				socket.segmentLimit.Store(limit)
-				lots = append(lots, peerLot(&relay{relaySocket: &relaySocket{conn: socket}}, peer.LocalAddr().(*net.UDPAddr).AddrPort()))
-				peers = append(peers, peer)
-			}
-			want := make([][][]byte, len(lots))
-			for i := range 300 {
-				at := rand.IntN(len(lots))
-				packet := numbered(uint32(at), i, []int{1000, 1000, 1000, 500, 8}[rand.IntN(5)])
-				out.add(&lots[at], nil, packet, 0)
-				want[at] = append(want[at], packet)
-			}
-			out.flush()
-			buffer := make([]byte, 2048)
-			for at, packets := range want {
-				_ = peers[at].SetReadDeadline(time.Now().Add(wirePatience))
-				for i, packet := range packets {
-					if n, err := peers[at].Read(buffer); err != nil || string(buffer[:n]) != string(packet) {
-						t.Fatalf("peer %d got %d bytes, %v, for packet %d of %d", at, n, err, i, len(packet))
-					}
-				}
-			}
-		})
-	}
-}
-
-// TestTrainsAboveTheMTU shows that packets which the kernel does not split go
-// one by one, and that it is not asked again.
-func TestTrainsAboveTheMTU(t *testing.T) {
-	inOwnNetwork(t, func(t *testing.T) {
-		runIP(t, "link", "set", "lo", "mtu", "1400", "up")
-		socket, peer := socketPair(t)
-		allowFragments(socket, false)
-		out := newOutbox(newMetrics())
-		to := peerLot(&relay{relaySocket: &relaySocket{conn: socket}}, peer.LocalAddr().(*net.UDPAddr).AddrPort())
-		buffer := make([]byte, 2048)
-		_ = peer.SetReadDeadline(time.Now().Add(wirePatience))
-		for _, size := range []int{1600, 1600, 1300} {
-			for i := range 10 {
-				out.add(&to, nil, numbered(1, i, size), 0)
-			}
-			out.flush()
-			for i := range 10 {
-				if n, err := peer.Read(buffer); err != nil || string(buffer[:n]) != string(numbered(1, i, size)) {
-					t.Fatalf("got %d bytes, %v, for packet %d of %d", n, err, i, size)
-				}
-			}
-		}
-		if limit := socket.segmentLimit.Load(); limit < 1300 || limit >= 1600 {
-			t.Errorf("the kernel is asked to split into %d bytes", limit)
-		}
-	})
-}
-
-// TestInboxTakesTrainsApart sends a train that the kernel hands over merged.
-func TestInboxTakesTrainsApart(t *testing.T) {
-	in, err := newInbox()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.free()
-	receiver, sender := socketPair(t)
-	receiver.merge(true)
-	source, _ := socketPair(t)
-	out := newOutbox(newMetrics())
-	to := peerLot(&relay{relaySocket: &relaySocket{conn: source}}, receiver.local.AddrPort())
-	for i := range 20 {
-		out.add(&to, nil, numbered(3, i, 900+i/19), 0) // The last one begins another train.
-	}
-	out.flush()
-	if _, err := sender.WriteToUDPAddrPort(nil, receiver.local.AddrPort()); err != nil { // An empty datagram is one, too.
-		t.Fatal(err)
-	}
-	var got [][]byte
-	merged := 0
-	for deadline := time.Now().Add(wirePatience); len(got) < 21 && time.Now().Before(deadline); {
-		first, end, err := in.take(receiver, takeTrains)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := first; i < end; i++ {
-			segment, _ := details(in.control(i))
-			if segment > 0 {
-				merged++
-			}
-			for packet := range segments(in.datagram(i), segment) {
-				got = append(got, packet)
-			}
-		}
-	}
-	if len(got) != 21 || len(got[20]) != 0 {
-		t.Fatalf("%d packets arrived", len(got))
-	}
-	for i, packet := range got[:20] {
-		if string(packet) != string(numbered(3, i, 900+i/19)) {
-			t.Errorf("packet %d has %d bytes", i, len(packet))
-		}
-	}
-	if merged == 0 {
-		t.Error("nothing came merged")
-	}
-}
-
-// TestKernelDropsAreTold floods a socket that nobody reads.
-func TestKernelDropsAreTold(t *testing.T) {
-	in, err := newInbox()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.free()
-	receiver, sender := socketPair(t)
-	if err := receiver.SetReadBuffer(4 << 10); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 100 {
-		if _, err := sender.WriteToUDPAddrPort(numbered(1, i, 1000), receiver.local.AddrPort()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for in.used > 0 || !in.full() { // What is said comes with the first datagram after the drops.
-		first, end, err := in.take(receiver, takeBatch)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := first; i < end; i++ {
-			if _, drops := details(in.control(i)); drops > 0 {
-				return
-			}
-		}
-		in.reset()
-		if _, err := sender.WriteToUDPAddrPort([]byte("next"), receiver.local.AddrPort()); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// TestMergingIsUsedWhereItPays follows trains, single packets and trains again.
-func TestMergingIsUsedWhereItPays(t *testing.T) {
-	var m merging
-	now := time.Unix(1, 0)
-	see := func(datagrams, merged, run, times int) (changes int) {
-		for range times {
-			now = now.Add(time.Millisecond)
-			if m.note(datagrams, merged, run, now) {
-				changes++
-			}
-		}
-		return changes
-	}
-	if see(64, 0, 3, 1000) != 0 || m.on {
-		t.Error("on without anything like a train")
-	}
-	if see(64, 0, 20, 1) != 1 || !m.on {
-		t.Error("not on for what looks like one")
-	}
-	if see(8, 8, 1, 1000) != 0 || !m.on {
-		t.Error("off again under trains")
-	}
-	if see(8, 0, 8, 200) != 1 || m.on {
-		t.Error("still on for single packets")
-	}
-	if see(64, 0, 20, 60_000) > 40 {
-		t.Error("goes on and off all the time")
-	}
 }
 
 // TestFloodIsCutToItsShare floods with trains, which cost a sender less than any

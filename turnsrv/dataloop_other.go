@@ -2,7 +2,11 @@
 
 package turnsrv
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"cline-meet/signal/turnsrv/internal/batch"
+)
 
 // dataLoop exists on Linux alone. Elsewhere every socket has a goroutine.
 type dataLoop struct{ lane *lane }
@@ -19,4 +23,4 @@ func (*dataLoop) close()              {}
 func (*dataLoop) wait()               {}
 func (*dataLoop) free()               {}
 
-func openRelay(at netip.AddrPort) (udpConn, error) { return listenRelay(at) }
+func openRelay(at netip.AddrPort) (batch.Conn, error) { return listenRelay(at) }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 // parcel is a payload on its way from a client to a peer.
@@ -88,8 +90,8 @@ func (f *front) send(p parcel) {
 	if p.dontFragment {
 		r.fragments.Lock()
 		defer r.fragments.Unlock()
-		forbidFragments(r.conn, v6)
-		defer allowFragments(r.conn, v6)
+		batch.ForbidFragments(r.conn, v6)
+		defer batch.AllowFragments(r.conn, v6)
 	}
 	if _, _, err := r.conn.WriteMsgUDPAddrPort(p.payload, nil, p.to); err != nil {
 		f.metrics.dropped(dropSendError)

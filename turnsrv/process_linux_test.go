@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +17,8 @@ import (
 	"github.com/pion/stun/v2"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/testproc"
 )
 
 const processEnv = "TURNSRV_TEST_PROCESS"
@@ -31,7 +32,7 @@ type processSettings struct {
 
 // serverProcess is a server in a process of its own.
 type serverProcess struct {
-	*child
+	*testproc.Child
 	Port, TLSPort int
 }
 
@@ -51,7 +52,7 @@ func TestServerProcess(t *testing.T) {
 	cfg.AddrConns = max(settings.AddrConns, 1)
 	s := startServer(t, cfg)
 	if settings.SpareDescriptors > 0 {
-		limitDescriptors(t, settings.SpareDescriptors)
+		testproc.LimitDescriptors(t, settings.SpareDescriptors)
 	}
 	line, _ := json.Marshal(serverProcess{Port: s.Port(), TLSPort: s.TLSPort()})
 	fmt.Printf("serving %s\n", line)
@@ -78,8 +79,8 @@ func startProcess(t *testing.T, settings processSettings) serverProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := serverProcess{child: startChild(t, "TestServerProcess", processEnv, string(text))}
-	if err := json.Unmarshal([]byte(p.says(t, "serving")), &p); err != nil {
+	p := serverProcess{Child: testproc.Start(t, "TestServerProcess", processEnv, string(text))}
+	if err := json.Unmarshal([]byte(p.Says(t, "serving")), &p); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -88,10 +89,8 @@ func startProcess(t *testing.T, settings processSettings) serverProcess {
 // holding returns the memory that the server holds, in bytes.
 func (p serverProcess) holding(t *testing.T) int {
 	t.Helper()
-	if _, err := io.WriteString(p.stdin, "\n"); err != nil {
-		t.Fatal(err)
-	}
-	bytes, err := strconv.Atoi(p.says(t, "holding"))
+	p.Tell(t, "")
+	bytes, err := strconv.Atoi(p.Says(t, "holding"))
 	if err != nil {
 		t.Fatal(err)
 	}

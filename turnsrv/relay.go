@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 const (
@@ -36,7 +38,7 @@ type relayPool struct {
 	address          relayAddress
 	minPort, maxPort uint16
 	log              *slog.Logger
-	listen           func(netip.AddrPort) (udpConn, error) // listen is fixed before the first client.
+	listen           func(netip.AddrPort) (batch.Conn, error) // listen is fixed before the first client.
 
 	mu    sync.Mutex
 	taken map[uint16]bool // taken holds the ports of our sockets.
@@ -47,7 +49,7 @@ func newRelayPool(address relayAddress, minPort, maxPort uint16, log *slog.Logge
 }
 
 // listenRelay opens the socket of a relay that a goroutine of its own reads.
-func listenRelay(at netip.AddrPort) (udpConn, error) {
+func listenRelay(at netip.AddrPort) (batch.Conn, error) {
 	network := "udp4"
 	if at.Addr().Is6() {
 		network = "udp6"
@@ -58,7 +60,7 @@ func listenRelay(at netip.AddrPort) (udpConn, error) {
 // relaySocket is a bound socket and its port, which goes back to the pool with
 // it.
 type relaySocket struct {
-	conn udpConn
+	conn batch.Conn
 	pool *relayPool
 	port uint16
 	once sync.Once
@@ -136,7 +138,7 @@ func (p *relayPool) bind(port uint16) (*relaySocket, error) {
 	if err := conn.SetReadBuffer(socketBuffer); err != nil {
 		p.log.Debug("turn relay keeps its small receive buffer", "error", err)
 	}
-	allowFragments(conn, p.address.bind.Is6())
+	batch.AllowFragments(conn, p.address.bind.Is6())
 	return &relaySocket{conn: conn, pool: p, port: port}, nil
 }
 

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 const (
@@ -80,7 +82,7 @@ func (s *Server) start(make sockets) error {
 		return errors.Join(err, s.front.close())
 	}
 	s.front.startLoops(s.transports.datagrams)
-	if s.front.engine, err = newEngine(cores(), s.front.loops, s.log); err != nil {
+	if s.front.engine, err = newEngine(batch.Cores(), s.front.loops, s.log); err != nil {
 		return errors.Join(err, s.stop())
 	}
 	if err := s.front.decidePeers(s.Port(), s.TLSPort()); err != nil {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
+
+	"cline-meet/signal/turnsrv/internal/testproc"
 )
 
 func cpuTime(t *testing.T) time.Duration {
@@ -61,7 +63,7 @@ func TestDescriptorsServer(t *testing.T) {
 		t.Skip("only runs as another test's server")
 	}
 	s := startTransports(t, testTransports(t), newEcho())
-	limitDescriptors(t, 4)
+	testproc.LimitDescriptors(t, 4)
 	fmt.Printf("port %d\n", s.port())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	if valueOf(t, s.common.metrics.socketErrors.WithLabelValues("tcp")) == 0 {
@@ -74,7 +76,7 @@ func TestDescriptorsComeBack(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("there is no /proc here")
 	}
-	port, err := strconv.Atoi(startChild(t, "TestDescriptorsServer", descriptorsEnv, "1").says(t, "port"))
+	port, err := strconv.Atoi(testproc.Start(t, "TestDescriptorsServer", descriptorsEnv, "1").Says(t, "port"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 // echo is a receiver that sends everything back.
@@ -455,7 +457,7 @@ func TestWithoutIPv6(t *testing.T) {
 
 // flakyUDP fails some reads.
 type flakyUDP struct {
-	udpConn
+	batch.Conn
 	errs []error
 }
 
@@ -465,7 +467,7 @@ func (c *flakyUDP) ReadMsgUDPAddrPort(b, oob []byte) (int, int, int, netip.AddrP
 		c.errs = c.errs[1:]
 		return 0, 0, 0, netip.AddrPort{}, err
 	}
-	return c.udpConn.ReadMsgUDPAddrPort(b, oob)
+	return c.Conn.ReadMsgUDPAddrPort(b, oob)
 }
 
 // TestReadErrorsPass keeps a UDP and a DTLS listener through errors.
@@ -500,7 +502,7 @@ func TestDatagramsKeepTheirSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	got := make([]byte, maxDatagram)
+	got := make([]byte, batch.MaxDatagram)
 	if n, err := conn.Read(got); err != nil || !bytes.Equal(got[:n], frame) {
 		t.Errorf("%d bytes, %v", n, err)
 	}

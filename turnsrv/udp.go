@@ -5,34 +5,16 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
-const (
-	// maxDatagram is room for any datagram, so that none is ever truncated.
-	maxDatagram = 64 << 10
-
-	// controlSpace is room for what the kernel says about a datagram.
-	controlSpace = 128
-
-	// maxKnownPaths bounds the paths that a reader keeps to hand out again.
-	maxKnownPaths = 4096
-)
-
-// udpConn is a UDP socket: a *net.UDPConn, or one that a data loop reads.
-type udpConn interface {
-	syscall.Conn
-	LocalAddr() net.Addr
-	SetReadBuffer(bytes int) error
-	SetWriteBuffer(bytes int) error
-	ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error)
-	WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error)
-	Close() error
-}
+// maxKnownPaths bounds the paths that a reader keeps to hand out again.
+const maxKnownPaths = 4096
 
 // udpSocket is a UDP socket that makes replies leave from the address that was
 // asked: a client drops one from elsewhere. A socket bound to one address
@@ -41,7 +23,7 @@ type udpSocket struct {
 	// Fixed after construction.
 	common    *common
 	transport transport
-	conn      udpConn
+	conn      batch.Conn
 	local     netip.AddrPort
 	told      bool               // told says that the kernel names the address that was asked.
 	unsent    prometheus.Counter // unsent counts what the system refused to send.
@@ -80,7 +62,7 @@ func tellAsked(conn *net.UDPConn, local netip.Addr) error {
 // serve hands every datagram to handle until the transports and the socket are
 // closed. Errors never end it.
 func (s *udpSocket) serve(handle func(client, server netip.AddrPort, packet []byte)) {
-	packet, control := make([]byte, maxDatagram), make([]byte, controlSpace)
+	packet, control := make([]byte, batch.MaxDatagram), make([]byte, batch.ControlSpace)
 	var delay backoff
 	for {
 		n, oobn, _, client, err := s.conn.ReadMsgUDPAddrPort(packet, control)

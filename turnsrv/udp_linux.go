@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 // unsentLimit bounds what the kernel holds for a stream client that does not
@@ -16,7 +18,7 @@ const unsentLimit = 128 << 10
 
 // defaultUDPSockets is one socket for every core: the kernel spreads the
 // clients over them.
-func defaultUDPSockets() int { return cores() }
+func defaultUDPSockets() int { return batch.Cores() }
 
 // listenPacket opens a UDP socket, which may share its port with others.
 func listenPacket(network, address string, share bool) (*net.UDPConn, error) {

@@ -1,4 +1,4 @@
-package turnsrv
+package batch
 
 import (
 	"runtime"
@@ -7,24 +7,28 @@ import (
 	"time"
 )
 
-// spareLinger is how long a data loop that is quiet keeps its spare, since to
+// spareLinger is how long a loop that is quiet keeps its spare processor, since to
 // change the number of processors stops everything for a moment.
 const spareLinger = time.Second
 
-// spares are processors of the Go scheduler for the data loops of this process
-// that wait without telling it. While there are none, starting a goroutine wakes
+// Cores is how many threads the process was meant to use when it began.
+var Cores = sync.OnceValue(func() int { return runtime.GOMAXPROCS(0) })
+
+// spares are processors of the Go scheduler beside those of the loops of this
+// process that wait without telling it: a goroutine that becomes ready meanwhile
+// has one to run on. While there are none, starting a goroutine wakes
 // fewer threads, which is most of what an allocation would cost.
 var spares struct {
 	mu    sync.Mutex
 	loops int // loops is how many wait so.
 }
 
-// addSpares tells that as many more data loops wait without telling the scheduler,
+// addSpares tells that as many more loops wait without telling the scheduler,
 // or fewer.
 func addSpares(loops int) {
 	spares.mu.Lock()
 	defer spares.mu.Unlock()
-	wanted := cores()
+	wanted := Cores()
 	if spares.loops += loops; spares.loops > 0 {
 		wanted = max(wanted, min(spares.loops, wanted)+1)
 	}
@@ -33,8 +37,8 @@ func addSpares(loops int) {
 	}
 }
 
-// spare is a data loop's hold on a processor. The loop owns it.
-type spare struct {
+// spareProcessor is a loop's hold on a processor for others. The loop owns it.
+type spareProcessor struct {
 	held    bool
 	busy    time.Time // busy is when it was needed last.
 	changes sync.WaitGroup
@@ -43,7 +47,7 @@ type spare struct {
 
 // note tells whether the loop is busy now. It does not wait, since the scheduler
 // may be collecting garbage first.
-func (s *spare) note(busy bool, now time.Time) {
+func (s *spareProcessor) note(busy bool, now time.Time) {
 	switch {
 	case busy && !s.held:
 		s.change(1)
@@ -55,7 +59,7 @@ func (s *spare) note(busy bool, now time.Time) {
 	}
 }
 
-func (s *spare) change(loops int) {
+func (s *spareProcessor) change(loops int) {
 	s.held = loops > 0
 	s.changes.Wait()
 	s.there.Store(false)
@@ -66,7 +70,7 @@ func (s *spare) change(loops int) {
 }
 
 // close gives the processor back.
-func (s *spare) close() {
+func (s *spareProcessor) close() {
 	if s.held {
 		s.change(-1)
 	}

@@ -11,8 +11,8 @@ func TestShareOfAListener(t *testing.T) {
 	const ms = time.Millisecond
 	for _, row := range []struct {
 		name    string
-		clients []int // clients are the packets of each in one take.
-		gaps    int   // gaps is after how many takes the queue is empty, 0 for never.
+		clients []int // clients are the packets of each in one read.
+		gaps    int   // gaps is after how many reads the queue is empty, 0 for never.
 		want    int   // want is who loses, -1 for nobody.
 	}{
 		{"one floods", []int{60, 2, 2}, 0, 0},
@@ -24,12 +24,12 @@ func TestShareOfAListener(t *testing.T) {
 		{"the queue is short", []int{60, 4}, 2, -1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			var s share
+			var s fairShare
 			now := time.Now()
 			lost := make([]int, len(row.clients))
-			for take := range 1000 {
+			for turn := range 1000 {
 				now = now.Add(ms / 5)
-				s.took(row.gaps == 0 || take%row.gaps > 0, now)
+				s.read(row.gaps == 0 || turn%row.gaps > 0, now)
 				for i, packets := range row.clients {
 					if s.drops(shareClient(i), packets, now) {
 						lost[i] += packets
@@ -41,7 +41,7 @@ func TestShareOfAListener(t *testing.T) {
 					t.Errorf("client %d lost %d packets", i, n)
 				}
 			}
-			s.took(false, now)
+			s.read(false, now)
 			if s.drops(shareClient(max(row.want, 0)), 1, now) {
 				t.Error("a packet is dropped though the queue was empty")
 			}
@@ -51,12 +51,12 @@ func TestShareOfAListener(t *testing.T) {
 
 // TestShareForgets lets the others go, and later another one flood.
 func TestShareForgets(t *testing.T) {
-	var s share
+	var s fairShare
 	now := time.Now()
 	read := func(takes, first, second int) (lost [2]int) {
 		for range takes {
 			now = now.Add(time.Millisecond)
-			s.took(true, now)
+			s.read(true, now)
 			for i, packets := range []int{first, second} {
 				if packets > 0 && s.drops(shareClient(i), packets, now) {
 					lost[i] += packets

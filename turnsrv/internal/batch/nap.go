@@ -1,4 +1,4 @@
-package turnsrv
+package batch
 
 import (
 	"math"
@@ -6,12 +6,12 @@ import (
 )
 
 const (
-	// defaultMaxNap is small beside the delay of any network, and at a few
-	// thousand packets a second lets several come together.
-	defaultMaxNap = 300 * time.Microsecond
+	// DefaultNap is small beside the delay of any network, and at a few thousand
+	// packets a second lets several come together.
+	DefaultNap = 300 * time.Microsecond
 
-	// maxMaxNap keeps a batch from outgrowing the buffers of the sockets.
-	maxMaxNap = 10 * time.Millisecond
+	// LongestNap keeps a batch from outgrowing the buffers of the sockets.
+	LongestNap = 10 * time.Millisecond
 
 	// busyGap is the longest time between packets of a busy loop.
 	busyGap = time.Millisecond
@@ -25,16 +25,16 @@ const (
 	paceMemory = 5 * time.Millisecond
 )
 
-// pace decides how a data loop waits: several packets that are taken together
-// cost little more than one. A loop owns it.
+// pace decides how a loop waits: several packets that are read together cost
+// little more than one. The loop owns it.
 type pace struct {
 	maxNap  time.Duration // maxNap is fixed; 0 means no naps.
 	rate    float64       // rate is the packets a nanosecond lately.
 	latest  time.Time     // latest is when the turn before this one began.
-	backlog bool          // backlog says that more waits than was taken.
+	backlog bool          // backlog says that more waits than was read.
 }
 
-// turned notes a turn that began at now and took so many packets.
+// turned notes a turn that began at now and passed so many packets on.
 func (p *pace) turned(packets int, backlog bool, now time.Time) {
 	elapsed := float64(max(now.Sub(p.latest), time.Microsecond))
 	p.latest, p.backlog = now, backlog

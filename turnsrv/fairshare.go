@@ -14,14 +14,14 @@ const (
 	shareMemory = time.Second
 )
 
-// share watches the queue of a listener, in which all its clients wait in one line.
+// fairShare watches the queue of a listener, in which all its clients wait in one line.
 // When it does not become empty, and one client has filled more than half of it
 // while there are others, data of that client is dropped as soon as it is read,
 // which takes a fraction of relaying it, until the queue has been empty: that
 // client gets what the others leave. A client alone, or many that are alike, get
 // what the kernel lets through. The loop of the listener owns it; the zero value
 // is ready.
-type share struct {
+type fairShare struct {
 	since time.Time // since is when the queue was empty last, zero while it is.
 
 	// What was seen in the window: majority holds more than half of the packets if
@@ -35,9 +35,9 @@ type share struct {
 	unfair bool
 }
 
-// took is told of every take from the queue, before its packets are noted: full
+// read is told of every read from the queue, before its packets are noted: full
 // says that there may be more.
-func (s *share) took(full bool, now time.Time) {
+func (s *fairShare) read(full bool, now time.Time) {
 	if !full {
 		s.since, s.unfair = time.Time{}, false
 		return
@@ -52,7 +52,7 @@ func (s *share) took(full bool, now time.Time) {
 }
 
 // judge ends a window.
-func (s *share) judge() {
+func (s *fairShare) judge() {
 	if s.proven = 2*s.hits > s.packets; !s.proven {
 		s.suspect, s.other = s.majority, time.Time{}
 	}
@@ -61,7 +61,7 @@ func (s *share) judge() {
 
 // drops notes packets that came from a client at once, and says whether their data
 // is to be dropped. It costs nothing while the queue is short.
-func (s *share) drops(from fiveTuple, packets int, now time.Time) bool {
+func (s *fairShare) drops(from fiveTuple, packets int, now time.Time) bool {
 	if s.since.IsZero() {
 		return false
 	}

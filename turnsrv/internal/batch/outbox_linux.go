@@ -1,4 +1,4 @@
-package turnsrv
+package batch
 
 import (
 	"cmp"
@@ -9,8 +9,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
@@ -30,20 +28,30 @@ const (
 	sendBatch = 256
 )
 
-// outbox collects packets and sends them by destination: runs of equal size as
+// Class is what a packet counts as. What the classes are is up to who sends.
+type Class uint8
+
+// Classes is how many classes there may be.
+const Classes = 4
+
+// Flushed is what became of the packets of a flush, by their class.
+type Flushed [Classes]struct {
+	Packets, Bytes int // Packets were sent, with so many bytes of payload.
+	Failed         int // Failed are packets that could not be sent.
+}
+
+// Outbox collects packets and sends them by destination: runs of equal size as
 // one write that the kernel or the network interface splits, and all that leaves
 // from one socket with one call. Packets to one destination keep their order.
 // One loop owns it.
-type outbox struct {
-	metrics *metrics
-	relayed *relayed
-	total   uint64 // total is how many packets of data there ever were.
-	toPeers bool   // toPeers says that some of what waits leaves from a relay.
+type Outbox struct {
+	flushed func(*Flushed) // flushed is fixed after construction.
 
 	packets []outPacket
 	groups  []outGroup
-	index   map[destination]int32 // index holds the places of the destinations in groups, once they are more than fewGroups.
+	index   map[Destination]int32 // index holds the places of the destinations in groups, once they are more than fewGroups.
 	headers []byte                // headers is where the packets' headers are.
+	waiting [Classes]bool         // waiting says of which classes there are packets.
 	flushes uint64
 
 	// What a flush makes for the kernel.
@@ -53,21 +61,22 @@ type outbox struct {
 	names    []unix.RawSockaddrInet6
 	controls [][64]byte
 	parts    []unix.Iovec
+	result   Flushed
 }
 
-// destination is where packets go: to a client, or from a relay to a peer.
-type destination struct {
-	client *udpPath
-	relay  *relay
-	peer   netip.AddrPort
+// Destination is where packets go, and from which socket.
+type Destination struct {
+	Socket  *Socket
+	To      netip.AddrPort
+	Control *[]byte // Control is what the kernel is told with each packet, nil for nothing. It must not change.
 }
 
 // outPacket is a packet that waits.
 type outPacket struct {
 	header, body []byte // header is empty where body has it.
 	padding      int
-	relayed      int   // relayed is the bytes of data in it.
-	control      bool  // control is an answer, not data.
+	payload      int // payload is the bytes that count.
+	class        Class
 	next         int32 // next is the packet after it to the same destination, -1 at the end.
 }
 
@@ -75,8 +84,7 @@ func (p *outPacket) size() int { return len(p.header) + len(p.body) + p.padding 
 
 // outGroup is what waits for one destination.
 type outGroup struct {
-	destination
-	socket      *rawSocket
+	Destination
 	first, last int32
 }
 
@@ -85,77 +93,64 @@ type outRun struct {
 	group          int32
 	first          int32
 	packets        int
-	relayed        int // relayed is the bytes of data.
-	control        bool
+	payload        int // payload is the bytes that count.
+	class          Class
 	segment, bytes int
 }
 
-func newOutbox(m *metrics) *outbox {
-	return &outbox{metrics: m, relayed: m.newRelayed(), index: map[destination]int32{},
-		headers: make([]byte, 0, outboxPackets*wire.DataIndicationHeader)}
+// NewOutbox returns an outbox for packets whose headers are no longer than that,
+// in bytes. It calls flushed at the end of every flush.
+func NewOutbox(header int, flushed func(*Flushed)) *Outbox {
+	return &Outbox{flushed: flushed, index: map[Destination]int32{}, headers: make([]byte, 0, outboxPackets*header)}
 }
 
-// lot is a destination's place in an outbox, which spares looking it up for every
-// packet. The zero lot is valid.
-type lot struct {
-	destination
-	socket *rawSocket
-	place  int32
-	flush  uint64 // flush is the one that place is for, counted from 1.
+// Slot is the place of a destination in an outbox, for packets of one class, which
+// spares looking it up for every packet. The zero slot leads nowhere.
+type Slot struct {
+	Destination
+	class Class
+	place int32
+	flush uint64 // flush is the one that place is for, counted from 1.
 }
 
-// peerLot is the lot of a relay's peer.
-func peerLot(r *relay, peer netip.AddrPort) lot {
-	socket, _ := r.conn.(*rawSocket)
-	return lot{destination: destination{relay: r, peer: peer}, socket: socket}
-}
+// NewSlot returns a slot, for any outbox.
+func NewSlot(to Destination, class Class) Slot { return Slot{Destination: to, class: class} }
 
-// clientLot is the lot of a client.
-func clientLot(client *udpPath) lot {
-	socket, _ := client.socket.conn.(*rawSocket)
-	return lot{destination: destination{client: client}, socket: socket}
-}
-
-// headerSpace is where the header of the next packet may be appended, once there
+// HeaderSpace is where the header of the next packet may be appended, once there
 // is room for it.
-func (o *outbox) headerSpace() []byte {
+func (o *Outbox) HeaderSpace() []byte {
 	o.makeRoom()
 	return o.headers[len(o.headers):]
 }
 
-func (o *outbox) makeRoom() {
+func (o *Outbox) makeRoom() {
 	if len(o.packets) >= outboxPackets {
-		o.flush()
+		o.Flush()
 	}
 }
 
-// add adds a packet, whose payload must stay until the flush and whose header, if
-// it has one, is in headerSpace.
-func (o *outbox) add(to *lot, header, payload []byte, padding int) {
+// Waiting says whether packets of a class wait.
+func (o *Outbox) Waiting(class Class) bool { return o.waiting[class] }
+
+// Add adds a packet, whose payload must stay until the flush and whose header, if
+// it has one, is in HeaderSpace. The padding is at most 3 bytes.
+func (o *Outbox) Add(to *Slot, header, payload []byte, padding int) {
 	o.makeRoom()
 	o.headers = o.headers[:len(o.headers)+len(header)]
-	o.total++
-	o.append(to, outPacket{header: header, body: payload, padding: padding, relayed: len(payload), next: -1})
+	o.append(to, outPacket{header: header, body: payload, padding: padding, payload: len(payload), class: to.class, next: -1})
 }
 
-// addFrame adds a packet with so many bytes of data, which must stay until the
+// AddFrame adds a packet that has so many bytes of payload, and must stay until the
 // flush.
-func (o *outbox) addFrame(to *lot, frame []byte, relayed int) {
+func (o *Outbox) AddFrame(to *Slot, frame []byte, payload int) {
 	o.makeRoom()
-	o.total++
-	o.append(to, outPacket{body: frame, relayed: relayed, next: -1})
+	o.append(to, outPacket{body: frame, payload: payload, class: to.class, next: -1})
 }
 
-// addControl adds an answer to a client's request.
-func (o *outbox) addControl(to *lot, packet []byte) {
-	o.makeRoom()
-	o.append(to, outPacket{body: packet, control: true, next: -1})
-}
-
-func (o *outbox) append(to *lot, p outPacket) {
+func (o *Outbox) append(to *Slot, p outPacket) {
 	at := int32(len(o.packets))
 	o.packets = append(o.packets, p)
-	o.toPeers = o.toPeers || to.relay != nil
+	o.waiting[p.class] = true
 	if to.flush != o.flushes+1 && !o.settle(to, at) {
 		return
 	}
@@ -164,41 +159,41 @@ func (o *outbox) append(to *lot, p outPacket) {
 	g.last = at
 }
 
-// settle finds the place of a lot, and reports false when it is a new one, which
+// settle finds the place of a slot, and reports false when it is a new one, which
 // then begins with that packet.
-func (o *outbox) settle(to *lot, at int32) (known bool) {
+func (o *Outbox) settle(to *Slot, at int32) (known bool) {
 	to.flush = o.flushes + 1
-	if to.place, known = o.find(&to.destination); known {
+	if to.place, known = o.find(&to.Destination); known {
 		return true
 	}
 	to.place = int32(len(o.groups))
-	o.groups = append(o.groups, outGroup{destination: to.destination, socket: to.socket, first: at, last: at})
+	o.groups = append(o.groups, outGroup{Destination: to.Destination, first: at, last: at})
 	switch {
 	case len(o.groups) == fewGroups+1:
 		for i := range o.groups {
-			o.index[o.groups[i].destination] = int32(i)
+			o.index[o.groups[i].Destination] = int32(i)
 		}
 	case len(o.groups) > fewGroups:
-		o.index[to.destination] = to.place
+		o.index[to.Destination] = to.place
 	}
 	return false
 }
 
-func (o *outbox) find(d *destination) (place int32, known bool) {
+func (o *Outbox) find(d *Destination) (place int32, known bool) {
 	if len(o.groups) > fewGroups {
 		place, known = o.index[*d]
 		return place, known
 	}
 	for i := range o.groups {
-		if o.groups[i].destination == *d {
+		if o.groups[i].Destination == *d {
 			return int32(i), true
 		}
 	}
 	return 0, false
 }
 
-// flush sends all that waits.
-func (o *outbox) flush() {
+// Flush sends all that waits, and tells what became of it.
+func (o *Outbox) Flush() {
 	if len(o.packets) == 0 {
 		return
 	}
@@ -208,13 +203,13 @@ func (o *outbox) flush() {
 	}
 	if len(o.groups) > 2 {
 		slices.SortFunc(o.sorted, func(a, b int32) int {
-			return cmp.Compare(uintptr(unsafe.Pointer(o.groups[a].socket)), uintptr(unsafe.Pointer(o.groups[b].socket)))
+			return cmp.Compare(uintptr(unsafe.Pointer(o.groups[a].Socket)), uintptr(unsafe.Pointer(o.groups[b].Socket)))
 		})
 	}
 	for i, place := range o.sorted {
 		o.prepare(place)
-		if next := i + 1; next == len(o.sorted) || o.groups[o.sorted[next]].socket != o.groups[place].socket || len(o.runs) >= sendBatch {
-			o.send(o.groups[place].socket)
+		if next := i + 1; next == len(o.sorted) || o.groups[o.sorted[next]].Socket != o.groups[place].Socket || len(o.runs) >= sendBatch {
+			o.send(o.groups[place].Socket)
 		}
 	}
 	clear(o.packets)
@@ -223,27 +218,29 @@ func (o *outbox) flush() {
 		clear(o.index)
 	}
 	o.packets, o.groups, o.headers = o.packets[:0], o.groups[:0], o.headers[:0]
-	o.toPeers = false
+	o.waiting = [Classes]bool{}
 	o.flushes++
+	o.flushed(&o.result)
+	o.result = Flushed{}
 }
 
 // prepare divides a group into runs.
-func (o *outbox) prepare(place int32) {
+func (o *Outbox) prepare(place int32) {
 	g := &o.groups[place]
-	limit := int(g.socket.segmentLimit.Load())
+	limit := int(g.Socket.segmentLimit.Load())
 	for at := g.first; at >= 0; {
 		p := &o.packets[at]
-		run := outRun{group: place, first: at, segment: p.size(), control: p.control}
+		run := outRun{group: place, first: at, segment: p.size(), class: p.class}
 		for {
 			run.packets++
-			run.relayed += p.relayed
+			run.payload += p.payload
 			run.bytes += p.size()
 			short := p.size() < run.segment
 			if at = p.next; at < 0 || short || run.packets == maxSegments || run.segment > limit {
 				break
 			}
 			p = &o.packets[at]
-			if p.control != run.control || p.size() > run.segment || p.size() == 0 || run.bytes+p.size() > maxRun {
+			if p.class != run.class || p.size() > run.segment || p.size() == 0 || run.bytes+p.size() > maxRun {
 				break
 			}
 		}
@@ -252,14 +249,14 @@ func (o *outbox) prepare(place int32) {
 }
 
 // send sends the runs that are prepared, from one socket.
-func (o *outbox) send(s *rawSocket) {
+func (o *Outbox) send(s *Socket) {
 	defer func() { o.runs = o.runs[:0] }()
-	fd, ok := s.take()
+	fd, ok := s.acquire()
 	if !ok {
 		o.fail(o.runs)
 		return
 	}
-	defer s.give()
+	defer s.release()
 	if o.sendSingle(fd) {
 		return
 	}
@@ -285,18 +282,14 @@ func (o *outbox) send(s *rawSocket) {
 // sendSingle sends what is one packet in one piece, the usual case of a quiet
 // server, with the system call that costs least. It reports false, having done
 // nothing, for everything else.
-func (o *outbox) sendSingle(fd int) bool {
+func (o *Outbox) sendSingle(fd int) bool {
 	run := o.runs[0]
 	p, to := &o.packets[run.first], &o.groups[run.group]
-	if len(o.runs) > 1 || run.packets > 1 || len(p.header)+p.padding > 0 || to.client != nil && len(to.client.control) > 0 {
+	if len(o.runs) > 1 || run.packets > 1 || len(p.header)+p.padding > 0 || to.Control != nil {
 		return false
 	}
-	peer := to.peer
-	if to.client != nil {
-		peer = to.client.client
-	}
 	var name unix.RawSockaddrInet6
-	size := putSockaddr(&name, peer)
+	size := putSockaddr(&name, to.To)
 	for {
 		_, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p.body))),
 			uintptr(len(p.body)), unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&name)), uintptr(size))
@@ -313,7 +306,7 @@ func (o *outbox) sendSingle(fd int) bool {
 }
 
 // compose makes a message of each run.
-func (o *outbox) compose() {
+func (o *Outbox) compose() {
 	n := len(o.runs)
 	o.messages, o.parts = slices.Grow(o.messages[:0], n)[:n], o.parts[:0]
 	o.names = slices.Grow(o.names[:0], n)[:n]
@@ -328,7 +321,7 @@ func (o *outbox) compose() {
 		if run.packets == 1 {
 			segment = 0
 		}
-		o.message(i, o.groups[run.group].destination, segment)
+		o.message(i, &o.groups[run.group].Destination, segment)
 		start := len(o.parts)
 		for at, left := run.first, run.packets; left > 0; left-- {
 			o.parts = o.packets[at].appendTo(o.parts)
@@ -356,16 +349,14 @@ func (p *outPacket) appendTo(parts []unix.Iovec) []unix.Iovec {
 }
 
 // message addresses a message. A segment size tells the kernel to split it.
-func (o *outbox) message(i int, to destination, segment int) {
+func (o *Outbox) message(i int, to *Destination, segment int) {
 	m, control := &o.messages[i], o.controls[i][:0]
 	*m = multiMessage{}
-	peer := to.peer
-	if to.client != nil {
-		peer = to.client.client
-		control = append(control, to.client.control...)
+	if to.Control != nil {
+		control = append(control, *to.Control...)
 	}
 	m.header.Name = (*byte)(unsafe.Pointer(&o.names[i]))
-	m.header.Namelen = putSockaddr(&o.names[i], peer)
+	m.header.Namelen = putSockaddr(&o.names[i], to.To)
 	if segment > 0 {
 		control = appendSegmentSize(control, segment)
 	}
@@ -388,7 +379,7 @@ func appendSegmentSize(control []byte, size int) []byte {
 }
 
 // retry sends the packets of a run one by one that the kernel did not split.
-func (o *outbox) retry(s *rawSocket, fd, i int, reason syscall.Errno) {
+func (o *Outbox) retry(s *Socket, fd, i int, reason syscall.Errno) {
 	run := o.runs[i]
 	if run.packets == 1 {
 		o.fail(o.runs[i : i+1])
@@ -400,11 +391,11 @@ func (o *outbox) retry(s *rawSocket, fd, i int, reason syscall.Errno) {
 	case unix.EIO, unix.EOPNOTSUPP, unix.ENOPROTOOPT: // The interface cannot at all.
 		s.segmentLimit.Store(0)
 	}
-	o.message(i, o.groups[run.group].destination, 0)
+	o.message(i, &o.groups[run.group].Destination, 0)
 	var space [3]unix.Iovec
 	for at, left := run.first, run.packets; left > 0; left-- {
 		p := &o.packets[at]
-		one := []outRun{{group: run.group, packets: 1, relayed: p.relayed, control: run.control}}
+		one := []outRun{{packets: 1, payload: p.payload, class: run.class}}
 		if err := o.sendOne(fd, i, p.appendTo(space[:0])); err != 0 {
 			o.fail(one)
 		} else {
@@ -414,7 +405,7 @@ func (o *outbox) retry(s *rawSocket, fd, i int, reason syscall.Errno) {
 	}
 }
 
-func (o *outbox) sendOne(fd, i int, parts []unix.Iovec) syscall.Errno {
+func (o *Outbox) sendOne(fd, i int, parts []unix.Iovec) syscall.Errno {
 	h := &o.messages[i].header
 	h.Iov = unsafe.SliceData(parts)
 	h.SetIovlen(len(parts))
@@ -423,35 +414,17 @@ func (o *outbox) sendOne(fd, i int, parts []unix.Iovec) syscall.Errno {
 }
 
 // count counts runs that were sent.
-func (o *outbox) count(runs []outRun) {
-	var up, down [2]int
-	for _, run := range runs {
-		if run.control {
-			continue
-		}
-		to := &up
-		if o.groups[run.group].client != nil {
-			to = &down
-		}
-		to[0] += run.packets
-		to[1] += run.relayed
-	}
-	if up[0] > 0 {
-		o.relayed.sentToPeer(up[0], up[1])
-	}
-	if down[0] > 0 {
-		o.relayed.receivedFromPeer(down[0], down[1])
+func (o *Outbox) count(runs []outRun) {
+	for i := range runs {
+		of := &o.result[runs[i].class]
+		of.Packets += runs[i].packets
+		of.Bytes += runs[i].payload
 	}
 }
 
 // fail counts runs that could not be sent.
-func (o *outbox) fail(runs []outRun) {
-	for _, run := range runs {
-		if !run.control {
-			o.metrics.droppedPackets(dropSendError, run.packets)
-		}
-		if client := o.groups[run.group].client; client != nil {
-			client.socket.unsent.Add(float64(run.packets))
-		}
+func (o *Outbox) fail(runs []outRun) {
+	for i := range runs {
+		o.result[runs[i].class].Failed += runs[i].packets
 	}
 }

@@ -1,4 +1,4 @@
-package turnsrv
+package batch
 
 import (
 	"encoding/binary"
@@ -16,15 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rawSocket is a UDP socket that the Go runtime does not watch, since a data loop
-// does, and each packet would wake both. It never blocks. It implements udpConn
-// except for reading. Its methods may be called by any goroutine.
-type rawSocket struct {
+// Socket is a UDP socket that the Go runtime does not watch, since a Poller does,
+// and each packet would wake both. It never blocks. It implements Conn except for
+// reading, which an Inbox does. Its methods may be called by any goroutine.
+type Socket struct {
 	local *net.UDPAddr // local is fixed after construction.
 
 	// Owned by the loop that reads the socket.
-	drops   uint32 // drops is what the kernel dropped, as it said last.
-	merging merging
+	drops    uint32 // drops is what the kernel dropped, as it said last.
+	coalesce coalescing
 
 	// segmentLimit is the largest size that the kernel may be asked to split a
 	// long write into. It shrinks by what the kernel refuses.
@@ -36,16 +36,16 @@ type rawSocket struct {
 	fd int // fd is -1 once it is closed.
 }
 
-func newRawSocket(fd int, local *net.UDPAddr) *rawSocket {
-	s := &rawSocket{fd: fd, local: local}
+func newSocket(fd int, local *net.UDPAddr) *Socket {
+	s := &Socket{fd: fd, local: local}
 	s.segmentLimit.Store(math.MaxInt32)
 	// Where the kernel does not count what it drops, nobody learns of it.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
 	return s
 }
 
-// openRaw opens a UDP socket at an address.
-func openRaw(at netip.AddrPort) (*rawSocket, error) {
+// Open opens a UDP socket at an address. An IPv6 one takes no IPv4.
+func Open(at netip.AddrPort) (*Socket, error) {
 	family := unix.AF_INET
 	if at.Addr().Is6() {
 		family = unix.AF_INET6
@@ -54,7 +54,7 @@ func openRaw(at netip.AddrPort) (*rawSocket, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if err := bindRaw(fd, at); err != nil {
+	if err := bindTo(fd, at); err != nil {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("bind", err)
 	}
@@ -64,7 +64,7 @@ func openRaw(at netip.AddrPort) (*rawSocket, error) {
 			return nil, err
 		}
 	}
-	return newRawSocket(fd, net.UDPAddrFromAddrPort(at)), nil
+	return newSocket(fd, net.UDPAddrFromAddrPort(at)), nil
 }
 
 // boundTo is at with the port that the kernel picked.
@@ -82,7 +82,7 @@ func boundTo(fd int, at netip.AddrPort) (netip.AddrPort, error) {
 	return at, nil
 }
 
-func bindRaw(fd int, at netip.AddrPort) error {
+func bindTo(fd int, at netip.AddrPort) error {
 	if at.Addr().Is4() {
 		return unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()})
 	}
@@ -92,9 +92,9 @@ func bindRaw(fd int, at netip.AddrPort) error {
 	return unix.Bind(fd, &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16(), ZoneId: zoneOf(at.Addr())})
 }
 
-// adoptRaw takes a socket away from the Go runtime. The connection is closed
-// then, whatever comes of it.
-func adoptRaw(conn *net.UDPConn) (*rawSocket, error) {
+// Adopt takes a socket away from the Go runtime. The connection is closed then,
+// whatever comes of it.
+func Adopt(conn *net.UDPConn) (*Socket, error) {
 	defer func() { _ = conn.Close() }()
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -106,11 +106,11 @@ func adoptRaw(conn *net.UDPConn) (*rawSocket, error) {
 	if err := errors.Join(err, failed); err != nil {
 		return nil, err
 	}
-	return newRawSocket(fd, conn.LocalAddr().(*net.UDPAddr)), nil
+	return newSocket(fd, conn.LocalAddr().(*net.UDPAddr)), nil
 }
 
-// take returns the descriptor for use until give, or false when it is closed.
-func (s *rawSocket) take() (fd int, ok bool) {
+// acquire returns the descriptor for use until release, or false when it is closed.
+func (s *Socket) acquire() (fd int, ok bool) {
 	s.mu.RLock()
 	if s.fd < 0 {
 		s.mu.RUnlock()
@@ -119,10 +119,10 @@ func (s *rawSocket) take() (fd int, ok bool) {
 	return s.fd, true
 }
 
-func (s *rawSocket) give() { s.mu.RUnlock() }
+func (s *Socket) release() { s.mu.RUnlock() }
 
 // Close waits for calls that are under way, none of which blocks.
-func (s *rawSocket) Close() error {
+func (s *Socket) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fd < 0 {
@@ -134,56 +134,56 @@ func (s *rawSocket) Close() error {
 }
 
 // LocalAddr returns the address that the socket is bound to.
-func (s *rawSocket) LocalAddr() net.Addr { return s.local }
+func (s *Socket) LocalAddr() net.Addr { return s.local }
 
 // SyscallConn implements syscall.Conn.
-func (s *rawSocket) SyscallConn() (syscall.RawConn, error) { return s, nil }
+func (s *Socket) SyscallConn() (syscall.RawConn, error) { return s, nil }
 
 // Control implements syscall.RawConn.
-func (s *rawSocket) Control(f func(fd uintptr)) error {
-	fd, ok := s.take()
+func (s *Socket) Control(f func(fd uintptr)) error {
+	fd, ok := s.acquire()
 	if !ok {
 		return net.ErrClosed
 	}
-	defer s.give()
+	defer s.release()
 	f(uintptr(fd))
 	return nil
 }
 
-// Read implements syscall.RawConn. Only a data loop knows when to read.
-func (s *rawSocket) Read(func(fd uintptr) bool) error { return errors.ErrUnsupported }
+// Read implements syscall.RawConn. Only a Poller knows when to read.
+func (s *Socket) Read(func(fd uintptr) bool) error { return errors.ErrUnsupported }
 
 // Write implements syscall.RawConn. Nothing waits for such a socket.
-func (s *rawSocket) Write(func(fd uintptr) bool) error { return errors.ErrUnsupported }
+func (s *Socket) Write(func(fd uintptr) bool) error { return errors.ErrUnsupported }
 
 // SetReadBuffer asks for a receive buffer of that size.
-func (s *rawSocket) SetReadBuffer(bytes int) error { return s.setBuffer(unix.SO_RCVBUF, bytes) }
+func (s *Socket) SetReadBuffer(bytes int) error { return s.setBuffer(unix.SO_RCVBUF, bytes) }
 
 // SetWriteBuffer asks for a send buffer of that size.
-func (s *rawSocket) SetWriteBuffer(bytes int) error { return s.setBuffer(unix.SO_SNDBUF, bytes) }
+func (s *Socket) SetWriteBuffer(bytes int) error { return s.setBuffer(unix.SO_SNDBUF, bytes) }
 
-func (s *rawSocket) setBuffer(option, bytes int) error {
-	fd, ok := s.take()
+func (s *Socket) setBuffer(option, bytes int) error {
+	fd, ok := s.acquire()
 	if !ok {
 		return net.ErrClosed
 	}
-	defer s.give()
+	defer s.release()
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, bytes))
 }
 
-// ReadMsgUDPAddrPort implements udpConn. Data loops read by other means.
-func (s *rawSocket) ReadMsgUDPAddrPort([]byte, []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
+// ReadMsgUDPAddrPort implements Conn. An Inbox reads by other means.
+func (s *Socket) ReadMsgUDPAddrPort([]byte, []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
 	return 0, 0, 0, netip.AddrPort{}, errors.ErrUnsupported
 }
 
-// WriteMsgUDPAddrPort implements udpConn. It fails at once when the kernel has
+// WriteMsgUDPAddrPort implements Conn. It fails at once when the kernel has
 // no room.
-func (s *rawSocket) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
-	fd, ok := s.take()
+func (s *Socket) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
+	fd, ok := s.acquire()
 	if !ok {
 		return 0, 0, net.ErrClosed
 	}
-	defer s.give()
+	defer s.release()
 	m := messages.Get().(*message)
 	defer messages.Put(m)
 	m.part = iovec(b)

@@ -1,4 +1,4 @@
-package turnsrv
+package batch
 
 import (
 	"syscall"
@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// allowFragments lets routers fragment what the socket sends, which is what
+// AllowFragments lets routers fragment what the socket sends, which is what
 // RFC 8656 wants without DONT-FRAGMENT and not what Linux does by itself.
-func allowFragments(conn syscall.Conn, v6 bool) { setFragments(conn, v6, true) }
+func AllowFragments(conn syscall.Conn, v6 bool) { setFragments(conn, v6, true) }
 
-// forbidFragments makes the socket set DF without looking at a path MTU that
+// ForbidFragments makes the socket set DF without looking at a path MTU that
 // the kernel may remember.
-func forbidFragments(conn syscall.Conn, v6 bool) { setFragments(conn, v6, false) }
+func ForbidFragments(conn syscall.Conn, v6 bool) { setFragments(conn, v6, false) }
 
 func setFragments(conn syscall.Conn, v6, allowed bool) {
 	raw, err := conn.SyscallConn()

@@ -1,4 +1,4 @@
-package turnsrv
+package batch
 
 import (
 	"runtime"
@@ -9,8 +9,8 @@ import (
 // TestSpareIsThereWhileALoopIsBusy lets as many loops be busy as there are cores,
 // and one of them quiet.
 func TestSpareIsThereWhileALoopIsBusy(t *testing.T) {
-	usual, now := cores(), time.Now()
-	loops := make([]spare, usual)
+	usual, now := Cores(), time.Now()
+	loops := make([]spareProcessor, usual)
 	for i := range loops {
 		loops[i].note(true, now)
 		loops[i].note(true, now)

@@ -1,4 +1,4 @@
-package turnsrv
+package batch
 
 import (
 	"time"
@@ -19,20 +19,20 @@ const (
 	trainLength = 8
 )
 
-// merging decides whether the kernel hands over datagrams of one flow merged
+// coalescing decides whether the kernel hands over datagrams of one flow merged
 // (UDP_GRO), as they came from the network interface or from a sender of this
 // machine. That makes trains much cheaper and single packets a little dearer. It
 // belongs to the loop that reads the socket.
-type merging struct {
+type coalescing struct {
 	on           bool
 	seen, merged int
 	wait         time.Duration
 	retry        time.Time // retry is when it may be switched on again.
 }
 
-// note learns from datagrams that came at once, of which some are merged and the
+// learn learns from datagrams that came at once, of which some are merged and the
 // longest run of others is of one size and sender. It returns what is to be set.
-func (m *merging) note(datagrams, merged, run int, now time.Time) (change bool) {
+func (m *coalescing) learn(datagrams, merged, run int, now time.Time) (change bool) {
 	if !m.on {
 		if run < trainLength || now.Before(m.retry) {
 			return false
@@ -58,12 +58,12 @@ func (m *merging) note(datagrams, merged, run int, now time.Time) (change bool) 
 }
 
 // merge makes the kernel merge, or not. Where it cannot, nothing is merged.
-func (s *rawSocket) merge(on bool) {
-	fd, ok := s.take()
+func (s *Socket) merge(on bool) {
+	fd, ok := s.acquire()
 	if !ok {
 		return
 	}
-	defer s.give()
+	defer s.release()
 	value := 0
 	if on {
 		value = 1

@@ -1,6 +1,6 @@
 //go:build unix
 
-package turnsrv
+package testproc
 
 import (
 	"bufio"
@@ -13,16 +13,16 @@ import (
 	"testing"
 )
 
-// child is one test of this package in a process of its own, whose memory and
+// Child is one test of a package in a process of its own, whose memory and
 // descriptors are its alone. It lives until its stdin is closed.
-type child struct {
+type Child struct {
 	stdin io.WriteCloser
 	lines *bufio.Scanner
 }
 
-// startChild runs a test with a variable of the environment set. The end of t
+// Start runs a test with a variable of the environment set. The end of t
 // stops it and looks at how it went.
-func startChild(t *testing.T, test, variable, value string) *child {
+func Start(t *testing.T, test, variable, value string) *Child {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$")
 	cmd.Env = append(os.Environ(), variable+"="+value)
@@ -34,7 +34,7 @@ func startChild(t *testing.T, test, variable, value string) *child {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c := &child{stdin, bufio.NewScanner(stdout)}
+	c := &Child{stdin, bufio.NewScanner(stdout)}
 	t.Cleanup(func() {
 		_ = stdin.Close()
 		var rest strings.Builder
@@ -48,8 +48,8 @@ func startChild(t *testing.T, test, variable, value string) *child {
 	return c
 }
 
-// says returns the rest of the next line that begins with a word.
-func (c *child) says(t *testing.T, word string) string {
+// Says returns the rest of the next line that begins with a word.
+func (c *Child) Says(t *testing.T, word string) string {
 	t.Helper()
 	for c.lines.Scan() {
 		if text, ok := strings.CutPrefix(c.lines.Text(), word+" "); ok {
@@ -60,8 +60,16 @@ func (c *child) says(t *testing.T, word string) string {
 	return ""
 }
 
-// limitDescriptors lets this process open that many more.
-func limitDescriptors(t *testing.T, spare int) {
+// Tell writes a line to the process.
+func (c *Child) Tell(t *testing.T, line string) {
+	t.Helper()
+	if _, err := io.WriteString(c.stdin, line+"\n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// LimitDescriptors lets this process open that many more.
+func LimitDescriptors(t *testing.T, spare int) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -1,0 +1,26 @@
+package batch
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+)
+
+const (
+	// MaxDatagram is room for any datagram, so that none is ever truncated.
+	MaxDatagram = 64 << 10
+
+	// ControlSpace is room for what the kernel says about a datagram.
+	ControlSpace = 128
+)
+
+// Conn is a UDP socket: a *net.UDPConn, which a goroutine reads, or a Socket.
+type Conn interface {
+	syscall.Conn
+	LocalAddr() net.Addr
+	SetReadBuffer(bytes int) error
+	SetWriteBuffer(bytes int) error
+	ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error)
+	WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error)
+	Close() error
+}
