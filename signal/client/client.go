@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -72,29 +73,39 @@ type Client struct {
 
 // Dial connects to a server's /ws, whose URL may begin with http or ws. The header is sent along;
 // it may be nil.
-func Dial(ctx context.Context, url string, header http.Header) (*Client, error) {
-	return dial(ctx, url, header, 0)
+func Dial(ctx context.Context, address string, header http.Header) (*Client, error) {
+	return dial(ctx, address, nil, header, 0)
 }
 
 // Resume connects to a server, which may be another node, and asks for the session that this client
-// had. The client must be closed, or its connection lost, and Next must have returned all that came.
-// The first message tells whether the session was resumed; header must carry the session's cookie.
+// had; the query of its URL is kept. The client must be closed, or its connection lost, and Next must
+// have returned all that came. The first message tells whether the session was resumed; header must
+// carry the session's cookie.
 func (c *Client) Resume(ctx context.Context, address string, header http.Header) (*Client, error) {
 	c.mu.Lock()
 	token, got := c.token, c.got
 	c.mu.Unlock()
-	query := url.Values{"resume": {token}, "got": {strconv.FormatUint(got, 10)}}
-	return dial(ctx, address+"?"+query.Encode(), header, got)
+	session := url.Values{"resume": {token}, "got": {strconv.FormatUint(got, 10)}}
+	return dial(ctx, address, session, header, got)
 }
 
-func dial(ctx context.Context, url string, header http.Header, got uint64) (*Client, error) {
-	url = strings.Replace(url, "http", "ws", 1)
-	ws, response, err := websocket.DefaultDialer.DialContext(ctx, url, header)
+// dial connects to an address with values added to its query. Its errors name the address as it was
+// given, without those values, because a resume token is a secret.
+func dial(ctx context.Context, address string, query url.Values, header http.Header, got uint64) (*Client, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, fmt.Errorf("dialing: %w", err)
+	}
+	u.Scheme = strings.Replace(u.Scheme, "http", "ws", 1)
+	values := u.Query()
+	maps.Copy(values, query)
+	u.RawQuery = values.Encode()
+	ws, response, err := websocket.DefaultDialer.DialContext(ctx, u.String(), header)
 	if err != nil {
 		if response != nil {
-			return nil, fmt.Errorf("dialing %s: %s: %w", url, response.Status, err)
+			return nil, fmt.Errorf("dialing %s: %s: %w", address, response.Status, err)
 		}
-		return nil, fmt.Errorf("dialing %s: %w", url, err)
+		return nil, fmt.Errorf("dialing %s: %w", address, err)
 	}
 	c := &Client{ws: ws, response: response, received: make(chan Message, queueLen), stop: make(chan struct{}), got: got}
 	c.reader.Go(c.read)
