@@ -34,6 +34,8 @@ import (
 
 	"cline-meet/signal/assets"
 	"cline-meet/signal/signal"
+	"cline-meet/signal/signal/certificate"
+	"cline-meet/signal/signal/client"
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/state"
 	"cline-meet/signal/turnsrv"
@@ -121,7 +123,7 @@ func healthCommand() *cli.Command {
 			if err := s.complete(c); err != nil {
 				return err
 			}
-			return s.signal.AskReady(c.Context)
+			return client.AskReady(c.Context, s.signal.LocalURL())
 		},
 	}
 }
@@ -328,7 +330,7 @@ type node struct {
 	issuer    *turnsrv.Issuer
 	state     sharedState
 	draining  atomic.Bool
-	cert      *signal.Certificate // nil without TLS
+	cert      *certificate.Files // nil without TLS
 }
 
 // sharedState is what a node needs of memory or Redis.
@@ -438,7 +440,7 @@ func (n *node) loadCertificate(web *signal.Config, turn *turnsrv.Config) error {
 		return nil
 	}
 	var err error
-	if n.cert, err = signal.LoadCertificate(web.TLSCert, web.TLSKey, n.log); err != nil {
+	if n.cert, err = certificate.Load(web.TLSCert, web.TLSKey, n.log); err != nil {
 		return err
 	}
 	web.TLS, turn.TLS = n.cert.TLSConfig(), n.cert.TLSConfig()

@@ -155,6 +155,21 @@ func (c *Config) checkAdmin(p *setting.Problems) {
 	p.Check(loopback || c.AdminToken != "", "admin-token", "required because --admin-addr %s is not a loopback address", c.AdminAddr)
 }
 
+// LocalURL is where a process on the same machine reaches a node with these settings.
+func (c *Config) LocalURL() string {
+	scheme, host := "http", c.Host
+	if c.TLSCert != "" {
+		scheme = "https"
+	}
+	switch ip := net.ParseIP(host); {
+	case host == "" || ip.Equal(net.IPv4zero):
+		host = "127.0.0.1"
+	case ip.Equal(net.IPv6zero):
+		host = "::1"
+	}
+	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(c.Port))
+}
+
 func validOrigin(origin string) bool {
 	if origin == "*" {
 		return true

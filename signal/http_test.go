@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/state"
 )
@@ -310,12 +312,13 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 	c.Port, c.Host, c.ReadTimeout, c.MaxRoomUsers = 70000, "nowhere", time.Nanosecond, 0
 	c.SessionSecrets, c.AllowedOrigins = []string{"short"}, []string{"example.org"}
 	c.TrustedProxies, c.AdminAddr = []string{"10.0.0.0/99"}, "0.0.0.0:9090"
+	c.TLSCert = "cert.pem"
 	err := c.Validate()
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, flag := range []string{"--server-port", "--server-host", "--read-timeout", "--max-room-users",
-		"--session-secret", "--allowed-origins", "--trusted-proxies", "--admin-token"} {
+		"--session-secret", "--allowed-origins", "--trusted-proxies", "--admin-token", "--tls-key"} {
 		if !strings.Contains(err.Error(), flag) {
 			t.Errorf("%s is not named in:\n%v", flag, err)
 		}
@@ -415,3 +418,30 @@ func (l *pipeListener) Close() error {
 }
 
 func (l *pipeListener) Addr() net.Addr { return new(net.TCPAddr) }
+
+func TestLocalURL(t *testing.T) {
+	for host, want := range map[string]string{
+		"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "192.0.2.1": "192.0.2.1", "localhost": "localhost",
+	} {
+		cfg := Config{Host: host, Port: 8080}
+		if got := cfg.LocalURL(); got != "http://"+net.JoinHostPort(want, strconv.Itoa(8080)) {
+			t.Errorf("%q: %s", host, got)
+		}
+	}
+}
+
+// TestCookieOverTLS reaches a server with a certificate, whose cookies no other host can set.
+func TestCookieOverTLS(t *testing.T) {
+	s := start(t, func(c *Config) {
+		c.TLS = &tls.Config{Certificates: []tls.Certificate{systemtest.Certificate(t, "signal.example.org")}}
+	})
+	dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // self-signed
+	ws, res, err := dialer.Dial("wss://"+s.Addr().String()+"/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ws.Close()
+	if c := res.Cookies(); len(c) != 1 || c[0].Name != "__Host-signal_session" || !c[0].Secure {
+		t.Errorf("cookies over TLS: %v", c)
+	}
+}

@@ -1,4 +1,5 @@
-package signal
+// Package certificate keeps the certificate of a server current while its files are replaced.
+package certificate
 
 import (
 	"context"
@@ -10,12 +11,12 @@ import (
 	"time"
 )
 
-// certificatePoll is how often the certificate's files are looked at.
-const certificatePoll = 5 * time.Second
+// poll is how often the certificate's files are looked at.
+const poll = 5 * time.Second
 
-// Certificate is a certificate and its key in two files, which may be replaced
-// while it is in use: new handshakes see the new one, connections live on.
-type Certificate struct {
+// Files are a certificate and its key, which may be replaced while they are in
+// use: new handshakes see the new ones, connections live on.
+type Files struct {
 	// Fixed after construction.
 	certFile, keyFile string
 	log               *slog.Logger
@@ -32,33 +33,33 @@ type stamp struct {
 	certBytes, keyBytes int64
 }
 
-// LoadCertificate reads the files. Its error names the flags.
-func LoadCertificate(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
-	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log}
-	return c, c.Reload()
+// Load reads the files. Its error names the flags.
+func Load(certFile, keyFile string, log *slog.Logger) (*Files, error) {
+	f := &Files{certFile: certFile, keyFile: keyFile, log: log}
+	return f, f.Reload()
 }
 
 // Reload reads the files again. On error the old certificate stays in use.
-func (c *Certificate) Reload() error {
-	seen, err := c.stat()
+func (f *Files) Reload() error {
+	seen, err := f.stat()
 	if err != nil {
 		return fmt.Errorf("--tls-cert, --tls-key: %w", err)
 	}
-	c.seen = seen
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	f.seen = seen
+	pair, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
 	if err != nil {
 		return fmt.Errorf("--tls-cert, --tls-key: %w", err)
 	}
-	c.current.Store(&pair)
+	f.current.Store(&pair)
 	return nil
 }
 
-func (c *Certificate) stat() (stamp, error) {
-	cert, err := os.Stat(c.certFile)
+func (f *Files) stat() (stamp, error) {
+	cert, err := os.Stat(f.certFile)
 	if err != nil {
 		return stamp{}, err
 	}
-	key, err := os.Stat(c.keyFile)
+	key, err := os.Stat(f.keyFile)
 	if err != nil {
 		return stamp{}, err
 	}
@@ -68,8 +69,8 @@ func (c *Certificate) stat() (stamp, error) {
 // Watch reloads when a file has changed, and whenever hangup receives, until ctx
 // ends. What cannot be loaded, such as a certificate without its key yet, is
 // logged, and tried again with the next change.
-func (c *Certificate) Watch(ctx context.Context, hangup <-chan os.Signal) {
-	tick := time.NewTicker(certificatePoll)
+func (f *Files) Watch(ctx context.Context, hangup <-chan os.Signal) {
+	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
 		select {
@@ -77,24 +78,24 @@ func (c *Certificate) Watch(ctx context.Context, hangup <-chan os.Signal) {
 			return
 		case <-hangup:
 		case <-tick.C:
-			if seen, err := c.stat(); err != nil || seen == c.seen {
+			if seen, err := f.stat(); err != nil || seen == f.seen {
 				continue
 			}
 		}
-		if err := c.Reload(); err != nil {
-			c.log.Warn("certificate not reloaded, the old one stays in use", "error", err)
+		if err := f.Reload(); err != nil {
+			f.log.Warn("certificate not reloaded, the old one stays in use", "error", err)
 			continue
 		}
-		c.log.Info("certificate reloaded", "file", c.certFile)
+		f.log.Info("certificate reloaded", "file", f.certFile)
 	}
 }
 
 // TLSConfig returns a server's config that always uses the current certificate.
-func (c *Certificate) TLSConfig() *tls.Config {
+func (f *Files) TLSConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return c.current.Load(), nil
+			return f.current.Load(), nil
 		},
 	}
 }

@@ -1,13 +1,11 @@
-package signal
+package client
 
 import (
 	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -15,13 +13,13 @@ import (
 // healthTimeout bounds one question to a node on this machine.
 const healthTimeout = 5 * time.Second
 
-// AskReady asks the node that serves on this machine with the settings c whether it takes new
-// users. The error says why it does not, in the node's own words if it answered. Containers and
+// AskReady asks the node at a base URL, such as http://127.0.0.1:8080, on this machine whether it takes
+// new users. The error says why it does not, in the node's own words if it answered. Containers and
 // service managers that have no HTTP client of their own use it through `signal health`.
-func (c *Config) AskReady(ctx context.Context) error {
+func AskReady(ctx context.Context, base string) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	url := c.localURL() + "/ready"
+	url := base + "/ready"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", url, err)
@@ -41,19 +39,4 @@ func (c *Config) AskReady(ctx context.Context) error {
 		return fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(body)))
 	}
 	return nil
-}
-
-// localURL is where a process on the same machine reaches the node.
-func (c *Config) localURL() string {
-	scheme, host := "http", c.Host
-	if c.TLSCert != "" {
-		scheme = "https"
-	}
-	switch ip := net.ParseIP(host); {
-	case host == "" || ip.Equal(net.IPv4zero):
-		host = "127.0.0.1"
-	case ip.Equal(net.IPv6zero):
-		host = "::1"
-	}
-	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(c.Port))
 }
