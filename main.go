@@ -29,7 +29,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/urfave/cli/v2"
-	"go.yaml.in/yaml/v3"
 	_ "golang.org/x/crypto/x509roots/fallback" // A container may hold no certificate authorities.
 
 	"cline-meet/signal/assets"
@@ -88,7 +87,7 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 		Usage: "Run one node",
 		Description: "Every setting is a flag, an environment variable and a key of the config file (the flag's\n" +
 			"name without the leading dashes), in that order of precedence.",
-		Flags: append(s.table().Flags(), &cli.BoolFlag{Name: checkFlag, Destination: &check,
+		Flags: append(s.table.Flags(), &cli.BoolFlag{Name: checkFlag, Destination: &check,
 			Usage: "read the settings and certificate files, say what is wrong with them and end"}),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return s.usageProblems(args, err) },
 		Action: func(c *cli.Context) error {
@@ -106,6 +105,9 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 // checkFlag is no setting, it changes what serve does with them.
 const checkFlag = "check"
 
+// configFlag names the file with the settings that neither flags nor variables set.
+const configFlag = "config"
+
 // checkFiles reads the files that the settings name.
 func (s *settings) checkFiles() error {
 	return (&node{settings: s, log: slog.New(slog.DiscardHandler)}).loadCertificate(&s.signal, &s.turn)
@@ -118,7 +120,7 @@ func healthCommand() *cli.Command {
 		Name:        "health",
 		Usage:       "Ask the node on this machine whether it takes new users",
 		Description: "Give it the settings of the node. The exit status is 0 when /ready says yes, else 1.",
-		Flags:       s.table().Flags(),
+		Flags:       s.table.Flags(),
 		Action: func(c *cli.Context) error {
 			if err := s.complete(c); err != nil {
 				return err
@@ -137,10 +139,11 @@ type settings struct {
 	signal       signal.Config
 	turn         turnsrv.Config
 	redis        state.RedisConfig
+	table        setting.Table // fills all of the above
 }
 
 func newSettings() *settings {
-	return &settings{
+	s := &settings{
 		logLevel:     "info",
 		logFormat:    "text",
 		drainTimeout: 30 * time.Second,
@@ -148,17 +151,14 @@ func newSettings() *settings {
 		turn:         turnsrv.DefaultConfig(),
 		redis:        state.DefaultRedisConfig(),
 	}
-}
-
-// table is every setting of the node.
-func (s *settings) table() setting.Table {
-	return slices.Concat(s.signal.Settings(), s.turn.Settings(), s.redis.Settings(), s.own())
+	s.table = slices.Concat(s.signal.Settings(), s.turn.Settings(), s.redis.Settings(), s.own())
+	return s
 }
 
 // own are the settings of no part in particular.
 func (s *settings) own() setting.Table {
 	return setting.Category("Operation",
-		setting.Text("config", &s.configFile, "YAML `FILE` with settings").From("SIGNAL_CONFIG"),
+		setting.Text(configFlag, &s.configFile, "YAML `FILE` with settings").From("SIGNAL_CONFIG"),
 		setting.Choice("log-level", &s.logLevel, []string{"debug", "info", "warn", "error"}, "`LEVEL`: debug, info, warn or error"),
 		setting.Choice("log-format", &s.logFormat, []string{"text", "json"}, "`FORMAT`: text (for people) or json (logs and nothing else)"),
 		setting.Duration("drain-timeout", &s.drainTimeout, time.Second, setting.Longest, "`SECONDS` that a stop may take"),
@@ -172,61 +172,7 @@ func (s *settings) complete(c *cli.Context) error {
 	if c.NArg() > 0 {
 		stray = fmt.Errorf("%q: unexpected argument", c.Args().First())
 	}
-	return wrong(stray, s.readFile(c.IsSet, c.Set), s.validate())
-}
-
-// wrong joins what is wrong with the settings into one message, or none.
-func wrong(problems ...error) error {
-	if err := errors.Join(problems...); err != nil {
-		return fmt.Errorf("wrong settings (signal serve --help lists them all):\n  %s",
-			strings.ReplaceAll(err.Error(), "\n", "\n  "))
-	}
-	return nil
-}
-
-// readFile sets from the config file what is not set by flag or environment.
-func (s *settings) readFile(isSet func(string) bool, set func(name, value string) error) error {
-	if s.configFile == "" {
-		return nil
-	}
-	text, err := os.ReadFile(s.configFile)
-	if err != nil {
-		return fmt.Errorf("--config: %w", err)
-	}
-	var values map[string]any
-	if err := yaml.Unmarshal(text, &values); err != nil {
-		return fmt.Errorf("--config: reading %s: %w", s.configFile, err)
-	}
-	known := map[string]bool{}
-	for _, f := range s.table().Flags() {
-		known[f.Names()[0]] = f.Names()[0] != "config"
-	}
-	var problems []error
-	for name, value := range values {
-		switch {
-		case !known[name]:
-			problems = append(problems, fmt.Errorf("%s in %s: no such setting", name, s.configFile))
-		case isSet(name):
-		default:
-			if err := set(name, scalar(value)); err != nil {
-				problems = append(problems, fmt.Errorf("%s in %s: %w", name, s.configFile, err))
-			}
-		}
-	}
-	return errors.Join(problems...)
-}
-
-// scalar writes a value of the file as the flag takes it: lists comma separated.
-func scalar(value any) string {
-	list, ok := value.([]any)
-	if !ok {
-		return fmt.Sprint(value)
-	}
-	var parts []string
-	for _, v := range list {
-		parts = append(parts, fmt.Sprint(v))
-	}
-	return strings.Join(parts, ",")
+	return setting.Wrong(stray, s.table.ReadFile(configFlag, s.configFile).Err(), s.validate())
 }
 
 func (s *settings) validate() error {
@@ -236,47 +182,16 @@ func (s *settings) validate() error {
 }
 
 // usageProblems finds all that is wrong after the CLI has stopped at the first value that it could
-// not read: it reads every flag, variable and file key once more and goes on after each failure.
+// not read.
 func (s *settings) usageProblems(args []string, first error) error {
 	set := flag.NewFlagSet("serve", flag.ContinueOnError)
-	set.SetOutput(io.Discard)
 	set.Bool(checkFlag, false, "")
-	var problems []error
-	for _, f := range s.table().Flags() {
-		if err := f.Apply(set); err != nil {
-			problems = append(problems, err)
-		}
-	}
-	rest := args[slices.Index(args, "serve")+1:]
-	for len(rest) > 0 {
-		if err := set.Parse(rest); err != nil {
-			problems = append(problems, err)
-			rest = set.Args()
-			continue
-		}
-		rest = set.Args()
-		if len(rest) > 0 {
-			rest = rest[1:] // A stray argument, most likely the value of an unknown flag.
-		}
-	}
-	given := map[string]bool{}
-	set.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	isSet := func(name string) bool { return given[name] || os.Getenv(envName(name)) != "" }
-	if err := s.readFile(isSet, set.Set); err != nil {
-		problems = append(problems, err)
-	}
+	problems := s.table.Reread(set, args[slices.Index(args, "serve")+1:])
+	problems = append(problems, s.table.ReadFile(configFlag, s.configFile)...)
 	if len(problems) == 0 {
 		problems = append(problems, first)
 	}
-	return wrong(append(problems, s.validate())...)
-}
-
-// envName is the environment variable of a flag.
-func envName(name string) string {
-	if name == "config" {
-		return "SIGNAL_CONFIG"
-	}
-	return strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	return setting.Wrong(problems.Err(), s.validate())
 }
 
 func (s *settings) logger(w io.Writer) *slog.Logger {
@@ -892,7 +807,7 @@ func rotateCommand(stdout io.Writer) *cli.Command {
 				return errors.New("rotate-secret: name one secret, turn or session")
 			}
 			if err := cfg.Validate(); err != nil {
-				return wrong(err)
+				return setting.Wrong(err)
 			}
 			if err := state.RotateSecret(c.Context, cfg, name); err != nil {
 				return err

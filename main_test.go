@@ -274,6 +274,67 @@ func TestWrongValuesAreNamed(t *testing.T) {
 	}
 }
 
+// TestEveryKindOfSettingRefusesInWords gives every setting what is none of its kind, by flag and by
+// variable. A new setting is covered by being in the table.
+func TestEveryKindOfSettingRefusesInWords(t *testing.T) {
+	wrong := map[string][]string{
+		"*setting.duration": {"5e9", "NaN", "1e10", "inf", "-1", "-1s", "1e999", "99999999h", "soon"},
+		"*setting.whole":    {"many", "1.5", "NaN", "9223372036854775807", "99999999999999999999", "-99999999999999999999"},
+		"*setting.number":   {"fast", "NaN", "inf", "1e308", "1e400", "-1"},
+		"*setting.truth":    {"maybe", "2", "NaN"},
+		"*setting.text":     nil,
+		"*setting.list":     nil,
+	}
+	seen := map[string]int{}
+	for _, s := range newSettings().table {
+		kind := fmt.Sprintf("%T", s.Value)
+		texts, known := wrong[kind]
+		if seen[kind]++; !known {
+			t.Errorf("--%s is of a kind that this test does not know: %s", s.Name, kind)
+		}
+		for _, text := range texts {
+			refused(t, s.Name, text, "--"+s.Name+"="+text)
+			t.Run(s.EnvVars[0], func(t *testing.T) {
+				t.Setenv(s.EnvVars[0], text)
+				refused(t, s.Name, text)
+			})
+		}
+	}
+	if len(seen) != len(wrong) {
+		t.Errorf("kinds of settings: %v", seen)
+	}
+}
+
+// refused runs serve, which must end with an error in words that names the setting and what was given.
+func refused(t *testing.T, name, text string, args ...string) {
+	t.Helper()
+	var stderr bytes.Buffer
+	status := run(t.Context(), append([]string{"signal", "serve", "--check"}, args...), io.Discard, &stderr)
+	said := stderr.String()
+	if status != 1 || !strings.Contains(said, "--"+name+": ") || strings.Contains(said, "strconv") || strings.Contains(said, "invalid value") {
+		t.Errorf("%s given to --%s %v: exit status %d, %s", text, name, args, status, said)
+	}
+}
+
+// TestEveryTimeIsSecondsOrHasAUnit reads both forms into every setting that is a time.
+func TestEveryTimeIsSecondsOrHasAUnit(t *testing.T) {
+	times := 0
+	for _, s := range newSettings().table {
+		if fmt.Sprintf("%T", s.Value) != "*setting.duration" {
+			continue
+		}
+		times++
+		for text, want := range map[string]string{"30": "30", "30s": "30", "1m30s": "90", "0.5": "0.5", "500ms": "0.5"} {
+			if err := s.Value.Set(text); err != nil || s.Value.String() != want {
+				t.Errorf("--%s %s is %s seconds (%v)", s.Name, text, s.Value, err)
+			}
+		}
+	}
+	if times == 0 {
+		t.Error("there is no time among the settings")
+	}
+}
+
 func TestPrecedence(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "signal.yaml")
 	text := "server-port: 1\nread-timeout: 1\nmax-room-users: 1\nturn-listen: [127.0.0.1, \"::1\"]\nturn-enabled: false\n"
@@ -283,7 +344,7 @@ func TestPrecedence(t *testing.T) {
 	t.Setenv("SERVER_PORT", "2")
 	t.Setenv("READ_TIMEOUT", "2")
 	s := newSettings()
-	app := &cli.App{Flags: s.table().Flags(), Writer: io.Discard, Action: s.complete}
+	app := &cli.App{Flags: s.table.Flags(), Writer: io.Discard, Action: s.complete}
 	if err := app.Run([]string{"signal", "--config", file, "--server-port", "3"}); err != nil {
 		t.Fatal(err)
 	}
@@ -513,7 +574,7 @@ func TestPagesAndCompletionsNameEverySetting(t *testing.T) {
 			t.Fatalf("%v: exit status %d", args, status)
 		}
 		text := strings.ReplaceAll(out.String(), `\-`, "-")
-		for _, f := range newSettings().table().Flags() {
+		for _, f := range newSettings().table.Flags() {
 			if !strings.Contains(text, f.Names()[0]) {
 				t.Errorf("%v lacks %s", args, f.Names()[0])
 			}
@@ -584,10 +645,14 @@ func TestREADMENamesEverySetting(t *testing.T) {
 	if status := run(t.Context(), []string{"signal", "serve", "--help"}, &help, io.Discard); status != 0 {
 		t.Fatalf("--help: exit status %d", status)
 	}
-	for _, f := range newSettings().table().Flags() {
+	for _, f := range newSettings().table.Flags() {
 		name, env := f.Names()[0], f.(cli.DocGenerationFlag).GetEnvVars()
-		if len(env) != 1 || env[0] != envName(name) {
-			t.Errorf("--%s has the variables %v, want %s", name, env, envName(name))
+		want := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		if name == "config" {
+			want = "SIGNAL_CONFIG"
+		}
+		if !slices.Equal(env, []string{want}) {
+			t.Errorf("--%s has the variables %v, want %s", name, env, want)
 			continue
 		}
 		real = append(real, fmt.Sprint(setting{name, env[0]}))

@@ -130,9 +130,6 @@ func (b *truth) Set(given string) error {
 
 func (b *truth) String() string { return strconv.FormatBool(bool(*b)) }
 
-// IsBoolFlag makes the flag alone mean true.
-func (b *truth) IsBoolFlag() bool { return true }
-
 type whole int
 
 func (n *whole) Set(given string) error {

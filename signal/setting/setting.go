@@ -48,19 +48,53 @@ func (s *Setting) Otherwise(text string) *Setting {
 // Apply reads the environment and adds the flag to a set, as the CLI asks of its flags. Its error
 // names the flag and the variable.
 func (s *Setting) Apply(set *flag.FlagSet) error {
-	set.Var(s.Value, s.Name, s.Usage)
+	set.Var(input{setting: s}, s.Name, s.Usage)
+	return s.readEnvironment()
+}
+
+func (s *Setting) readEnvironment() error {
 	for _, name := range s.EnvVars {
 		text, found := os.LookupEnv(name)
 		if !found || text == "" && !s.empties {
 			continue
 		}
-		if err := s.Value.Set(text); err != nil {
+		if err := s.set(text); err != nil {
 			return fmt.Errorf("--%s: %w (from $%s)", s.Name, err, name)
 		}
-		s.HasBeenSet = true
 	}
 	return nil
 }
+
+// set takes over a value, from wherever it came.
+func (s *Setting) set(text string) error {
+	s.HasBeenSet = true
+	return s.Value.Set(text)
+}
+
+// input is a setting as the flag of a command line.
+type input struct {
+	setting *Setting
+	wrong   *Problems // takes what is wrong with the value, so that the command line is read on; or nil
+}
+
+func (in input) Set(text string) error {
+	err := in.setting.set(text)
+	if in.wrong == nil {
+		return err
+	}
+	in.wrong.Add(in.setting.Name, err)
+	return nil
+}
+
+func (in input) String() string {
+	if in.setting == nil {
+		return "" // The flag package asks the zero value.
+	}
+	return in.setting.Value.String()
+}
+
+// IsBoolFlag says whether the flag alone means true.
+func (in input) IsBoolFlag() bool { return !in.setting.TakesValue() }
 
 // TakesValue says whether something must follow the flag on the command line.
 func (s *Setting) TakesValue() bool {
@@ -95,9 +129,22 @@ func (t Table) Flags() []cli.Flag {
 func (t Table) Pick(names ...string) Table {
 	var out Table
 	for _, name := range names {
-		out = append(out, t[slices.IndexFunc(t, func(s *Setting) bool { return s.Name == name })])
+		s := t.find(name)
+		if s == nil {
+			panic("there is no setting " + name)
+		}
+		out = append(out, s)
 	}
 	return out
+}
+
+// find returns the setting of a name, or nil.
+func (t Table) find(name string) *Setting {
+	i := slices.IndexFunc(t, func(s *Setting) bool { return s.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return t[i]
 }
 
 // Check adds every value that is not within its bounds to the problems.

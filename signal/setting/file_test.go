@@ -1,0 +1,110 @@
+package setting
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// write makes a file of settings.
+func write(t *testing.T, text string) (file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "settings.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestFileFillsWhatIsNotSet(t *testing.T) {
+	t.Setenv("THE_PORT", "81")
+	o := defaults()
+	table := o.table()
+	if p := table.Reread(flag.NewFlagSet("x", flag.ContinueOnError), []string{"--the-rate", "1"}); p.Err() != nil {
+		t.Fatal(p)
+	}
+	file := write(t, "the-host: 0x10\nthe-names: [a, \"b\", 3]\nbe-on: true\nthe-count: 9\nthe-port: 82\nthe-rate: 2\nthe-wait: 3e-05\n")
+	if p := table.ReadFile("config", file); p.Err() != nil {
+		t.Fatal(p)
+	}
+	if o.host != "0x10" || !slices.Equal(o.names, []string{"a", "b", "3"}) || !o.on || o.count != 9 || o.wait != 30*time.Microsecond {
+		t.Errorf("what the file alone sets: %+v", *o)
+	}
+	if o.port != 81 || o.rate != 1 {
+		t.Errorf("what a variable and a flag set became %d, %v", o.port, o.rate)
+	}
+	if p := table.ReadFile("config", ""); p.Err() != nil {
+		t.Errorf("no file: %v", p)
+	}
+}
+
+func TestFileProblemsAreNamed(t *testing.T) {
+	o := defaults()
+	table := append(o.table(), Text("config", new(string), "`FILE`"))
+	file := write(t, "config: other.yaml\nno-such: 1\nthe-count: many\nthe-host:\nthe-names: [a, [b]]\nthe-port: {a: b}\nthe-wait: 5e9\n")
+	var got []string
+	for _, err := range table.ReadFile("config", file) {
+		got = append(got, strings.ReplaceAll(err.Error(), file, "FILE"))
+	}
+	want := []string{
+		"config in FILE: no such setting",
+		"no-such in FILE: no such setting",
+		`the-count in FILE: "many" is not a whole number`,
+		"the-host in FILE: neither a value nor a list of values",
+		"the-names in FILE: neither a value nor a list of values",
+		"the-port in FILE: neither a value nor a list of values",
+		`the-wait in FILE: "5e9" is longer than 10 years`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if o.host != "here" {
+		t.Errorf("a key without a value set %q", o.host)
+	}
+	for _, file := range []string{"/does/not/exist", write(t, "- a\n- b\n"), write(t, "a: [")} {
+		if p := table.ReadFile("config", file); len(p) != 1 || !strings.HasPrefix(p[0].Error(), "--config: ") {
+			t.Errorf("%s: %v", file, p)
+		}
+	}
+}
+
+func TestRereadGoesOnAfterEveryFailure(t *testing.T) {
+	t.Setenv("THE_RATE", "fast")
+	o := defaults()
+	set := flag.NewFlagSet("x", flag.ContinueOnError)
+	set.Bool("check", false, "")
+	args := []string{"--check", "--the-count", "many", "stray", "--nonsense", "7", "--be-on=maybe", "--the-port", "90", "--the-wait"}
+	var got []string
+	for _, err := range o.table().Reread(set, args) {
+		got = append(got, err.Error())
+	}
+	want := []string{
+		`--the-rate: "fast" is not a number (from $THE_RATE)`,
+		`--the-count: "many" is not a whole number`,
+		"flag provided but not defined: -nonsense",
+		`--be-on: "maybe" is neither true nor false`,
+		"flag needs an argument: -the-wait",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if o.port != 90 {
+		t.Errorf("port %d", o.port)
+	}
+}
+
+func TestWrong(t *testing.T) {
+	if err := Wrong(nil, Problems{}.Err()); err != nil {
+		t.Errorf("nothing is wrong: %v", err)
+	}
+	p := Problems{}
+	p.Addf("a", "odd")
+	p.Addf("b", "even")
+	if err := Wrong(nil, p.Err()); err == nil || !strings.HasSuffix(err.Error(), "\n  --a: odd\n  --b: even") {
+		t.Errorf("got %v", err)
+	}
+}
