@@ -14,8 +14,8 @@ import (
 	"cline-meet/signal/signal/client"
 )
 
-// answerTime is how long a participant waits for an answer before it does something else.
-const answerTime = 8 * time.Second
+// answerTime is how long a participant waits for an answer before it complains.
+const answerTime = patience
 
 // participant is one user of the chaos, which keeps book of what it is told.
 type participant struct {
@@ -91,7 +91,7 @@ func (p *participant) connected() bool {
 func (p *participant) connect() {
 	p.hangUp()
 	p.mu.Lock()
-	target := p.chaos.anyNode(p.random) + "/ws"
+	target := p.chaos.anyNode(p.random) + "ws"
 	header := http.Header{}
 	if p.cookie != nil {
 		header.Set("Cookie", p.cookie.Name+"="+p.cookie.Value)
@@ -158,7 +158,7 @@ func (p *participant) join(room string) {
 	select {
 	case <-joined:
 	case <-p.ended:
-	case <-time.After(answerTime):
+	case <-time.After(8 * time.Second): // It tries again later.
 	}
 }
 

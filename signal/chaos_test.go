@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/state/redistest"
 )
 
 var (
@@ -37,7 +40,7 @@ func TestChaos(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("seed %d: go test ./signal -run Chaos -chaos-seed %d -chaos-time %v", seed, seed, *chaosTime)
-	shared := startRedis(t)
+	shared := redistest.Start(t)
 	c := &chaos{t: t, redis: shared, nodes: startNodes(t, chaosNodes, shared, "--resume-grace", "10")}
 	for i := range chaosParticipants {
 		c.people = append(c.people, newParticipant(c, i, rand.New(rand.NewPCG(seed, uint64(i)))))
@@ -58,8 +61,8 @@ func TestChaos(t *testing.T) {
 
 type chaos struct {
 	t      *testing.T
-	redis  *redisServer
-	nodes  []*nodeProcess
+	redis  *redistest.Server
+	nodes  []*systemtest.Node
 	people []*participant
 
 	mu   sync.Mutex
@@ -82,28 +85,28 @@ func (c *chaos) breakThings(ctx context.Context, random *rand.Rand) {
 		wait(ctx, time.Duration(2000+random.IntN(6000))*time.Millisecond)
 		pause := time.Duration(random.IntN(4000)) * time.Millisecond
 		if random.IntN(3) == 0 {
-			c.redis.stop()
+			c.redis.Kill()
 			wait(ctx, pause)
-			c.redis.start()
+			c.redis.Start()
 			c.restarts++
 			continue
 		}
 		n := c.nodes[random.IntN(len(c.nodes))]
-		n.kill()
+		n.Kill()
 		wait(ctx, pause)
-		n.start()
+		n.Start()
 		c.kills++
 	}
 	for _, n := range c.nodes {
-		n.ready()
+		n.Ready()
 	}
 }
 
 // anyNode returns the URL of a node that should be there.
 func (c *chaos) anyNode(random *rand.Rand) string {
 	for {
-		if n := c.nodes[random.IntN(len(c.nodes))]; n.running() {
-			return n.url
+		if n := c.nodes[random.IntN(len(c.nodes))]; n.Running() {
+			return n.URL
 		}
 	}
 }
@@ -176,7 +179,7 @@ func (c *chaos) settle() {
 	if acknowledged == 0 || c.resumed == 0 {
 		c.t.Error("nothing was put to the test")
 	}
-	db := redis.NewClient(&redis.Options{Addr: c.redis.address()})
+	db := redis.NewClient(&redis.Options{Addr: c.redis.Addr})
 	defer func() { _ = db.Close() }()
 	eventually(c.t, "redis holds the rooms and no others", func() error {
 		keys, err := db.Keys(c.t.Context(), "sig:{r:*").Result()
@@ -201,15 +204,15 @@ func (c *chaos) settle() {
 // forget kills everything and sees that a node that starts afterwards clears what is left.
 func (c *chaos) forget() {
 	for _, n := range c.nodes {
-		n.kill()
+		n.Kill()
 	}
 	for _, p := range c.people {
 		p.hangUp()
 	}
-	db := redis.NewClient(&redis.Options{Addr: c.redis.address()})
+	db := redis.NewClient(&redis.Options{Addr: c.redis.Addr})
 	defer func() { _ = db.Close() }()
-	c.nodes[0].start()
-	within(c.t, 10*lease, "redis forgets the rooms of nodes that are gone", func() error {
+	c.nodes[0].Start()
+	eventually(c.t, "redis forgets the rooms of nodes that are gone", func() error {
 		keys, err := db.Keys(c.t.Context(), "sig:{r:*").Result()
 		if err == nil && len(keys) > 0 {
 			err = fmt.Errorf("%d are left, like %s", len(keys), keys[0])

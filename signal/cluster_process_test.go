@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/client"
+	"cline-meet/signal/state/redistest"
 )
 
 var outage = flag.Duration("outage", 0, "how long Redis is away at least while rooms go on")
@@ -32,11 +34,11 @@ type member struct {
 }
 
 // enter connects to a node and joins a room; the outcome comes through outcome.
-func enter(t *testing.T, n *nodeProcess, room string) *member {
+func enter(t *testing.T, n *systemtest.Node, room string) *member {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	conn, err := client.Dial(ctx, n.url+"/ws", nil)
+	conn, err := client.Dial(ctx, n.URL+"ws", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +150,7 @@ func usersOf(members ...*member) []string {
 
 // TestCapOfTheCluster lets 200 clients of four nodes race for the ten places of a room.
 func TestCapOfTheCluster(t *testing.T) {
-	nodes := startNodes(t, 4, startRedis(t))
+	nodes := startNodes(t, 4, redistest.Start(t))
 	var racing sync.WaitGroup
 	members := make([]*member, 200)
 	for i := range members {
@@ -167,7 +169,7 @@ func TestCapOfTheCluster(t *testing.T) {
 // TestKilledNode kills one node of three; the clients of the others see each of its members leave
 // once, and nobody else.
 func TestKilledNode(t *testing.T) {
-	nodes := startNodes(t, 3, startRedis(t))
+	nodes := startNodes(t, 3, redistest.Start(t))
 	var stay, lost []*member
 	for room := range 4 {
 		for i := range 9 {
@@ -182,7 +184,7 @@ func TestKilledNode(t *testing.T) {
 			}
 		}
 	}
-	nodes[2].kill()
+	nodes[2].Kill()
 	killed := time.Now()
 	room := func(all []*member, i, each int) []*member { return all[i*each : (i+1)*each] }
 	for i := range 4 {
@@ -203,7 +205,7 @@ func TestKilledNode(t *testing.T) {
 // TestRedisAway stops Redis under three nodes and brings it back empty: nobody is disconnected,
 // neighbours on one node go on talking, others are told to try again, and all is well afterwards.
 func TestRedisAway(t *testing.T) {
-	shared := startRedis(t)
+	shared := redistest.Start(t)
 	nodes := startNodes(t, 3, shared)
 	var all []*member
 	for i := range 6 {
@@ -213,7 +215,7 @@ func TestRedisAway(t *testing.T) {
 		}
 	}
 	eventually(t, "everybody sees everybody", func() error { return allSee(all, usersOf(all...)) })
-	shared.stop()
+	shared.Kill()
 	stopped := time.Now()
 	for round := 0; time.Since(stopped) < max(*outage, 3*lease); round++ {
 		for i, m := range all {
@@ -228,15 +230,16 @@ func TestRedisAway(t *testing.T) {
 			}
 		}
 		for _, n := range nodes {
-			if err := n.get("/health"); err != nil {
+			if err := n.Get("health"); err != nil {
 				t.Fatalf("health: %v", err)
 			}
 		}
+		wait(t.Context(), 5*beat) // The rate limit allows no more.
 	}
-	shared.start()
+	shared.Start()
 	back := time.Now()
 	for i := range nodes {
-		nodes[i].ready()
+		nodes[i].Ready()
 		m := enter(t, nodes[i], "room")
 		if answer := m.answer("join"); answer != "ack" {
 			t.Fatalf("joining afterwards: %s", answer)

@@ -291,7 +291,8 @@ func TestSecretRotation(t *testing.T) {
 }
 
 func TestUserLeftReasons(t *testing.T) {
-	s := start(t, func(c *Config) { c.ReadTimeout, c.ResumeGrace = 400*time.Millisecond, 50*time.Millisecond })
+	t.Parallel() // It waits for the read timeout, which is long lest a busy machine ends what it must not end.
+	s := start(t, func(c *Config) { c.ReadTimeout, c.ResumeGrace = 4*time.Second, 50*time.Millisecond })
 	watch := s.enter("r")
 	closing, cut, deaf := s.enter("r"), s.enter("r"), s.enter("r")
 	for range 3 {

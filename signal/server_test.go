@@ -12,14 +12,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/state"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait of a test; it is long because it decides only how a failure ends.
-const patience = 15 * time.Second
+// patience bounds every wait of a test; it decides only how a failure ends.
+const patience = systemtest.Patience
 
 // testServer is a running server with a room of tools around it.
 type testServer struct {
@@ -207,15 +208,4 @@ func (p *peer) ended() error {
 	}
 }
 
-// eventually polls until ok holds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	for !ok() {
-		select {
-		case <-deadline:
-			t.Fatalf("never happened: %s", what)
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-}
+var eventually = systemtest.Eventually

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cline-meet/signal/state/redistest"
 )
 
 var (
@@ -19,7 +21,7 @@ var (
 type chaos struct {
 	t     *testing.T
 	rand  *rand.Rand
-	redis *server
+	redis *redistest.Server
 	ways  []*proxy
 	sites []*site
 	cfg   RedisConfig
@@ -36,8 +38,8 @@ func TestChaos(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: go test ./state -run Chaos -chaos-seed %d -chaos-time %v", seed, seed, *chaosTime)
-	redis := startRedis(t)
-	c := &chaos{t: t, rand: rand.New(rand.NewPCG(seed, 0)), redis: redis, cfg: steady(redis.single()), at: map[string]*site{}}
+	redis := redistest.Start(t)
+	c := &chaos{t: t, rand: rand.New(rand.NewPCG(seed, 0)), redis: redis, cfg: steady(single(redis)), at: map[string]*site{}}
 	for range 4 {
 		c.birth()
 	}
@@ -48,7 +50,7 @@ func TestChaos(t *testing.T) {
 }
 
 func (c *chaos) birth() {
-	way := newProxy(c.t, c.redis.addr)
+	way := newProxy(c.t, c.redis.Addr)
 	c.born++
 	c.ways = append(c.ways, way)
 	c.sites = append(c.sites, newSite(c.t, behind(c.cfg, way), fmt.Sprint("n", c.born)))
@@ -69,11 +71,9 @@ func (c *chaos) step() {
 		c.ways[i].frozen.Store(false)
 		c.ways[i].cut()
 	case n < 995:
-		c.redis.kill()
+		c.redis.Kill()
 		<-time.After(time.Duration(c.rand.IntN(3000)) * time.Millisecond)
-		if !c.redis.start() {
-			c.t.Fatal("Redis does not come back")
-		}
+		c.redis.Start()
 	case n < 997:
 		c.kill(i)
 	}

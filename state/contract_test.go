@@ -17,7 +17,7 @@ import (
 // whether it is still wanted.
 func TestMain(m *testing.M) {
 	status := m.Run()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for err := goleak.Find(); status == 0 && err != nil; err = goleak.Find() {
 		if time.Now().After(deadline) {
 			fmt.Fprintln(os.Stderr, err)
@@ -111,7 +111,7 @@ func (e *ear) events() Events {
 // wait polls until the recorded log satisfies ok and returns it.
 func (e *ear) wait(t *testing.T, what string, ok func(views []View, messages []Message) bool) []string {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		e.mu.Lock()
 		done, log := ok(e.views, e.messages), slices.Clone(e.log)

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/state/redistest"
 )
 
 // steady is a lease that a busy machine does not break by accident.
@@ -24,10 +27,10 @@ func three(t *testing.T, cfg RedisConfig) (one, two, last *site) {
 
 // TestNodeIsKilled ends one of three nodes without a word: everybody sees each of its members leave
 // once, nobody else, and nothing of it stays in Redis, not even of rooms that it had alone.
-func TestNodeIsKilled(t *testing.T) { nodeIsKilled(t, steady(startRedis(t).single())) }
+func TestNodeIsKilled(t *testing.T) { nodeIsKilled(t, steady(single(redistest.Start(t)))) }
 
 func TestNodeIsKilledOnCluster(t *testing.T) {
-	masters, _ := startCluster(t, false)
+	masters, _ := redistest.StartCluster(t, false)
 	nodeIsKilled(t, steady(clusterConfig(masters)))
 }
 
@@ -82,15 +85,15 @@ func nodeIsKilled(t *testing.T, cfg RedisConfig) {
 	})
 }
 
-func keys(s *server) []string {
-	out, _ := s.client().Keys(context.Background(), "*").Result()
+func keys(s *redistest.Server) []string {
+	out, _ := s.Client().Keys(context.Background(), "*").Result()
 	return out
 }
 
 // TestAllNodesAreKilled leaves nobody to clean up: the next node does.
 func TestAllNodesAreKilled(t *testing.T) {
-	redis := startRedis(t)
-	cfg := redis.single()
+	redis := redistest.Start(t)
+	cfg := single(redis)
 	first := newSite(t, cfg, "n1")
 	for i := range 30 {
 		first.must(first.enter(fmt.Sprint("r", i), "a"))
@@ -121,13 +124,14 @@ func outage(t *testing.T, cfg RedisConfig, lose, back func()) {
 		three.must(three.enter(room, "d"))
 	}
 	stop := chatter(one, two, "x")
+	slowdown := systemtest.Slowdown(t)
 	eventually(t, "traffic flows", func() bool { return len(two.heard()) > 20 })
 	lose()
 	eventually(t, "all notice", func() bool {
 		return !slices.ContainsFunc(all, func(s *site) bool { return s.Ready() == nil })
 	})
 	began := time.Now()
-	if err := one.send(two, "never"); !errors.Is(err, ErrUnavailable) || time.Since(began) > time.Second {
+	if err := one.send(two, "never"); !errors.Is(err, ErrUnavailable) || time.Since(began) > time.Duration(slowdown())*time.Second {
 		t.Errorf("sending meanwhile: %v after %v", err, time.Since(began))
 	}
 	three.must(three.exit("r0", "d")) // One leaves and one joins while nobody can be told.
@@ -145,7 +149,7 @@ func outage(t *testing.T, cfg RedisConfig, lose, back func()) {
 	for i := 2; i < 10; i++ {
 		agree(t, fmt.Sprint("r", i), []string{"a", "b", "c", "d"}, all...)
 	}
-	if took := time.Since(returned); took > 5*time.Second {
+	if took := time.Since(returned); took > time.Duration(slowdown())*5*time.Second {
 		t.Errorf("rooms converged after %v", took)
 	}
 	two.must(two.enter("r2", "f"))
@@ -169,28 +173,26 @@ func outage(t *testing.T, cfg RedisConfig, lose, back func()) {
 
 // TestRedisRestartsEmpty kills Redis for longer than a lease and brings it back with nothing.
 func TestRedisRestartsEmpty(t *testing.T) {
-	redis := startRedis(t)
-	cfg := steady(redis.single())
-	outage(t, cfg, redis.kill, func() {
+	redis := redistest.Start(t)
+	cfg := steady(single(redis))
+	outage(t, cfg, redis.Kill, func() {
 		<-time.After(cfg.Lease + cfg.Beat)
-		if !redis.start() {
-			t.Fatal("Redis does not come back")
-		}
+		redis.Start()
 	})
 }
 
 // TestRedisHangs stops Redis like a machine that sleeps: no connection breaks, and nothing is lost.
 func TestRedisHangs(t *testing.T) {
-	redis := startRedis(t)
-	outage(t, steady(redis.single()), redis.freeze, redis.thaw)
+	redis := redistest.Start(t)
+	outage(t, steady(single(redis)), redis.Freeze, redis.Thaw)
 }
 
 func TestSentinelFailover(t *testing.T) {
-	master, _, sentinel := startSentinel(t)
-	outage(t, steady(sentinelConfig(sentinel)), master.kill, func() {})
+	master, _, sentinel := redistest.StartSentinel(t)
+	outage(t, steady(sentinelConfig(sentinel)), master.Kill, func() {})
 }
 
 func TestClusterMasterLoss(t *testing.T) {
-	masters, _ := startCluster(t, true)
-	outage(t, steady(clusterConfig(masters)), masters[0].kill, func() {})
+	masters, _ := redistest.StartCluster(t, true)
+	outage(t, steady(clusterConfig(masters)), masters[0].Kill, func() {})
 }

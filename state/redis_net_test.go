@@ -7,6 +7,9 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/state/redistest"
 )
 
 // behind is the config of a node whose way to Redis the test can break.
@@ -18,9 +21,9 @@ func behind(cfg RedisConfig, p *proxy) RedisConfig {
 // TestPartition cuts one node off. The others reap its members, and see them join again when it is
 // back; its own clients see nothing, and a member that moved meanwhile is not brought back.
 func TestPartition(t *testing.T) {
-	redis := startRedis(t)
-	cfg := steady(redis.single())
-	way := newProxy(t, redis.addr)
+	redis := redistest.Start(t)
+	cfg := steady(single(redis))
+	way := newProxy(t, redis.Addr)
 	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
 	cut := newSite(t, behind(cfg, way), "n3")
 	for i := range 10 {
@@ -70,9 +73,9 @@ func TestPartition(t *testing.T) {
 // TestConnectionsAreCut breaks every connection of a receiver again and again under traffic: what
 // was acknowledged arrives once and in order.
 func TestConnectionsAreCut(t *testing.T) {
-	redis := startRedis(t)
-	cfg := steady(redis.single())
-	way := newProxy(t, redis.addr)
+	redis := redistest.Start(t)
+	cfg := steady(single(redis))
+	way := newProxy(t, redis.Addr)
 	from, to := newSite(t, cfg, "n1"), newSite(t, behind(cfg, way), "n2")
 	stop := chatter(from, to, "x")
 	for range 8 {
@@ -91,10 +94,10 @@ func TestConnectionsAreCut(t *testing.T) {
 // TestReceiverIsDeaf lets a receiver's connections go silent without breaking: Redis still counts it as
 // a receiver, until the probe finds out. That is before it is taken for dead.
 func TestReceiverIsDeaf(t *testing.T) {
-	redis := startRedis(t)
-	cfg := steady(redis.single())
+	redis := redistest.Start(t)
+	cfg := steady(single(redis))
 	cfg.Lease = 10 * time.Second
-	way := newProxy(t, redis.addr)
+	way := newProxy(t, redis.Addr)
 	from, to := newSite(t, cfg, "n1"), newSite(t, behind(cfg, way), "n2")
 	if err := from.send(to, "before"); err != nil {
 		t.Fatal(err)
@@ -117,8 +120,8 @@ func TestReceiverIsDeaf(t *testing.T) {
 // TestWindowIsTooSmall asks for what is not kept any more: the receiver is told of the loss once, and
 // hears what follows.
 func TestWindowIsTooSmall(t *testing.T) {
-	redis := startRedis(t)
-	cfg := steady(redis.single())
+	redis := redistest.Start(t)
+	cfg := steady(single(redis))
 	from, to := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
 	from.must(from.send(to, "x0"))
 	eventually(t, "it arrives", func() bool { return len(to.heard()) == 1 })
@@ -147,10 +150,10 @@ func TestWindowIsTooSmall(t *testing.T) {
 
 // TestSlowRedis adds 500 ms to every answer: joins take longer, and nothing fails.
 func TestSlowRedis(t *testing.T) {
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	cfg := DefaultRedisConfig()
 	cfg.Logger = testLog()
-	way := newProxy(t, redis.addr)
+	way := newProxy(t, redis.Addr)
 	cfg.URL = way.url()
 	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
 	one.must(one.enter("r", "a"))
@@ -165,6 +168,7 @@ func TestSlowRedis(t *testing.T) {
 	for i := range 60 {
 		go func() { errs <- two.enter(fmt.Sprint("q", i), "c") }()
 	}
+	slowdown := systemtest.Slowdown(t)
 	began = time.Now()
 	for range 100 { // What needs no Redis waits for none.
 		_ = two.Nodes()
@@ -172,7 +176,7 @@ func TestSlowRedis(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if took := time.Since(began); took > 250*time.Millisecond {
+	if took := time.Since(began); took > time.Duration(slowdown())*250*time.Millisecond {
 		t.Errorf("looking at the node took %v", took)
 	}
 	if err := two.send(one, "x"); err != nil {
@@ -188,7 +192,7 @@ func TestSlowRedis(t *testing.T) {
 
 // TestOutagePolicies joins while there was never a Redis.
 func TestOutagePolicies(t *testing.T) {
-	port := freePort(t)
+	port := systemtest.FreePort(t)
 	for _, policy := range []string{OutageLocal, OutageReject} {
 		t.Run(policy, func(t *testing.T) {
 			cfg := DefaultRedisConfig()

@@ -2,62 +2,25 @@ package state
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
-)
 
-// selfSigned writes a certificate for "redis.test" that is its own authority, and its key.
-func selfSigned(t *testing.T) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "redis.test"}, DNSNames: []string{"redis.test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	public, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write := func(name, kind string, data []byte) string {
-		path := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: data}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	return write("cert.pem", "CERTIFICATE", public), write("key.pem", "PRIVATE KEY", secret)
-}
+	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/state/redistest"
+)
 
 // TestTLSAndACL runs the contract over TLS as a user that may do what the README asks for and no more.
 func TestTLSAndACL(t *testing.T) {
-	cert, key := selfSigned(t)
-	redis := startRedis(t, "--tls-port", "PORT", "--port", "0", "--tls-cert-file", cert, "--tls-key-file", key,
+	cert, key := systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "redis.test"))
+	redis := redistest.Start(t, "--tls-port", "PORT", "--port", "0", "--tls-cert-file", cert, "--tls-key-file", key,
 		"--tls-ca-cert-file", cert, "--tls-auth-clients", "no",
 		"--user", "rooms", "on", ">pass word", "~sig:*", "&sig:*", "+@hash", "+@sortedset", "+@keyspace", "+@scripting", "+@pubsub", "+info", "+time",
 		"--user", "default", "off")
 	cfg := DefaultRedisConfig()
-	at, err := netip.ParseAddrPort(redis.addr)
+	at, err := netip.ParseAddrPort(redis.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +95,8 @@ func (v *vault) turn() []string {
 // TestSecretsAreShared has three nodes agree on the first one's secret, rotates it under them and
 // empties Redis.
 func TestSecretsAreShared(t *testing.T) {
-	redis := startRedis(t)
-	cfg := redis.single()
+	redis := redistest.Start(t)
+	cfg := single(redis)
 	var v1, v2 vault
 	connect(t, v1.config(cfg, "first"), "n1", new(ear).events())
 	connect(t, v2.config(cfg, "second"), "n2", new(ear).events())
@@ -151,9 +114,9 @@ func TestSecretsAreShared(t *testing.T) {
 		return len(now) == 2 && now[1] == "first" && slices.Equal(v2.turn(), now)
 	})
 	current := v1.turn()
-	redis.do("FLUSHALL")
+	redis.Do("FLUSHALL")
 	var v3 vault
-	eventually(t, "a node has restored it", func() bool { return redis.do("HLEN", directoryKeys(cfg.Prefix)[3]) == "1" })
+	eventually(t, "a node has restored it", func() bool { return redis.Do("HLEN", directoryKeys(cfg.Prefix)[3]) == "1" })
 	connect(t, v3.config(cfg, "third"), "n3", new(ear).events())
 	eventually(t, "all use what was used", func() bool { return both(current...)() && slices.Equal(v3.turn(), current) })
 }

@@ -3,24 +3,26 @@ package state
 import (
 	"context"
 	"testing"
+
+	"cline-meet/signal/state/redistest"
 )
 
 func TestRedisContract(t *testing.T) {
-	redisContract(t, startRedis(t).single())
+	redisContract(t, single(redistest.Start(t)))
 }
 
 func TestSentinelContract(t *testing.T) {
-	_, _, sentinel := startSentinel(t)
+	_, _, sentinel := redistest.StartSentinel(t)
 	redisContract(t, sentinelConfig(sentinel))
 }
 
 func TestClusterContract(t *testing.T) {
-	masters, _ := startCluster(t, false)
+	masters, _ := redistest.StartCluster(t, false)
 	redisContract(t, clusterConfig(masters))
 }
 
 func TestRedisNodeIsUnknownUntilItSubscribes(t *testing.T) {
-	cfg := startRedis(t).single()
+	cfg := single(redistest.Start(t))
 	late, err := NewRedis(cfg, "late")
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +34,7 @@ func TestRedisNodeIsUnknownUntilItSubscribes(t *testing.T) {
 
 // TestRedisNodeThatNeverSubscribes is one whose other parts could not be built.
 func TestRedisNodeThatNeverSubscribes(t *testing.T) {
-	n, err := NewRedis(startRedis(t).single(), "n1")
+	n, err := NewRedis(single(redistest.Start(t)), "n1")
 	if err != nil {
 		t.Fatal(err)
 	}
