@@ -1,6 +1,7 @@
 package assets
 
 import (
+	"context"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -164,5 +166,15 @@ func TestModulesParse(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", name, err, out)
 		}
+	}
+}
+
+// TestClientAgainstAScript runs the tests of the client that need no browser.
+func TestClientAgainstAScript(t *testing.T) {
+	node := findNode(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, node, "--test", "signal/client.test.mjs").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

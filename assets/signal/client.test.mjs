@@ -1,0 +1,235 @@
+// Tries the client against a scripted server in Node: `node --test assets/signal/client.test.mjs`.
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
+
+// Node 18 has no CustomEvent of its own.
+globalThis.CustomEvent ??= class extends Event {
+  constructor(name, { detail }) {
+    super(name);
+    this.detail = detail;
+  }
+};
+
+/** A WebSocket whose server is the test. */
+class Socket {
+  static OPEN = 1;
+  static all = [];
+  readyState = Socket.OPEN;
+  sent = [];
+
+  constructor(url) {
+    this.url = new URL(url);
+    Socket.all.push(this);
+  }
+
+  send(frame) {
+    this.sent.push(JSON.parse(frame));
+  }
+
+  /** As in a browser the end of the socket is told later. */
+  close(code) {
+    setImmediate(() => this.lose(code));
+  }
+
+  lose(code, reason = "") {
+    this.readyState = 3;
+    this.onclose({ code, reason });
+  }
+
+  say(message) {
+    this.onmessage({ data: typeof message === "string" ? message : JSON.stringify(message) });
+  }
+
+  greet(data = {}) {
+    this.say({ type: "stun_config", user_id: "user-me", data: { iceServers: [], resume_token: "token", ...data } });
+  }
+
+  enter(room, user = "user-me", users = ["user-me"]) {
+    this.say({ type: "user_joined", user_id: user, room_id: room, data: JSON.stringify({ user_id: user, users }) });
+  }
+
+  last(type) {
+    return this.sent.findLast((message) => message.type === type);
+  }
+}
+
+/** Returns the newest socket once there are that many. */
+async function socket(count) {
+  const deadline = Date.now() + 10_000;
+  while (Socket.all.length < count) {
+    assert.ok(Date.now() < deadline, `the client made ${Socket.all.length} sockets, not ${count}`);
+    await turn();
+  }
+  return Socket.all[count - 1];
+}
+
+const { SignalClient, SignalError, RoomFullError, iceConfiguration } = await import("../signal.js");
+const EVENTS = ["state", "retry", "closed", "resumed", "ice", "joined", "left", "userjoined", "userleft", "roomfull", "message", "error"];
+const random = Math.random;
+let client;
+let events;
+
+beforeEach(() => {
+  Math.random = () => 0; // The backoff takes no time.
+  globalThis.WebSocket = Socket;
+  Socket.all = [];
+  events = [];
+  client = new SignalClient("ws://server.test/ws?access=1");
+  for (const name of EVENTS) client.addEventListener(name, ({ detail }) => events.push([name, detail]));
+});
+
+afterEach(() => {
+  client.close();
+  Math.random = random;
+});
+
+const names = () => events.map(([name]) => name);
+
+/** Connects and enters a room. */
+async function enter(room = "room-1") {
+  const joined = client.join(room);
+  const server = await socket(1);
+  server.greet();
+  await turn();
+  server.enter(room);
+  await joined;
+  events.length = 0;
+  return server;
+}
+
+test("a join is fulfilled by one's own user_joined, ack or not", async () => {
+  const joined = client.join("room-1");
+  const server = await socket(1);
+  assert.equal(client.state, "connecting");
+  server.greet({ max_room_users: 4 });
+  await turn();
+  assert.equal(server.last("join_room").data, '{"room_id":"room-1"}');
+  server.enter("room-1", "user-me", ["user-other", "user-me"]);
+  assert.deepEqual(await joined, { userId: "user-me", room: "room-1", users: ["user-other", "user-me"] });
+  assert.deepEqual([client.state, client.maxRoomUsers], ["connected", 4]);
+});
+
+test("a join is refused by a full room and by errors", async () => {
+  const full = client.join("room-1");
+  const server = await socket(1);
+  server.greet();
+  await turn();
+  server.say({ type: "room_full", room_id: "room-1" });
+  await assert.rejects(full, (error) => error instanceof RoomFullError && error.room === "room-1");
+  const bad = client.join("room 2");
+  await turn();
+  server.say({ type: "error", id: server.last("join_room").id, data: '{"code":400,"message":"bad room"}' });
+  await assert.rejects(bad, (error) => error instanceof SignalError && error.code === 400);
+  assert.equal(client.room, "");
+});
+
+test("a request ends with its ack, its error, or the loss of the connection", async () => {
+  const server = await enter();
+  const told = client.sendMessage({ hello: 1 }, "user-b");
+  assert.deepEqual([server.last("message").target_id, server.last("message").data], ["user-b", '{"hello":1}']);
+  server.say({ type: "ack", id: server.last("message").id });
+  await told;
+  const refused = client.sendMessage(1);
+  server.say({ type: "error", id: server.last("message").id, data: { code: 429, message: "slow down" } });
+  await assert.rejects(refused, { code: 429 });
+  const lost = client.sendMessage(2);
+  server.lose(1006);
+  await assert.rejects(lost, { code: 0, message: "The connection was lost." });
+});
+
+test("a resumed session keeps its room and sends again what is kept, after what was missed", async () => {
+  const first = await enter();
+  first.say({ type: "message", user_id: "user-b", room_id: "room-1", data: '"1"' });
+  first.greet(); // Fresh ICE servers.
+  let answered = false;
+  const offer = client.sendDescription("user-b", { type: "offer", sdp: "v=0" }).then(() => (answered = true));
+  first.lose(1006);
+  assert.equal(client.state, "reconnecting");
+  const second = await socket(2);
+  // user_joined and message count; stun_config does not.
+  assert.equal(second.url.search, "?access=1&resume=token&got=2");
+  second.greet({ resumed: true, kept: 2 });
+  second.say({ type: "message", user_id: "user-b", room_id: "room-1", data: '"2"' });
+  assert.equal(second.sent.length, 0);
+  second.say({ type: "message", user_id: "user-b", room_id: "room-1", data: '"3"' });
+  assert.equal(second.last("offer").id, first.last("offer").id);
+  second.say({ type: "ack", id: second.last("offer").id });
+  await offer;
+  assert.ok(answered);
+  assert.deepEqual(names(), ["message", "ice", "state", "retry", "state", "ice", "message", "message", "resumed"]);
+  assert.equal(client.room, "room-1");
+});
+
+test("a lost session is left and the room is joined again under the new id", async () => {
+  const first = await enter();
+  const offer = client.sendDescription("user-b", { type: "offer", sdp: "v=0" });
+  first.lose(1006);
+  const second = await socket(2);
+  second.greet({ resumed: false });
+  await assert.rejects(offer, { message: "The session was lost." });
+  await turn();
+  assert.equal(second.last("join_room").data, '{"room_id":"room-1"}');
+  second.enter("room-1", "user-me", ["user-b", "user-me"]);
+  assert.deepEqual(names(), ["state", "retry", "left", "state", "ice", "joined"]);
+  second.lose(1006);
+  // What was counted of the old session counts no more.
+  assert.equal((await socket(3)).url.searchParams.get("got"), "1");
+});
+
+test("a server that goes away is left when it says, and found again", async () => {
+  const first = await enter();
+  first.say({ type: "reconnect", data: { after_ms: 5, reason: "drain" } });
+  assert.equal(client.state, "connected");
+  const second = await socket(2);
+  assert.equal(second.url.searchParams.get("got"), "1"); // user_joined, but not reconnect.
+  second.greet({ resumed: true });
+  assert.deepEqual(events.find(([name]) => name === "retry")[1].reason, "close code 4000");
+  assert.equal(client.room, "room-1");
+});
+
+test("only a code from 4500 on ends the connection", async () => {
+  const first = await enter();
+  first.lose(4499);
+  (await socket(2)).lose(4500, "replaced");
+  assert.equal(client.state, "closed");
+  assert.deepEqual(events.at(-1), ["closed", { code: 4500, reason: "replaced" }]);
+  await assert.rejects(client.request("stun_config"), { code: 0 });
+  for (let i = 0; i < 10; i++) await turn();
+  assert.equal(Socket.all.length, 2);
+});
+
+test("close leaves the room, rejects who waits, and forgets the session", async () => {
+  const first = await enter();
+  const waiting = client.sendMessage(1);
+  client.close();
+  await assert.rejects(waiting, SignalError);
+  assert.equal(first.last("leave_room").type, "leave_room");
+  assert.deepEqual(names(), ["left", "state", "closed"]);
+  client.connect();
+  assert.equal((await socket(2)).url.search, "?access=1");
+});
+
+test("what is no message, unknown or of another room changes nothing", async () => {
+  const server = await enter();
+  const strange = ["no JSON", { type: "news", data: 1 }, { type: "toString" }, { type: "ack", id: "99" }];
+  for (const frame of strange) server.say(frame);
+  server.say({ type: "message", user_id: "user-b", room_id: "room-2", data: "1" });
+  server.enter("room-2", "user-b", ["user-b"]);
+  assert.deepEqual(events, []);
+  server.say({ type: "message", user_id: "user-b", room_id: "room-1", data: "not JSON" });
+  server.say({ type: "message", user_id: "user-b", room_id: "room-1", data: null });
+  assert.deepEqual(events.map(([, { data }]) => data), ["not JSON", {}]);
+});
+
+test("a transport chooses among the ICE servers", () => {
+  const turns = { urls: ["turn:h:1?transport=udp", "turn:h:1?transport=tcp", "turns:h:2"], username: "u", credential: "c" };
+  const servers = [{ urls: "stun:h:1" }, turns, { urls: "turn:h:3" }];
+  const urls = (transport) => iceConfiguration(servers, transport).iceServers.map((server) => server.urls);
+  assert.deepEqual(iceConfiguration(servers, "all"), { iceServers: servers, iceTransportPolicy: "all" });
+  assert.deepEqual(urls("relay"), [turns.urls, ["turn:h:3"]]);
+  assert.deepEqual(urls("relay-udp"), [["turn:h:1?transport=udp"], ["turn:h:3"]]);
+  assert.deepEqual(urls("relay-tcp"), [["turn:h:1?transport=tcp", "turns:h:2"]]);
+  assert.deepEqual(urls("relay-tls"), [["turns:h:2"]]);
+  assert.equal(iceConfiguration(servers, "relay-tls").iceTransportPolicy, "relay");
+});
