@@ -675,7 +675,7 @@ func TestREADMENamesEverySetting(t *testing.T) {
 // and by nothing that is built into the executable.
 func TestImportsPointOneWay(t *testing.T) {
 	const module, leaf = "cline-meet/signal/", "signal/setting" // All may import the leaf.
-	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/testproc"}
+	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/testproc", "turnsrv/internal/peers/peerstest"}
 	allowed := map[string][]string{
 		".":             {"assets", "signal", "state", "turnsrv", "signal/certificate", "signal/client", "turnsrv/bench"},
 		"signal":        {"state", "signal/client"},
@@ -697,11 +697,14 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv/bench/internal/udpio": nil,
 
 		// The rooms of the TURN server.
-		"turnsrv":                        {"turnsrv/internal/wire", "turnsrv/internal/batch"},
-		"turnsrv/internal/wire":          nil,
-		"turnsrv/internal/batch":         nil,
-		"turnsrv/internal/wire/wiretest": nil,
-		"turnsrv/internal/testproc":      nil,
+		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/relayaddr", "turnsrv/internal/peers"},
+		"turnsrv/internal/wire":            nil,
+		"turnsrv/internal/batch":           nil,
+		"turnsrv/internal/relayaddr":       nil,
+		"turnsrv/internal/peers":           {"turnsrv/internal/relayaddr"},
+		"turnsrv/internal/wire/wiretest":   nil,
+		"turnsrv/internal/peers/peerstest": nil,
+		"turnsrv/internal/testproc":        nil,
 	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == "dist" {

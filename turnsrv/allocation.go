@@ -86,7 +86,7 @@ func (a *allocation) relayFor(peer netip.Addr) *relay {
 
 func (a *allocation) relayForLocked(peer netip.Addr) *relay {
 	for _, r := range a.relays {
-		if r.pool.address.bind.Is4() == peer.Is4() {
+		if r.pool.address.Bind.Is4() == peer.Is4() {
 			return r
 		}
 	}

@@ -18,6 +18,10 @@ import (
 
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/turnsrv/internal/batch"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+
+	"cline-meet/signal/turnsrv/internal/peers"
 )
 
 // maxRealmLength is the bound of RFC 8489, section 14.9, in bytes instead of characters.
@@ -25,6 +29,10 @@ const maxRealmLength = 127
 
 // Rates a second that mean something.
 const minRate, maxRate = 0.001, 1e9
+
+// Auto as external address asks Kubernetes or a STUN server for it. As public
+// host it stands for the external address.
+const Auto = relayaddr.Auto
 
 // Config is everything a Server and an Issuer can be told. Flags and
 // environment variables fill the settings; Logger and Registerer are handed in
@@ -183,8 +191,7 @@ func (c *Config) Validate() error {
 		name, secret, ok := strings.Cut(entry, ":")
 		p.Check(ok && name != "" && secret != "", "turn-users", "an entry is not name:password")
 	}
-	parsePeers(&p, "turn-allow-peer", c.AllowPeers)
-	parsePeers(&p, "turn-deny-peer", c.DenyPeers)
+	c.peers().Check(&p)
 	if c.STUNURL != "" {
 		p.Add("stun-url", checkURL(c.STUNURL, stun.SchemeTypeSTUN, stun.SchemeTypeSTUNS))
 	}
@@ -217,7 +224,7 @@ func (c *Config) validateListen(p *setting.Problems) {
 func (c *Config) validateRelayAddresses(p *setting.Problems) {
 	families := map[bool]bool{}
 	for _, text := range c.RelayIP {
-		addr, err := parseRelayAddress(text)
+		addr, err := relayaddr.Parse(text)
 		switch {
 		case err != nil:
 			p.Add("turn-relay-ip", err)
@@ -227,13 +234,27 @@ func (c *Config) validateRelayAddresses(p *setting.Problems) {
 			families[addr.Is4()] = true
 		}
 	}
-	external, err := parseExternal(c.ExternalIP)
+	external, err := relayaddr.ParseExternal(c.ExternalIP)
 	p.Add("turn-external-ip", err)
 	switch {
 	case c.ExternalSTUN != "":
 		p.Add("turn-external-stun", checkHostPort(c.ExternalSTUN))
-	case external.auto && c.KubernetesNode == "":
+	case external.Asks() && c.KubernetesNode == "":
 		p.Addf("turn-external-stun", "--turn-external-ip %s needs a STUN server to ask", Auto)
+	}
+}
+
+// relayAddresses is what the search for the relay addresses needs to know of c.
+func (c *Config) relayAddresses() relayaddr.Config {
+	return relayaddr.Config{
+		Relays: c.RelayIP, External: c.ExternalIP, STUN: c.ExternalSTUN, KubernetesNode: c.KubernetesNode, Log: c.logger(),
+	}
+}
+
+// peers is what the policy for peers needs to know of c.
+func (c *Config) peers() peers.Config {
+	return peers.Config{
+		Allow: c.AllowPeers, Deny: c.DenyPeers, Forbidden: slices.Clone(c.ForbiddenPeers), MinPort: c.MinPort, MaxPort: c.MaxPort,
 	}
 }
 
@@ -270,18 +291,6 @@ func checkRealm(realm string) error {
 		return fmt.Errorf("%q holds a character that a realm must not hold", realm)
 	}
 	return nil
-}
-
-// parseRelayAddress reads an address that relays may be bound to or seen at.
-func parseRelayAddress(text string) (netip.Addr, error) {
-	addr, err := netip.ParseAddr(text)
-	if err != nil || addr.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("%q is not an IP address", text)
-	}
-	if addr = addr.Unmap(); addr.IsUnspecified() || addr.IsMulticast() || addr == broadcastIPv4 {
-		return netip.Addr{}, fmt.Errorf("%s is not an address that peers can send to", text)
-	}
-	return addr, nil
 }
 
 func checkHostPort(text string) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"cline-meet/signal/signal/setting"
+	"cline-meet/signal/turnsrv/internal/peers"
 )
 
 func TestDefaultConfigIsValid(t *testing.T) {
@@ -176,10 +177,10 @@ func FuzzConfig(f *testing.F) {
 	} {
 		f.Add(seed[0], seed[1], seed[2], seed[3], 3478, "signal")
 	}
-	f.Fuzz(func(t *testing.T, listen, peers, external, urls string, port int, realm string) {
+	f.Fuzz(func(t *testing.T, listen, peerList, external, urls string, port int, realm string) {
 		cfg := DefaultConfig()
 		cfg.Port, cfg.Realm = port, realm
-		for to, text := range map[*[]string]string{&cfg.Listen: listen, &cfg.AllowPeers: peers, &cfg.DenyPeers: peers, &cfg.ExternalIP: external, &cfg.TURNURLs: urls} {
+		for to, text := range map[*[]string]string{&cfg.Listen: listen, &cfg.AllowPeers: peerList, &cfg.DenyPeers: peerList, &cfg.ExternalIP: external, &cfg.TURNURLs: urls} {
 			*to = setting.ParseList(text)
 		}
 		err := cfg.Validate()
@@ -191,7 +192,7 @@ func FuzzConfig(f *testing.F) {
 			}
 			return
 		}
-		if _, err := newPeerPolicy(cfg); err != nil {
+		if _, err := peers.New(cfg.peers()); err != nil {
 			t.Fatalf("a valid configuration makes no policy: %v", err)
 		}
 	})

@@ -67,14 +67,14 @@ func (a *allocation) outboundIndication(packet []byte, now time.Time) (parcel, b
 // address makes the parcel, if policy and bandwidth allow it.
 func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now time.Time) (parcel, bool) {
 	switch {
-	case !a.front.policy.permits(peer):
+	case !a.front.policy.Permits(peer):
 		a.front.metrics.peersDenied.Inc()
 		return parcel{}, false
 	case !a.toPeer.pass(1, len(payload), now):
 		a.front.metrics.dropped(dropBandwidth)
 		return parcel{}, false
 	}
-	return parcel{relay: r, to: r.pool.address.translate(peer), payload: payload}, true
+	return parcel{relay: r, to: r.pool.address.Translate(peer), payload: payload}, true
 }
 
 // relayToPeer sends data of a client at once.
@@ -110,7 +110,7 @@ type inbound struct {
 // inbound tells what becomes of packets from source. It reports false for a peer
 // without a permission.
 func (r *relay) inbound(source netip.AddrPort, now time.Time) (inbound, bool) {
-	in := inbound{alloc: r.alloc, peer: r.pool.address.present(source)}
+	in := inbound{alloc: r.alloc, peer: r.pool.address.Present(source)}
 	if c := in.alloc.channelFrom(in.peer, now); c != nil {
 		in.channel = c.number
 	}

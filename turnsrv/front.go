@@ -12,6 +12,10 @@ import (
 	"golang.org/x/time/rate"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+
+	"cline-meet/signal/turnsrv/internal/peers"
 )
 
 // noiseRate is how many lines a second may be logged about what clients send.
@@ -40,7 +44,7 @@ type front struct {
 	pools    []*relayPool // pools are by family: IPv4 first, IPv6 if there is one.
 	loops    []*dataLoop  // loops are empty where the data path is off.
 	reserved *reservations
-	policy   *peerPolicy
+	policy   *peers.Policy
 	quotas   *quotas
 	sources  *sourceLimit
 	rate     *rate.Limiter
@@ -201,9 +205,9 @@ func (f *front) release(relays []*relay) {
 }
 
 // openPools makes a pool for each address family that relays have.
-func (f *front) openPools(addresses ...relayAddress) {
+func (f *front) openPools(addresses ...relayaddr.Address) {
 	for _, a := range addresses {
-		if a.bind.IsValid() {
+		if a.Bind.IsValid() {
 			f.pools = append(f.pools, newRelayPool(a, uint16(f.cfg.MinPort), uint16(f.cfg.MaxPort), f.log))
 		}
 	}

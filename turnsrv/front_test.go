@@ -21,6 +21,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/peers/peerstest"
 )
 
 // loopbackConfig is a node whose relays and peers are on loopback.
@@ -648,7 +650,7 @@ func TestDisguisedPeersAreRefused(t *testing.T) {
 		cfg.RelayIP = append(cfg.RelayIP, "::1")
 	}
 	cfg.UnauthRate = 1e6
-	cfg.ForbiddenPeers = disguisedForbidden
+	cfg.ForbiddenPeers = peerstest.Forbidden
 	registry := prometheus.NewRegistry()
 	cfg.Registerer = registry
 	s := startServer(t, cfg)
@@ -657,7 +659,7 @@ func TestDisguisedPeersAreRefused(t *testing.T) {
 	if hasIPv6Loopback() {
 		v6, _ = allocated(t, s, "udp", "alice", attrFamily(wire.FamilyIPv6))
 	}
-	for _, peer := range disguisedPeers {
+	for _, peer := range peerstest.Disguised {
 		c := v4
 		if peer.Addr().Is6() {
 			c = v6

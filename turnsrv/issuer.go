@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 
 // maxHostLength is the longest DNS name.
@@ -75,7 +77,7 @@ func fallbackHost(cfg Config) string {
 			}
 		}
 	}
-	return primaryIPv4().String()
+	return relayaddr.PrimaryIPv4().String()
 }
 
 // ICEServers returns the servers for a client that reached the node by host,

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 
 func TestICEServersByHost(t *testing.T) {
@@ -96,7 +98,7 @@ func TestICEServersByConfiguration(t *testing.T) {
 func TestICEServersFallBackToAnAddress(t *testing.T) {
 	cfg := testConfig()
 	servers, _ := NewIssuer(cfg, 1).ICEServers("", "bob", time.Now())
-	if want := "stun:" + primaryIPv4().String() + ":1"; servers[0].URLs[0] != want {
+	if want := "stun:" + relayaddr.PrimaryIPv4().String() + ":1"; servers[0].URLs[0] != want {
 		t.Errorf("got %s, want %s", servers[0].URLs[0], want)
 	}
 	cfg.ExternalIP = []string{"198.51.100.7"}

@@ -14,6 +14,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/wire"
 
 	"cline-meet/signal/turnsrv/internal/batch"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 
 const (
@@ -35,7 +37,7 @@ var errNoRelayPort = errors.New("no relay port is free")
 // range. Its methods may be called by any goroutine.
 type relayPool struct {
 	// Fixed after construction.
-	address          relayAddress
+	address          relayaddr.Address
 	minPort, maxPort uint16
 	log              *slog.Logger
 	listen           func(netip.AddrPort) (batch.Conn, error) // listen is fixed before the first client.
@@ -44,7 +46,7 @@ type relayPool struct {
 	taken map[uint16]bool // taken holds the ports of our sockets.
 }
 
-func newRelayPool(address relayAddress, minPort, maxPort uint16, log *slog.Logger) *relayPool {
+func newRelayPool(address relayaddr.Address, minPort, maxPort uint16, log *slog.Logger) *relayPool {
 	return &relayPool{address: address, minPort: minPort, maxPort: maxPort, log: log, listen: listenRelay, taken: map[uint16]bool{}}
 }
 
@@ -75,7 +77,7 @@ func (s *relaySocket) close() {
 }
 
 // seen is the address that others know the socket by.
-func (s *relaySocket) seen() netip.AddrPort { return netip.AddrPortFrom(s.pool.address.seen, s.port) }
+func (s *relaySocket) seen() netip.AddrPort { return netip.AddrPortFrom(s.pool.address.Seen, s.port) }
 
 // open returns a socket on any port.
 func (p *relayPool) open() (*relaySocket, error) {
@@ -130,7 +132,7 @@ func (p *relayPool) bind(port uint16) (*relaySocket, error) {
 	if !p.take(port) {
 		return nil, errNoRelayPort
 	}
-	conn, err := p.listen(netip.AddrPortFrom(p.address.bind, port))
+	conn, err := p.listen(netip.AddrPortFrom(p.address.Bind, port))
 	if err != nil {
 		p.release(port)
 		return nil, err
@@ -138,7 +140,7 @@ func (p *relayPool) bind(port uint16) (*relaySocket, error) {
 	if err := conn.SetReadBuffer(socketBuffer); err != nil {
 		p.log.Debug("turn relay keeps its small receive buffer", "error", err)
 	}
-	batch.AllowFragments(conn, p.address.bind.Is6())
+	batch.AllowFragments(conn, p.address.Bind.Is6())
 	return &relaySocket{conn: conn, pool: p, port: port}, nil
 }
 

@@ -128,7 +128,7 @@ func (q *request) refresh() {
 	}
 	var relays []*relay
 	for _, r := range q.alloc.allRelays() {
-		if !given || wire.FamilyOf(r.pool.address.bind) == family {
+		if !given || wire.FamilyOf(r.pool.address.Bind) == family {
 			relays = append(relays, r)
 		}
 	}
@@ -215,7 +215,7 @@ func (q *request) createPermission() {
 // or must not reach, 0 when there is none.
 func (q *request) checkPeers(peers []netip.AddrPort) stun.ErrorCode {
 	for _, peer := range peers {
-		if !q.front.policy.permits(peer) {
+		if !q.front.policy.Permits(peer) {
 			q.front.metrics.peersDenied.Inc()
 			q.front.debug("turn peer denied", "client", q.from.client, "peer", peer)
 			return stun.CodeForbidden
@@ -537,7 +537,7 @@ func (f *front) addIPv6(sockets []*relaySocket, want *allocateRequest) []*relayS
 
 func (f *front) pool(family byte) *relayPool {
 	for _, p := range f.pools {
-		if wire.FamilyOf(p.address.bind) == family {
+		if wire.FamilyOf(p.address.Bind) == family {
 			return p
 		}
 	}
@@ -621,7 +621,7 @@ func familyLabel(sockets []*relaySocket) string {
 	switch {
 	case len(sockets) > 1:
 		return "both"
-	case sockets[0].pool.address.bind.Is4():
+	case sockets[0].pool.address.Bind.Is4():
 		return "ipv4"
 	}
 	return "ipv6"

@@ -18,6 +18,10 @@ import (
 	"golang.org/x/time/rate"
 
 	"cline-meet/signal/turnsrv/internal/batch"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+
+	"cline-meet/signal/turnsrv/internal/peers"
 )
 
 const (
@@ -101,7 +105,7 @@ func (s *Server) start(make sockets) error {
 func newFront(cfg Config, m *metrics) (*front, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), addressTimeout)
 	defer cancel()
-	v4, v6, err := relayAddresses(ctx, cfg)
+	v4, v6, err := relayaddr.Find(ctx, cfg.relayAddresses())
 	if err != nil {
 		return nil, err
 	}
@@ -134,20 +138,19 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 // decidePeers makes the peer policy, which forbids the node's own listeners,
 // hence it comes once their ports are known and before anybody is served.
 func (f *front) decidePeers(ports ...int) error {
-	cfg := f.cfg
-	cfg.ForbiddenPeers = slices.Clone(cfg.ForbiddenPeers)
+	cfg := f.cfg.peers()
 	for _, port := range ports {
 		if port == 0 { // There is no such listener. In a permission it stands for no port in particular.
 			continue
 		}
-		cfg.ForbiddenPeers = append(cfg.ForbiddenPeers, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)))
+		cfg.Forbidden = append(cfg.Forbidden, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)))
 	}
-	var own []relayAddress
+	var own []relayaddr.Address
 	for _, p := range f.pools {
 		own = append(own, p.address)
 	}
 	var err error
-	f.policy, err = newPeerPolicy(cfg, own...)
+	f.policy, err = peers.New(cfg, own...)
 	return err
 }
 
@@ -164,7 +167,7 @@ func (f *front) probePools() error {
 	for _, p := range f.pools {
 		s, err := p.open()
 		if err != nil {
-			return fmt.Errorf("--turn-relay-ip: binding a relay to %s: %w", p.address.bind, err)
+			return fmt.Errorf("--turn-relay-ip: binding a relay to %s: %w", p.address.Bind, err)
 		}
 		s.close()
 	}
@@ -238,12 +241,12 @@ func (s *Server) Port() int { return s.transports.port() }
 func (s *Server) TLSPort() int { return s.transports.tlsPort() }
 
 // RelayIP returns the address that relays are seen at, IPv4 if there is one.
-func (s *Server) RelayIP() netip.Addr { return s.front.pools[0].address.seen }
+func (s *Server) RelayIP() netip.Addr { return s.front.pools[0].address.Seen }
 
 func (s *Server) relayTexts() []string {
 	var texts []string
 	for _, p := range s.front.pools {
-		texts = append(texts, p.address.bind.String()+" seen as "+p.address.seen.String())
+		texts = append(texts, p.address.Bind.String()+" seen as "+p.address.Seen.String())
 	}
 	return texts
 }

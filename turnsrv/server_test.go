@@ -15,6 +15,8 @@ import (
 	"github.com/pion/stun/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 
 // TestStartClose starts and closes three times in one process with the same
@@ -180,7 +182,7 @@ func TestNewRefuses(t *testing.T) {
 func TestReplyLeavesFromTheAskedAddress(t *testing.T) {
 	s := startServer(t, testConfig())
 	cases := map[string]string{"127.0.0.2": "127.0.0.9"}
-	if primary := primaryIPv4(); primary != loopbackIPv4 {
+	if primary := relayaddr.PrimaryIPv4(); primary != loopbackIPv4 {
 		cases[primary.String()] = "127.0.0.1"
 	}
 	if hasIPv6Loopback() {
@@ -283,7 +285,7 @@ func freePair(t *testing.T) (int, int) {
 }
 
 func portIsFree(port int) bool {
-	conn, err := net.ListenPacket("udp4", net.JoinHostPort(primaryIPv4().String(), strconv.Itoa(port)))
+	conn, err := net.ListenPacket("udp4", net.JoinHostPort(relayaddr.PrimaryIPv4().String(), strconv.Itoa(port)))
 	if err != nil {
 		return false
 	}
@@ -304,20 +306,4 @@ func TestExternalAddressIsTold(t *testing.T) {
 		t.Errorf("the client was told %s, others %s", ip, s.RelayIP())
 	}
 	_ = relay.Close()
-}
-
-func TestBestIPv4(t *testing.T) {
-	for want, text := range map[string][]string{
-		"127.0.0.1": {"127.0.0.1", "::1", "169.254.1.1", "fe80::1"},
-		"10.0.0.1":  {"127.0.0.1", "10.0.0.1", "192.168.1.1"},
-		"8.8.8.8":   {"10.0.0.1", "8.8.8.8", "9.9.9.9"},
-	} {
-		var addrs []netip.Addr
-		for _, a := range text {
-			addrs = append(addrs, netip.MustParseAddr(a))
-		}
-		if got := bestIPv4(addrs); got.String() != want {
-			t.Errorf("%v: got %s, want %s", text, got, want)
-		}
-	}
 }

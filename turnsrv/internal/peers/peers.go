@@ -1,4 +1,7 @@
-package turnsrv
+// Package peers says whom a relay may exchange packets with: nobody in a special-use
+// range, however its address is disguised, unless an operator opens it, and never the
+// services of the node itself.
+package peers
 
 import (
 	"cmp"
@@ -8,6 +11,30 @@ import (
 	"slices"
 
 	"cline-meet/signal/signal/setting"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+)
+
+// Config is what an operator says of peers, and what no setting opens.
+type Config struct {
+	Allow, Deny []string // Allow and Deny hold CIDRs and addresses.
+
+	// Forbidden are what relays must never reach, whatever Allow says. An unspecified
+	// address stands for every address that this machine has.
+	Forbidden []netip.AddrPort
+
+	MinPort, MaxPort int // MinPort and MaxPort are the ports of relays, inclusive.
+}
+
+// Check adds every wrong CIDR to p.
+func (cfg Config) Check(p *setting.Problems) {
+	parseAll(p, allowFlag, cfg.Allow)
+	parseAll(p, denyFlag, cfg.Deny)
+}
+
+const (
+	allowFlag = "turn-allow-peer"
+	denyFlag  = "turn-deny-peer"
 )
 
 // verdict is what the peer policy says about an address.
@@ -19,8 +46,8 @@ const (
 	verdictRelay           // Allowed at relay ports: the node's own relay addresses.
 )
 
-// peerRule gives the addresses of a prefix a verdict.
-type peerRule struct {
+// rule gives the addresses of a prefix a verdict.
+type rule struct {
 	prefix  netip.Prefix
 	verdict verdict
 	rank    rank
@@ -37,10 +64,10 @@ const (
 	rankDeny
 )
 
-// peerPolicy says which peers a relay may exchange packets with. The most
+// Policy says which peers a relay may exchange packets with. The most
 // specific rule that covers an address decides. It is immutable after
 // construction.
-type peerPolicy struct {
+type Policy struct {
 	// The rules, flattened: verdicts[i] holds from starts[i] to before
 	// starts[i+1]. A search costs the same for three rules and for thousands.
 	starts   []netip.Addr
@@ -98,54 +125,54 @@ var specialPurpose = []string{
 // generalPurpose holds what is allowed unless a more specific rule denies it.
 var generalPurpose = []string{"0.0.0.0/0", "2000::/3", "64:ff9b::/96"}
 
-// newPeerPolicy returns the policy of a node: the built-in rules, those of cfg,
+// New returns the policy of a node: the built-in rules, those of cfg,
 // and the node's own relay addresses, which are peers at relay ports so that
 // two clients of one node reach each other. An own address that is not valid is
 // left out. It fails when cfg was not validated or the addresses of the machine
 // cannot be read.
-func newPeerPolicy(cfg Config, own ...relayAddress) (*peerPolicy, error) {
-	rules, err := peerRules(cfg, own)
+func New(cfg Config, own ...relayaddr.Address) (*Policy, error) {
+	rules, err := rules(cfg, own)
 	if err != nil {
 		return nil, err
 	}
-	p := &peerPolicy{minPort: uint16(cfg.MinPort), maxPort: uint16(cfg.MaxPort)}
+	p := &Policy{minPort: uint16(cfg.MinPort), maxPort: uint16(cfg.MaxPort)}
 	p.starts, p.verdicts = flattenRules(rules)
-	if err := p.forbid(cfg.ForbiddenPeers, own); err != nil {
+	if err := p.forbid(cfg.Forbidden, own); err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
-func peerRules(cfg Config, own []relayAddress) ([]peerRule, error) {
-	var rules []peerRule
+func rules(cfg Config, own []relayaddr.Address) ([]rule, error) {
+	var rules []rule
 	for _, text := range generalPurpose {
-		rules = append(rules, peerRule{netip.MustParsePrefix(text), verdictAllowed, rankBuiltIn})
+		rules = append(rules, rule{netip.MustParsePrefix(text), verdictAllowed, rankBuiltIn})
 	}
 	for _, text := range specialPurpose {
-		rules = append(rules, peerRule{netip.MustParsePrefix(text), verdictDenied, rankBuiltIn})
+		rules = append(rules, rule{netip.MustParsePrefix(text), verdictDenied, rankBuiltIn})
 	}
 	for _, address := range own {
-		for _, addr := range []netip.Addr{address.bind, address.seen} {
-			if addr = plainAddr(addr); addr.IsValid() {
-				rules = append(rules, peerRule{netip.PrefixFrom(addr, addr.BitLen()), verdictRelay, rankOwn})
+		for _, addr := range []netip.Addr{address.Bind, address.Seen} {
+			if addr = relayaddr.Plain(addr); addr.IsValid() {
+				rules = append(rules, rule{netip.PrefixFrom(addr, addr.BitLen()), verdictRelay, rankOwn})
 			}
 		}
 	}
 	var wrong setting.Problems
-	for _, prefix := range parsePeers(&wrong, "turn-allow-peer", cfg.AllowPeers) {
-		rules = append(rules, peerRule{prefix, verdictAllowed, rankAllow})
+	for _, prefix := range parseAll(&wrong, allowFlag, cfg.Allow) {
+		rules = append(rules, rule{prefix, verdictAllowed, rankAllow})
 	}
-	for _, prefix := range parsePeers(&wrong, "turn-deny-peer", cfg.DenyPeers) {
-		rules = append(rules, peerRule{prefix, verdictDenied, rankDeny})
+	for _, prefix := range parseAll(&wrong, denyFlag, cfg.Deny) {
+		rules = append(rules, rule{prefix, verdictDenied, rankDeny})
 	}
 	return rules, wrong.Err()
 }
 
-// parsePeers reads the values of a flag. It adds every wrong one to p.
-func parsePeers(p *setting.Problems, flag string, texts []string) []netip.Prefix {
+// parseAll reads the values of a flag. It adds every wrong one to p.
+func parseAll(p *setting.Problems, flag string, texts []string) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, text := range texts {
-		prefix, err := parsePeer(text)
+		prefix, err := parse(text)
 		if err != nil {
 			p.Add(flag, err)
 			continue
@@ -155,9 +182,9 @@ func parsePeers(p *setting.Problems, flag string, texts []string) []netip.Prefix
 	return prefixes
 }
 
-// parsePeer reads a CIDR or an address. Bits beyond the length are an error,
+// parse reads a CIDR or an address. Bits beyond the length are an error,
 // since it is not known which of the two is mistyped.
-func parsePeer(text string) (netip.Prefix, error) {
+func parse(text string) (netip.Prefix, error) {
 	prefix, err := setting.ParsePrefix(text)
 	if err != nil {
 		return netip.Prefix{}, err
@@ -189,7 +216,7 @@ func undisguisePrefix(prefix netip.Prefix) netip.Prefix {
 
 // flattenRules turns rules into ranges. Verdicts change only where a prefix begins
 // or after it ends.
-func flattenRules(rules []peerRule) (starts []netip.Addr, verdicts []verdict) {
+func flattenRules(rules []rule) (starts []netip.Addr, verdicts []verdict) {
 	for _, r := range rules {
 		starts = append(starts, r.prefix.Addr())
 		if next := lastAddr(r.prefix).Next(); next.IsValid() {
@@ -205,8 +232,8 @@ func flattenRules(rules []peerRule) (starts []netip.Addr, verdicts []verdict) {
 }
 
 // decideAmong returns the verdict of the strongest rule that covers addr.
-func decideAmong(rules []peerRule, addr netip.Addr) verdict {
-	best := peerRule{verdict: verdictDenied}
+func decideAmong(rules []rule, addr netip.Addr) verdict {
+	best := rule{verdict: verdictDenied}
 	for _, r := range rules {
 		if r.prefix.Contains(addr) && (!best.prefix.IsValid() || r.beats(best)) {
 			best = r
@@ -215,7 +242,7 @@ func decideAmong(rules []peerRule, addr netip.Addr) verdict {
 	return best.verdict
 }
 
-func (r peerRule) beats(other peerRule) bool {
+func (r rule) beats(other rule) bool {
 	return cmp.Or(cmp.Compare(r.prefix.Bits(), other.prefix.Bits()), cmp.Compare(r.rank, other.rank)) > 0
 }
 
@@ -231,19 +258,19 @@ func lastAddr(prefix netip.Prefix) netip.Addr {
 // forbid makes the lookup of peers that no rule can allow. What is forbidden at
 // the address a relay is bound to is forbidden at the one it is seen at, since
 // a 1:1 NAT leads from there to here.
-func (p *peerPolicy) forbid(peers []netip.AddrPort, own []relayAddress) error {
+func (p *Policy) forbid(peers []netip.AddrPort, own []relayaddr.Address) error {
 	p.forbidden = make(map[uint16]forbiddenHosts, len(peers))
 	everywhere := false
 	for _, peer := range peers {
-		addr, hosts := plainAddr(peer.Addr()), p.forbidden[peer.Port()]
+		addr, hosts := relayaddr.Plain(peer.Addr()), p.forbidden[peer.Port()]
 		if addr.IsUnspecified() {
 			hosts.machine, everywhere = true, true
 		} else if addr.IsValid() {
 			hosts.addrs = append(hosts.addrs, addr)
 		}
 		for _, address := range own {
-			if addr.IsValid() && addr == plainAddr(address.bind) {
-				hosts.addrs = append(hosts.addrs, plainAddr(address.seen))
+			if addr.IsValid() && addr == relayaddr.Plain(address.Bind) {
+				hosts.addrs = append(hosts.addrs, relayaddr.Plain(address.Seen))
 			}
 		}
 		p.forbidden[peer.Port()] = hosts
@@ -251,7 +278,7 @@ func (p *peerPolicy) forbid(peers []netip.AddrPort, own []relayAddress) error {
 	if !everywhere {
 		return nil
 	}
-	addrs, err := machineAddresses()
+	addrs, err := relayaddr.OfMachine()
 	if err != nil {
 		return fmt.Errorf("listing the addresses that must not be peers: %w", err)
 	}
@@ -260,18 +287,18 @@ func (p *peerPolicy) forbid(peers []netip.AddrPort, own []relayAddress) error {
 		p.machine[addr] = true
 	}
 	for _, address := range own {
-		p.machine[plainAddr(address.bind)], p.machine[plainAddr(address.seen)] = true, true
+		p.machine[relayaddr.Plain(address.Bind)], p.machine[relayaddr.Plain(address.Seen)] = true, true
 	}
 	return nil
 }
 
-// permits says whether a relay may exchange packets with peer. It is asked for
+// Permits says whether a relay may exchange packets with peer. It is asked for
 // permissions and channels and again for every packet, hence allocates nothing.
 // Port 0, which a CreatePermission may hold because it names no port
 // (RFC 8656, section 10.2), is a port as any other: a client that wants the own
 // relay address says which relay it means.
-func (p *peerPolicy) permits(peer netip.AddrPort) bool {
-	addr := plainAddr(peer.Addr())
+func (p *Policy) Permits(peer netip.AddrPort) bool {
+	addr := relayaddr.Plain(peer.Addr())
 	if !p.permitsForm(addr, peer.Port()) {
 		return false
 	}
@@ -280,7 +307,7 @@ func (p *peerPolicy) permits(peer netip.AddrPort) bool {
 }
 
 // permitsForm judges an address as it is written.
-func (p *peerPolicy) permitsForm(addr netip.Addr, port uint16) bool {
+func (p *Policy) permitsForm(addr netip.Addr, port uint16) bool {
 	switch p.verdict(addr) {
 	case verdictDenied:
 		return false
@@ -292,7 +319,7 @@ func (p *peerPolicy) permitsForm(addr netip.Addr, port uint16) bool {
 	return !p.forbids(addr, port)
 }
 
-func (p *peerPolicy) forbids(addr netip.Addr, port uint16) bool {
+func (p *Policy) forbids(addr netip.Addr, port uint16) bool {
 	hosts, ok := p.forbidden[port]
 	if !ok {
 		return false
@@ -301,9 +328,9 @@ func (p *peerPolicy) forbids(addr netip.Addr, port uint16) bool {
 }
 
 // verdict of the rules for a plain address. What is no unicast address never
-// is a peer: the system sends a packet for 0.0.0.0 to itself.
-func (p *peerPolicy) verdict(addr netip.Addr) verdict {
-	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr == broadcastIPv4 {
+// is a peer.
+func (p *Policy) verdict(addr netip.Addr) verdict {
+	if !relayaddr.IsDestination(addr) {
 		return verdictDenied
 	}
 	i, found := slices.BinarySearchFunc(p.starts, addr, netip.Addr.Compare)
@@ -312,12 +339,6 @@ func (p *peerPolicy) verdict(addr netip.Addr) verdict {
 	}
 	return p.verdicts[i]
 }
-
-var broadcastIPv4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-
-// plainAddr strips what does not matter to where an address leads: the IPv4-mapped
-// notation and the zone.
-func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 // embeddings are the IPv6 prefixes that are followed by an IPv4 address.
 var embeddings = []netip.Prefix{

@@ -1,94 +1,48 @@
-package turnsrv
+package peers
 
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"cline-meet/signal/signal/setting"
+
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+
+	"cline-meet/signal/turnsrv/internal/peers/peerstest"
 )
-
-// disguisedForbidden is a Config.ForbiddenPeers that disguisedPeers tries to get
-// around. Its addresses are of the internet, since all others are denied anyway.
-var disguisedForbidden = addrPorts("11.22.33.44:6379", "[2620:0:1::6379]:6379", "[::ffff:11.22.33.45]:8080", "0.0.0.0:6380")
-
-// disguisedPeers are peers that no server with disguisedForbidden may let a
-// client reach, neither by a permission nor by a channel nor by a packet, unless
-// --turn-allow-peer opens them. No port is a relay port by default, so that the
-// list holds for a server whose relay address is one of them.
-var disguisedPeers = addrPorts(
-	// This machine.
-	"0.0.0.0:9", "0.1.2.3:9", "127.0.0.1:9", "127.255.255.254:9", "[::]:9", "[::1]:9", "[::%eth0]:9",
-	"[::127.0.0.1]:9", "[::0.0.0.2]:9", "[::ffff:0.0.0.0]:9", "[::ffff:127.0.0.1]:9", "[::ffff:127.0.0.1%lo]:9", "[::ffff:0:127.0.0.1]:9",
-	"[64:ff9b::7f00:1]:9", "[64:ff9b::]:9", "[64:ff9b:1::7f00:1]:9", "[64:ff9b:1:7f00:0:100::]:9", "[64:ff9b:1:ffff:ffff:ffff:7f00:1]:9",
-	"[2002:7f00:1::]:9", "[2002:7f00:1::8.8.8.8]:9", "[2002::1]:9", "[2001:0:808:808:0:0:80ff:fffe]:9", "[2001::1]:9",
-	"[2a00::5efe:127.0.0.1]:9", "[2a00::200:5efe:127.0.0.1]:9", "[fe80::5efe:127.0.0.1]:9",
-	// Private networks.
-	"10.0.0.1:9", "10.255.255.255:9", "172.16.0.1:9", "172.31.255.255:9", "192.168.0.1:9", "100.64.0.1:9", "100.127.255.255:9",
-	"[::10.0.0.1]:9", "[::ffff:10.0.0.1]:9", "[::ffff:172.16.0.1]:9", "[::ffff:192.168.1.1]:9", "[::ffff:100.64.0.1]:9",
-	"[::ffff:0:10.0.0.1]:9", "[64:ff9b::10.0.0.1]:9", "[64:ff9b::192.168.0.1]:9", "[64:ff9b::100.64.0.1]:9", "[2002:a00:1::1]:9",
-	"[2002:c0a8:101::1]:9", "[2002:6440:1::1]:9", "[2a00::5efe:10.0.0.1]:9", "[2a00::200:5efe:192.168.0.1]:9",
-	"[fc00::1]:9", "[fd00:ec2::254]:9", "[fec0::1]:9",
-	// Link-local networks and what clouds serve there.
-	"169.254.169.254:80", "169.254.1.1:9", "[::ffff:169.254.169.254]:80", "[::169.254.169.254]:80", "[64:ff9b::a9fe:a9fe]:80",
-	"[2002:a9fe:a9fe::]:80", "[2a00::5efe:169.254.169.254]:80", "[fe80::1]:9", "[fe80::1%eth0]:9", "[fe80::a9fe:a9fe%1]:80",
-	// What is not one host.
-	"224.0.0.1:9", "239.255.255.250:1900", "255.255.255.255:9", "240.0.0.1:9", "[ff02::1]:9", "[ff0e::1]:9", "[ff02::fb%eth0]:5353",
-	"[::ffff:224.0.0.1]:9", "[::ffff:255.255.255.255]:9", "[64:ff9b::224.0.0.1]:9", "[2002:ffff:ffff::]:9", "[2002:e000:1::]:9",
-	// Other special-purpose space.
-	"192.0.0.1:9", "192.0.2.9:9", "192.88.99.1:9", "198.18.0.1:9", "198.51.100.1:9", "203.0.113.9:9", "[100::1]:9", "[2001:2::1]:9",
-	"[2001:20::1]:9", "[2001:db8::9]:9", "[3fff::1]:9", "[5f00::1]:9", "[4000::1]:9", "[64:ff9b::192.0.2.9]:9", "[2002:c000:209::]:9",
-	// What disguisedForbidden names, the node's own Redis for one.
-	"11.22.33.44:6379", "[::ffff:11.22.33.44]:6379", "[::11.22.33.44]:6379", "[64:ff9b::11.22.33.44]:6379", "[2002:b16:212c::1]:6379",
-	"[2a00::5efe:11.22.33.44]:6379", "[2620:0:1::6379]:6379", "[2620:0:1::6379%eth0]:6379", "11.22.33.45:8080", "[64:ff9b::11.22.33.45]:8080",
-	"127.0.0.1:6380", "127.9.9.9:6380", "[::1]:6380",
-)
-
-func addrPorts(texts ...string) []netip.AddrPort {
-	var all []netip.AddrPort
-	for _, text := range texts {
-		all = append(all, netip.MustParseAddrPort(text))
-	}
-	return all
-}
 
 // policyConfig is a node with relay ports from 50000 to 50010.
-func policyConfig() Config {
-	cfg := DefaultConfig()
-	cfg.MinPort, cfg.MaxPort = 50000, 50010
-	return cfg
-}
+func policyConfig() Config { return Config{MinPort: 50000, MaxPort: 50010} }
 
-func newTestPolicy(t testing.TB, cfg Config, own ...relayAddress) *peerPolicy {
+func newTestPolicy(t testing.TB, cfg Config, own ...relayaddr.Address) *Policy {
 	t.Helper()
-	p, err := newPeerPolicy(cfg, own...)
+	p, err := New(cfg, own...)
 	if err != nil {
-		t.Fatalf("newPeerPolicy: %v", err)
+		t.Fatalf("New: %v", err)
 	}
 	return p
 }
 
 // ownAddress is a node's relay address without a NAT.
-func ownAddress(text string) relayAddress {
-	return relayAddress{bind: netip.MustParseAddr(text), seen: netip.MustParseAddr(text)}
+func ownAddress(text string) relayaddr.Address {
+	return relayaddr.Address{Bind: netip.MustParseAddr(text), Seen: netip.MustParseAddr(text)}
 }
 
 func TestDisguisedPeersAreDenied(t *testing.T) {
-	if len(disguisedPeers) < 60 {
-		t.Errorf("only %d disguises", len(disguisedPeers))
+	if len(peerstest.Disguised) < 60 {
+		t.Errorf("only %d disguises", len(peerstest.Disguised))
 	}
-	cfg := DefaultConfig()
-	cfg.ForbiddenPeers = disguisedForbidden
-	for _, own := range []relayAddress{{}, ownAddress("127.0.0.1"), ownAddress("::1"), ownAddress("10.0.0.1"), ownAddress("192.0.2.9"), ownAddress("11.22.33.44"), ownAddress("2620:0:1::6379")} {
+	cfg := Config{MinPort: 49152, MaxPort: 65535}
+	cfg.Forbidden = peerstest.Forbidden
+	for _, own := range []relayaddr.Address{{}, ownAddress("127.0.0.1"), ownAddress("::1"), ownAddress("10.0.0.1"), ownAddress("192.0.2.9"), ownAddress("11.22.33.44"), ownAddress("2620:0:1::6379")} {
 		p := newTestPolicy(t, cfg, own)
-		for _, peer := range disguisedPeers {
-			if p.permits(peer) {
-				t.Errorf("own address %v: %v is permitted", own.bind, peer)
+		for _, peer := range peerstest.Disguised {
+			if p.Permits(peer) {
+				t.Errorf("own address %v: %v is permitted", own.Bind, peer)
 			}
 		}
 	}
@@ -96,25 +50,25 @@ func TestDisguisedPeersAreDenied(t *testing.T) {
 
 func TestPeersOfTheInternetArePermitted(t *testing.T) {
 	cfg := policyConfig()
-	cfg.ForbiddenPeers = disguisedForbidden
+	cfg.Forbidden = peerstest.Forbidden
 	p := newTestPolicy(t, cfg)
-	for _, peer := range addrPorts(
+	for _, peer := range peerstest.AddrPorts(
 		"1.1.1.1:53", "8.8.8.8:0", "8.8.8.8:65535", "100.63.255.255:9", "100.128.0.1:9", "126.255.255.255:9", "128.0.0.0:9", "172.15.0.1:9",
 		"172.32.0.1:9", "192.0.3.1:9", "198.17.0.1:9", "198.20.0.1:9", "223.255.255.255:9", "1.0.0.0:9", "11.22.33.44:6378", "11.22.33.43:6379",
 		"[2606:4700::1111]:53", "[2a00::1]:9", "[2001:200::1]:9", "[2620:0:1::6379]:6378", "[3ffe::1]:9", "[2003::1]:9", "[::ffff:8.8.8.8]:9",
 		"[64:ff9b::808:808]:9", "[2002:808:808::1]:9", "[2a00::5efe:8.8.8.8]:9", "[2606:4700::1111%eth0]:53",
 	) {
-		if !p.permits(peer) {
+		if !p.Permits(peer) {
 			t.Errorf("%v is denied", peer)
 		}
 	}
-	if p.permits(netip.AddrPort{}) {
+	if p.Permits(netip.AddrPort{}) {
 		t.Error("what is no address is permitted")
 	}
 }
 
 func TestOwnAddressIsPermittedAtRelayPortsOnly(t *testing.T) {
-	nat := relayAddress{bind: netip.MustParseAddr("192.168.7.7"), seen: netip.MustParseAddr("198.51.100.7")}
+	nat := relayaddr.Address{Bind: netip.MustParseAddr("192.168.7.7"), Seen: netip.MustParseAddr("198.51.100.7")}
 	p := newTestPolicy(t, policyConfig(), nat, ownAddress("2001:db8::7"))
 	for text, want := range map[string]bool{
 		"192.168.7.7:50000": true, "192.168.7.7:50010": true, "192.168.7.7:49999": false, "192.168.7.7:50011": false, "192.168.7.7:3478": false,
@@ -122,7 +76,7 @@ func TestOwnAddressIsPermittedAtRelayPortsOnly(t *testing.T) {
 		"198.51.100.7:50005": true, "198.51.100.7:3478": false, "198.51.100.8:50005": false, "[2002:c0a8:707::]:53": false,
 		"[2001:db8::7]:50005": true, "[2001:db8::7%eth0]:50005": true, "[2001:db8::7]:53": false, "[2001:db8::8]:50005": false, "8.8.8.8:53": true,
 	} {
-		if got := p.permits(netip.MustParseAddrPort(text)); got != want {
+		if got := p.Permits(netip.MustParseAddrPort(text)); got != want {
 			t.Errorf("%s: %v, want %v", text, got, want)
 		}
 	}
@@ -164,20 +118,17 @@ func TestAllowAndDenyPeers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := policyConfig()
-			cfg.AllowPeers = setting.ParseList(tt.allow)
-			cfg.DenyPeers = setting.ParseList(tt.deny)
-			cfg.ForbiddenPeers = append(addrPorts("192.168.7.7:6379"), disguisedForbidden...)
-			if err := cfg.Validate(); err != nil {
-				t.Fatalf("Validate: %v", err)
-			}
+			cfg.Allow = setting.ParseList(tt.allow)
+			cfg.Deny = setting.ParseList(tt.deny)
+			cfg.Forbidden = append(peerstest.AddrPorts("192.168.7.7:6379"), peerstest.Forbidden...)
 			p := newTestPolicy(t, cfg, ownAddress("192.168.7.7"))
-			for _, peer := range addrPorts(strings.Fields(tt.permits)...) {
-				if !p.permits(peer) {
+			for _, peer := range peerstest.AddrPorts(strings.Fields(tt.permits)...) {
+				if !p.Permits(peer) {
 					t.Errorf("%v is denied", peer)
 				}
 			}
-			for _, peer := range addrPorts(strings.Fields(tt.denies)...) {
-				if p.permits(peer) {
+			for _, peer := range peerstest.AddrPorts(strings.Fields(tt.denies)...) {
+				if p.Permits(peer) {
 					t.Errorf("%v is permitted", peer)
 				}
 			}
@@ -189,55 +140,39 @@ func TestAllowAndDenyPeers(t *testing.T) {
 // forbids one port by the unspecified address and one by the address that the
 // relays are bound to.
 func TestForbiddenPeersOfThisMachine(t *testing.T) {
-	addrs, err := machineAddresses()
+	addrs, err := relayaddr.OfMachine()
 	if err != nil || len(addrs) == 0 {
-		t.Fatalf("machineAddresses: %v, %v", addrs, err)
+		t.Fatalf("OfMachine: %v, %v", addrs, err)
 	}
-	nat := relayAddress{bind: netip.MustParseAddr("192.168.7.7"), seen: netip.MustParseAddr("198.51.100.7")}
+	nat := relayaddr.Address{Bind: netip.MustParseAddr("192.168.7.7"), Seen: netip.MustParseAddr("198.51.100.7")}
 	for _, everywhere := range []string{"0.0.0.0:6379", "[::]:6379", "[::ffff:0.0.0.0]:6379"} {
 		cfg := policyConfig()
-		cfg.ForbiddenPeers = addrPorts(everywhere, "192.168.7.7:8080")
-		for _, addr := range append(addrs, nat.bind, nat.seen, netip.MustParseAddr("127.7.7.7")) {
-			cfg.AllowPeers = append(cfg.AllowPeers, addr.String())
+		cfg.Forbidden = peerstest.AddrPorts(everywhere, "192.168.7.7:8080")
+		for _, addr := range append(addrs, nat.Bind, nat.Seen, netip.MustParseAddr("127.7.7.7")) {
+			cfg.Allow = append(cfg.Allow, addr.String())
 		}
 		p := newTestPolicy(t, cfg, nat)
-		for _, text := range cfg.AllowPeers {
+		for _, text := range cfg.Allow {
 			addr := netip.MustParseAddr(text)
-			if p.permits(netip.AddrPortFrom(addr, 6379)) {
+			if p.Permits(netip.AddrPortFrom(addr, 6379)) {
 				t.Errorf("%s: %s is permitted at that port", everywhere, addr)
 			}
-			if addr.Is4() && p.permits(netip.AddrPortFrom(netip.AddrFrom16(addr.As16()), 6379)) {
+			if addr.Is4() && p.Permits(netip.AddrPortFrom(netip.AddrFrom16(addr.As16()), 6379)) {
 				t.Errorf("%s: the mapped %s is permitted at that port", everywhere, addr)
 			}
-			if own := addr == nat.bind || addr == nat.seen; p.permits(netip.AddrPortFrom(addr, 8080)) == own {
+			if own := addr == nat.Bind || addr == nat.Seen; p.Permits(netip.AddrPortFrom(addr, 8080)) == own {
 				t.Errorf("%s: %s at port 8080 is permitted: %v", everywhere, addr, !own)
 			}
 		}
 	}
 }
 
-func TestListenersAreForbidden(t *testing.T) {
-	cfg := testConfig()
-	cfg.RelayIP = []string{"127.0.0.1"}
-	cfg.AllowPeers = []string{"127.0.0.1", primaryIPv4().String(), "::1"}
-	s := startServer(t, cfg)
-	for _, text := range cfg.AllowPeers {
-		addr := netip.MustParseAddr(text)
-		if s.front.policy.permits(netip.AddrPortFrom(addr, uint16(s.Port()))) {
-			t.Errorf("the server is its own peer at %s", text)
-		}
-		if !s.front.policy.permits(netip.AddrPortFrom(addr, 9)) {
-			t.Errorf("%s is denied at another port", text)
-		}
-	}
-}
-
 func TestNewPeerPolicyRefuses(t *testing.T) {
 	cfg := policyConfig()
-	cfg.AllowPeers, cfg.DenyPeers = []string{"x"}, []string{"10.0.0.1/8"}
+	cfg.Allow, cfg.Deny = []string{"x"}, []string{"10.0.0.1/8"}
 	want := `--turn-allow-peer: "x" is neither a CIDR nor an IP address` + "\n" +
 		"--turn-deny-peer: 10.0.0.1/8 has bits beyond its length; the CIDR is 10.0.0.0/8"
-	if _, err := newPeerPolicy(cfg); err == nil || err.Error() != want {
+	if _, err := New(cfg); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
@@ -252,41 +187,9 @@ func TestParsePeer(t *testing.T) {
 		"": "", "10.0.0.0/": "", "10.0.0.0/33": "", "10.0.0.0/-1": "", "10.0.0.0/08": "", "10.0.0.1/8": "", "10.0.0/8": "", "::ffff:10.0.0.0/8": "",
 		"::ffff:0:0/95": "", "fe80::1%eth0": "", "fe80::%eth0/64": "", "localhost": "", "10.0.0.0-10.0.0.9": "", "*": "", "10.0.0.0/8 ": "",
 	} {
-		got, err := parsePeer(text)
+		got, err := parse(text)
 		if (err != nil) != (want == "") || err == nil && got.String() != want {
 			t.Errorf("%q: got %v, %v, want %q", text, got, err, want)
-		}
-	}
-}
-
-func TestDeniedPeersOverTheWire(t *testing.T) {
-	s := startServer(t, testConfig())
-	for _, network := range []string{"udp", "tcp"} {
-		username, credential := Credentials(testSecret, "bob", time.Now().Add(time.Minute))
-		client := newClient(t, s, network, username, credential)
-		relay, err := client.Allocate()
-		if err != nil {
-			t.Fatalf("Allocate over %s: %v", network, err)
-		}
-		before := valueOf(t, s.front.metrics.peersDenied)
-		denied := []string{"10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "64:ff9b::7f00:2"}
-		if s.RelayIP() != loopbackIPv4 { // On a machine with loopback alone it is the relay address.
-			denied = append(denied, "127.0.0.1", "::ffff:127.0.0.1")
-		}
-		for _, text := range denied {
-			if err := client.CreatePermission(&net.UDPAddr{IP: net.ParseIP(text), Port: 9}); err == nil {
-				t.Errorf("%s: a permission for %s was granted", network, text)
-			}
-		}
-		if got := valueOf(t, s.front.metrics.peersDenied) - before; got != float64(len(denied)) {
-			t.Errorf("%s: %v denials were counted, want %d", network, got, len(denied))
-		}
-		own := relay.LocalAddr()
-		if err := client.CreatePermission(own, &net.UDPAddr{IP: net.IPv4(8, 8, 8, 8), Port: 9}); err != nil {
-			t.Errorf("%s: own relay address and a public one: %v", network, err)
-		}
-		if err := relay.Close(); err != nil {
-			t.Errorf("closing the relay: %v", err)
 		}
 	}
 }
@@ -318,7 +221,7 @@ func FuzzPeerPolicy(f *testing.F) {
 	f.Add(netip.MustParseAddr("64:ff9b::7f00:1").AsSlice(), uint16(0))
 	cfg := policyConfig()
 	p := newTestPolicy(f, cfg)
-	rules, err := peerRules(cfg, nil)
+	rules, err := rules(cfg, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -328,19 +231,19 @@ func FuzzPeerPolicy(f *testing.F) {
 			return
 		}
 		peer := netip.AddrPortFrom(addr, port)
-		got := p.permits(peer)
+		got := p.Permits(peer)
 		if got && isInternal(addr.Unmap()) {
 			t.Errorf("%v is permitted", peer)
 		}
 		// The flattened rules decide as the rules one by one.
-		plain := plainAddr(addr)
-		if !plain.IsUnspecified() && !plain.IsMulticast() && plain != broadcastIPv4 && p.verdict(plain) != decideAmong(rules, plain) {
+		plain := relayaddr.Plain(addr)
+		if relayaddr.IsDestination(plain) && p.verdict(plain) != decideAmong(rules, plain) {
 			t.Errorf("%v: verdict %d, the rules say %d", plain, p.verdict(plain), decideAmong(rules, plain))
 		}
 		v4 := [4]byte(ip[len(ip)-4:])
 		forms := disguises(v4)
 		for _, form := range forms {
-			if p.permits(netip.AddrPortFrom(form, port)) && (isInternal(forms[0]) || !p.permits(netip.AddrPortFrom(forms[0], port))) {
+			if p.Permits(netip.AddrPortFrom(form, port)) && (isInternal(forms[0]) || !p.Permits(netip.AddrPortFrom(forms[0], port))) {
 				t.Errorf("%v is permitted as %v", forms[0], form)
 			}
 		}
@@ -352,16 +255,17 @@ func FuzzCIDRs(f *testing.F) {
 	f.Add("::ffff:10.0.0.0/104", "64:ff9b::a00:0/104")
 	f.Fuzz(func(t *testing.T, allow, deny string) {
 		cfg := policyConfig()
-		cfg.AllowPeers = setting.ParseList(allow)
-		cfg.DenyPeers = setting.ParseList(deny)
-		cfg.ForbiddenPeers = disguisedForbidden
-		if len(cfg.AllowPeers)+len(cfg.DenyPeers) > 64 {
+		cfg.Allow = setting.ParseList(allow)
+		cfg.Deny = setting.ParseList(deny)
+		cfg.Forbidden = peerstest.Forbidden
+		if len(cfg.Allow)+len(cfg.Deny) > 64 {
 			return
 		}
-		invalid := cfg.Validate()
-		p, err := newPeerPolicy(cfg)
-		if (err != nil) != (invalid != nil) {
-			t.Fatalf("Validate says %v, newPeerPolicy %v", invalid, err)
+		var invalid setting.Problems
+		cfg.Check(&invalid)
+		p, err := New(cfg)
+		if (err != nil) != (len(invalid) > 0) {
+			t.Fatalf("check says %v, New %v", invalid, err)
 		}
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "--turn-allow-peer: ") && !strings.HasPrefix(err.Error(), "--turn-deny-peer: ") {
@@ -369,7 +273,7 @@ func FuzzCIDRs(f *testing.F) {
 			}
 			return
 		}
-		for _, text := range slices.Concat(cfg.AllowPeers, cfg.DenyPeers) {
+		for _, text := range slices.Concat(cfg.Allow, cfg.Deny) {
 			checkPeerPrefix(t, text)
 		}
 		checkRulesHold(t, cfg, p)
@@ -378,34 +282,34 @@ func FuzzCIDRs(f *testing.F) {
 
 // checkPeerPrefix reads a valid CIDR and what was read once more.
 func checkPeerPrefix(t *testing.T, text string) {
-	prefix, err := parsePeer(text)
-	if err != nil || !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr() != plainAddr(prefix.Addr()) {
+	prefix, err := parse(text)
+	if err != nil || !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr() != relayaddr.Plain(prefix.Addr()) {
 		t.Fatalf("%q: got %v, %v", text, prefix, err)
 	}
-	if again, err := parsePeer(prefix.String()); err != nil || again != prefix {
+	if again, err := parse(prefix.String()); err != nil || again != prefix {
 		t.Errorf("%q: read as %v and then as %v, %v", text, prefix, again, err)
 	}
 }
 
 // checkRulesHold probes both ends of every rule.
-func checkRulesHold(t *testing.T, cfg Config, p *peerPolicy) {
-	rules, _ := peerRules(cfg, nil)
+func checkRulesHold(t *testing.T, cfg Config, p *Policy) {
+	rules, _ := rules(cfg, nil)
 	for _, r := range rules {
 		for _, addr := range []netip.Addr{r.prefix.Addr(), lastAddr(r.prefix)} {
 			want := decideAmong(rules, addr)
-			if addr.IsUnspecified() || addr.IsMulticast() || addr == broadcastIPv4 {
+			if !relayaddr.IsDestination(addr) {
 				want = verdictDenied
 			}
 			if got := p.verdict(addr); got != want {
 				t.Errorf("%v: verdict %d, the rules say %d", addr, got, want)
 			}
-			if want == verdictDenied && p.permits(netip.AddrPortFrom(addr, 9)) {
+			if want == verdictDenied && p.Permits(netip.AddrPortFrom(addr, 9)) {
 				t.Errorf("%v is permitted against the rules", addr)
 			}
 		}
 	}
-	for _, peer := range disguisedForbidden {
-		if p.permits(peer) {
+	for _, peer := range peerstest.Forbidden {
+		if p.Permits(peer) {
 			t.Errorf("the forbidden %v is permitted", peer)
 		}
 	}
@@ -414,12 +318,12 @@ func checkRulesHold(t *testing.T, cfg Config, p *peerPolicy) {
 // TestPermitsAllocatesNothing guards what is asked for every packet.
 func TestPermitsAllocatesNothing(t *testing.T) {
 	cfg := policyConfig()
-	cfg.ForbiddenPeers = disguisedForbidden
+	cfg.Forbidden = peerstest.Forbidden
 	p := newTestPolicy(t, cfg, ownAddress("192.168.7.7"))
-	peers := append(addrPorts("8.8.8.8:9", "192.168.7.7:50005", "[2a00::1%eth0]:9", "[64:ff9b::8.8.8.8]:6379"), disguisedPeers...)
+	peers := append(peerstest.AddrPorts("8.8.8.8:9", "192.168.7.7:50005", "[2a00::1%eth0]:9", "[64:ff9b::8.8.8.8]:6379"), peerstest.Disguised...)
 	if n := testing.AllocsPerRun(100, func() {
 		for _, peer := range peers {
-			p.permits(peer)
+			p.Permits(peer)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
@@ -429,16 +333,16 @@ func TestPermitsAllocatesNothing(t *testing.T) {
 func BenchmarkPermits(b *testing.B) {
 	for _, cidrs := range []int{0, 1000} {
 		cfg := policyConfig()
-		cfg.ForbiddenPeers = disguisedForbidden
+		cfg.Forbidden = peerstest.Forbidden
 		for i := range cidrs {
-			cfg.DenyPeers = append(cfg.DenyPeers, fmt.Sprintf("20.%d.%d.0/24", i/250, i%250))
+			cfg.Deny = append(cfg.Deny, fmt.Sprintf("20.%d.%d.0/24", i/250, i%250))
 		}
 		p := newTestPolicy(b, cfg, ownAddress("192.168.7.7"))
-		for _, peer := range addrPorts("93.184.216.34:50000", "192.168.7.7:50005", "[2606:4700::1111]:50000", "[64:ff9b::808:808]:6379") {
+		for _, peer := range peerstest.AddrPorts("93.184.216.34:50000", "192.168.7.7:50005", "[2606:4700::1111]:50000", "[64:ff9b::808:808]:6379") {
 			b.Run(fmt.Sprintf("cidrs=%d/%v", cidrs, peer), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					p.permits(peer)
+					p.Permits(peer)
 				}
 			})
 		}

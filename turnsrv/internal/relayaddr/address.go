@@ -1,40 +1,52 @@
-package turnsrv
+package relayaddr
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 )
 
-var loopbackIPv4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// Auto as external address asks Kubernetes or a STUN server for it. As public
-// host it stands for the external address.
+// Auto as external address asks Kubernetes or a STUN server for it.
 const Auto = "auto"
 
-// relayAddress is where the relays of one address family are. Behind a 1:1 NAT
+// Config is what an operator says of the addresses of relays.
+type Config struct {
+	// Relays are the addresses that relays are bound to, at most one of each family.
+	Relays []string
+	// External are the addresses they are seen at: at most one of each family,
+	// external/relay pairs, or auto alone.
+	External       []string
+	STUN           string // STUN is host:port of the server that auto asks.
+	KubernetesNode string // KubernetesNode is the Node that auto asks Kubernetes for, before the STUN server.
+	Log            *slog.Logger
+}
+
+// Address is where the relays of one address family are. Behind a 1:1 NAT
 // the address they are bound to is not the one they are seen at. Both are
 // invalid when the node has no relays of the family.
-type relayAddress struct {
-	bind netip.Addr // bind is the address of the sockets.
-	seen netip.Addr // seen is the address peers and clients are told.
+type Address struct {
+	Bind netip.Addr // Bind is the address of the sockets.
+	Seen netip.Addr // Seen is the address peers and clients are told.
 }
 
-// translate returns where to send a packet for peer: a peer that is seen at
+// Translate returns where to send a packet for peer: a peer that is seen at
 // this node's own address is another relay of the node, and few NATs would lead
 // the packet back.
-func (a relayAddress) translate(peer netip.AddrPort) netip.AddrPort {
-	return exchange(peer, a.seen, a.bind)
+func (a Address) Translate(peer netip.AddrPort) netip.AddrPort {
+	return exchange(peer, a.Seen, a.Bind)
 }
 
-// present returns what a peer is called whose packet came from source. It is
+// Present returns what a peer is called whose packet came from source. It is
 // the inverse of translate.
-func (a relayAddress) present(source netip.AddrPort) netip.AddrPort {
-	return exchange(source, a.bind, a.seen)
+func (a Address) Present(source netip.AddrPort) netip.AddrPort {
+	return exchange(source, a.Bind, a.Seen)
 }
 
 func exchange(peer netip.AddrPort, from, to netip.Addr) netip.AddrPort {
@@ -44,43 +56,43 @@ func exchange(peer netip.AddrPort, from, to netip.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(to, peer.Port())
 }
 
-// relayAddresses finds the addresses of relays that cfg, which was validated,
+// Find finds the addresses of relays that cfg, which was validated,
 // names or leaves open, and makes sure that sockets can be bound to them. IPv4
 // is always there, IPv6 if it is configured, or if no relay address is
 // configured and the machine has a global one. It asks a STUN server if cfg
 // says so, or Kubernetes, which ends early when ctx does.
-func relayAddresses(ctx context.Context, cfg Config) (v4, v6 relayAddress, err error) {
-	v4.bind, v6.bind = configuredRelays(cfg)
-	if !v4.bind.IsValid() {
-		v4.bind = primaryIPv4()
+func Find(ctx context.Context, cfg Config) (v4, v6 Address, err error) {
+	v4.Bind, v6.Bind = configuredRelays(cfg)
+	if !v4.Bind.IsValid() {
+		v4.Bind = PrimaryIPv4()
 	}
-	if len(cfg.RelayIP) == 0 {
-		v6.bind = primaryIPv6()
+	if len(cfg.Relays) == 0 {
+		v6.Bind = primaryIPv6()
 	}
-	for _, addr := range []netip.Addr{v4.bind, v6.bind} {
+	for _, addr := range []netip.Addr{v4.Bind, v6.Bind} {
 		if err := checkBindable(addr); err != nil {
-			return relayAddress{}, relayAddress{}, fmt.Errorf("--turn-relay-ip: binding a relay to %s: %w", addr, err)
+			return Address{}, Address{}, fmt.Errorf("--turn-relay-ip: binding a relay to %s: %w", addr, err)
 		}
 	}
-	external, err := parseExternal(cfg.ExternalIP)
+	external, err := ParseExternal(cfg.External)
 	if err == nil {
-		v4.seen, err = external.seen(ctx, v4.bind, cfg)
+		v4.Seen, err = external.seen(ctx, v4.Bind, cfg)
 	}
 	if err == nil {
-		v6.seen, err = external.seen(ctx, v6.bind, cfg)
+		v6.Seen, err = external.seen(ctx, v6.Bind, cfg)
 	}
-	if err == nil && !v6.bind.IsValid() && external.names(netip.Addr.Is6) {
+	if err == nil && !v6.Bind.IsValid() && external.names(netip.Addr.Is6) {
 		err = errors.New("an external IPv6 address needs an IPv6 relay address; set --turn-relay-ip")
 	}
 	if err != nil {
-		return relayAddress{}, relayAddress{}, fmt.Errorf("--turn-external-ip: %w", err)
+		return Address{}, Address{}, fmt.Errorf("--turn-external-ip: %w", err)
 	}
 	return v4, v6, nil
 }
 
 // configuredRelays returns the configured address of each family, or an invalid one.
 func configuredRelays(cfg Config) (v4, v6 netip.Addr) {
-	for _, text := range cfg.RelayIP {
+	for _, text := range cfg.Relays {
 		addr, err := netip.ParseAddr(text)
 		switch addr = addr.Unmap(); {
 		case err != nil:
@@ -105,35 +117,35 @@ func checkBindable(addr netip.Addr) error {
 	return conn.Close()
 }
 
-// external is what was configured about the addresses that relays are seen at.
-type external struct {
+// External is what was configured about the addresses that relays are seen at.
+type External struct {
 	auto  bool
 	plain []netip.Addr              // plain holds at most one address of each family, for every relay address.
 	pairs map[netip.Addr]netip.Addr // pairs maps relay addresses to external ones.
 }
 
-// parseExternal reads the values of --turn-external-ip: auto, or any of
+// ParseExternal reads the values of --turn-external-ip: auto, or any of
 // addresses and external/relay pairs.
-func parseExternal(texts []string) (external, error) {
-	e := external{pairs: map[netip.Addr]netip.Addr{}}
+func ParseExternal(texts []string) (External, error) {
+	e := External{pairs: map[netip.Addr]netip.Addr{}}
 	for _, text := range texts {
 		if text == Auto {
 			e.auto = true
 			continue
 		}
 		if err := e.add(text); err != nil {
-			return external{}, err
+			return External{}, err
 		}
 	}
 	if e.auto && len(texts) > 1 {
-		return external{}, fmt.Errorf("%s stands alone", Auto)
+		return External{}, fmt.Errorf("%s stands alone", Auto)
 	}
 	return e, nil
 }
 
-func (e *external) add(text string) error {
+func (e *External) add(text string) error {
 	seenText, bindText, isPair := strings.Cut(text, "/")
-	seen, err := parseRelayAddress(seenText)
+	seen, err := Parse(seenText)
 	if err != nil {
 		return err
 	}
@@ -144,7 +156,7 @@ func (e *external) add(text string) error {
 		e.plain = append(e.plain, seen)
 		return nil
 	}
-	bind, err := parseRelayAddress(bindText)
+	bind, err := Parse(bindText)
 	if err != nil {
 		return err
 	}
@@ -158,8 +170,11 @@ func (e *external) add(text string) error {
 	return nil
 }
 
+// Asks says whether the addresses have to be found out.
+func (e *External) Asks() bool { return e.auto }
+
 // names says whether an address of a family is given for every relay address.
-func (e *external) names(family func(netip.Addr) bool) bool {
+func (e *External) names(family func(netip.Addr) bool) bool {
 	return slices.ContainsFunc(e.plain, family)
 }
 
@@ -167,7 +182,7 @@ func (e *external) names(family func(netip.Addr) bool) bool {
 // was told it is bind. When pairs are all that is told of a family, one of them
 // must be for bind: several nodes may share a configuration, but a node that is
 // missing in it would hand out an address that nobody can reach.
-func (e *external) seen(ctx context.Context, bind netip.Addr, cfg Config) (netip.Addr, error) {
+func (e *External) seen(ctx context.Context, bind netip.Addr, cfg Config) (netip.Addr, error) {
 	if !bind.IsValid() {
 		return netip.Addr{}, nil
 	}
@@ -201,34 +216,34 @@ func askExternal(ctx context.Context, bind netip.Addr, cfg Config) (netip.Addr, 
 	seen, err := askKubernetes(ctx, bind, cfg)
 	source := "kubernetes node " + cfg.KubernetesNode
 	switch {
-	case err != nil && cfg.ExternalSTUN == "":
+	case err != nil && cfg.STUN == "":
 		return netip.Addr{}, fmt.Errorf("%s: %w", Auto, err)
 	case err != nil:
-		cfg.logger().Warn("asking for the external address of the node", "error", err)
-	case !seen.IsValid() && cfg.ExternalSTUN == "":
+		cfg.Log.Warn("asking for the external address of the node", "error", err)
+	case !seen.IsValid() && cfg.STUN == "":
 		seen, source = bind, "relay address, "+source+" has no external one"
 	}
 	if !seen.IsValid() {
-		source = "stun server " + cfg.ExternalSTUN
-		seen, err = stunQuery{server: cfg.ExternalSTUN, wait: stunFirstWait, tries: stunTries}.run(ctx, bind)
+		source = "stun server " + cfg.STUN
+		seen, err = stunQuery{server: cfg.STUN, wait: stunFirstWait, tries: stunTries}.run(ctx, bind)
 		if err != nil {
-			return netip.Addr{}, fmt.Errorf("%s: asking --turn-external-stun %s from %s: %w", Auto, cfg.ExternalSTUN, bind, err)
+			return netip.Addr{}, fmt.Errorf("%s: asking --turn-external-stun %s from %s: %w", Auto, cfg.STUN, bind, err)
 		}
 	}
-	cfg.logger().Info("external address found", "address", seen, "relay", bind, "source", source)
+	cfg.Log.Info("external address found", "address", seen, "relay", bind, "source", source)
 	return seen, nil
 }
 
-// primaryIPv4 returns the IPv4 address that this machine is seen at by others,
+// PrimaryIPv4 returns the IPv4 address that this machine is seen at by others,
 // as far as the machine itself can tell: the source address of its default
 // route, else the best interface address, else loopback.
-func primaryIPv4() netip.Addr {
+func PrimaryIPv4() netip.Addr {
 	if addr := routedAddress("udp4", "203.0.113.1:9"); isPresentable(addr) {
 		return addr
 	}
-	addrs, err := machineAddresses()
+	addrs, err := OfMachine()
 	if err != nil {
-		return loopbackIPv4
+		return loopback
 	}
 	return bestIPv4(addrs)
 }
@@ -237,7 +252,7 @@ func primaryIPv4() netip.Addr {
 // to the internet, else any that a socket can be bound to, else an invalid one.
 // Unlike in IPv4, a private address is none: nothing translates it on the way.
 func primaryIPv6() netip.Addr {
-	addrs, err := machineAddresses()
+	addrs, err := OfMachine()
 	if err != nil {
 		return netip.Addr{}
 	}
@@ -266,11 +281,11 @@ func routedAddress(network, remote string) netip.Addr {
 	if !ok {
 		return netip.Addr{}
 	}
-	return plainAddr(local.AddrPort().Addr())
+	return Plain(local.AddrPort().Addr())
 }
 
-// machineAddresses returns the addresses of all interfaces.
-func machineAddresses() ([]netip.Addr, error) {
+// OfMachine returns the addresses of all interfaces.
+func OfMachine() ([]netip.Addr, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, err
@@ -278,7 +293,7 @@ func machineAddresses() ([]netip.Addr, error) {
 	var found []netip.Addr
 	for _, a := range addrs {
 		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-			found = append(found, plainAddr(prefix.Addr()))
+			found = append(found, Plain(prefix.Addr()))
 		}
 	}
 	return found, nil
@@ -286,7 +301,7 @@ func machineAddresses() ([]netip.Addr, error) {
 
 // bestIPv4 prefers an address of the internet to a private one.
 func bestIPv4(addrs []netip.Addr) netip.Addr {
-	best := loopbackIPv4
+	best := loopback
 	for _, addr := range addrs {
 		if !isPresentable(addr) {
 			continue
@@ -294,7 +309,7 @@ func bestIPv4(addrs []netip.Addr) netip.Addr {
 		if !addr.IsPrivate() {
 			return addr
 		}
-		if best == loopbackIPv4 {
+		if best == loopback {
 			best = addr
 		}
 	}
@@ -316,3 +331,27 @@ var (
 func isGlobalIPv6(addr netip.Addr) bool {
 	return globalIPv6.Contains(addr) && !teredo.Contains(addr)
 }
+
+// Parse reads an address that relays may be bound to or seen at.
+func Parse(text string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil || addr.Zone() != "" {
+		return netip.Addr{}, fmt.Errorf("%q is not an IP address", text)
+	}
+	if addr = addr.Unmap(); !IsDestination(addr) {
+		return netip.Addr{}, fmt.Errorf("%s is not an address that peers can send to", text)
+	}
+	return addr, nil
+}
+
+var broadcastIPv4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// IsDestination says whether packets to an address lead to one host: not when it is
+// no unicast address, and the system sends what is for 0.0.0.0 to itself.
+func IsDestination(addr netip.Addr) bool {
+	return addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast() && addr != broadcastIPv4
+}
+
+// Plain strips what does not matter to where an address leads: the IPv4-mapped
+// notation and the zone.
+func Plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }

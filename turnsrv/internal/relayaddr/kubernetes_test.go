@@ -1,4 +1,4 @@
-package turnsrv
+package relayaddr
 
 import (
 	"encoding/pem"
@@ -60,7 +60,7 @@ func TestExternalIPOfKubernetesNode(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(k.files, "token"), []byte("south"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.externalIP(t.Context(), "both", loopbackIPv4); err == nil || !strings.Contains(err.Error(), "right to get nodes") {
+	if _, err := k.externalIP(t.Context(), "both", loopback); err == nil || !strings.Contains(err.Error(), "right to get nodes") {
 		t.Errorf("with a wrong token: %v", err)
 	}
 }
@@ -68,17 +68,14 @@ func TestExternalIPOfKubernetesNode(t *testing.T) {
 // TestKubernetesBeforeSTUN asks a STUN server only when Kubernetes has no answer.
 func TestKubernetesBeforeSTUN(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	cfg := testConfig()
-	cfg.RelayIP, cfg.ExternalIP, cfg.KubernetesNode = []string{"127.0.0.1"}, []string{Auto}, "n1"
-	if err := cfg.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := relayAddresses(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "this is no pod") {
+	cfg := configOf("127.0.0.1", Auto)
+	cfg.KubernetesNode = "n1"
+	if _, _, err := Find(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "this is no pod") {
 		t.Errorf("outside of a cluster: %v", err)
 	}
-	cfg.ExternalSTUN = stunServer(t, always(func(r *stun.Message) []byte { return bindingSuccess(r, "198.51.100.7") }))
-	v4, _, err := relayAddresses(t.Context(), cfg)
-	if err != nil || v4.seen.String() != "198.51.100.7" {
+	cfg.STUN = stunServer(t, always(func(r *stun.Message) []byte { return bindingSuccess(r, "198.51.100.7") }))
+	v4, _, err := Find(t.Context(), cfg)
+	if err != nil || v4.Seen.String() != "198.51.100.7" {
 		t.Errorf("outside of a cluster with a STUN server: %v, %v", v4, err)
 	}
 }

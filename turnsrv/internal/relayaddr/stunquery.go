@@ -1,4 +1,4 @@
-package turnsrv
+package relayaddr
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 const (
 	stunFirstWait = 500 * time.Millisecond // The RTO of RFC 8489, section 6.2.1; it doubles with every try.
 	stunTries     = 4
+	stunPause     = 10 * time.Millisecond
 )
 
 // stunQuery asks a STUN server over UDP which address a local one is seen at.
@@ -87,7 +88,6 @@ func exchangeBinding(ctx context.Context, conn *net.UDPConn, wait time.Duration)
 	_, _ = conn.Write(request.Raw)
 	buf := make([]byte, 1500)
 	var last error
-	var delay backoff
 	for {
 		n, err := conn.Read(buf)
 		var timeout net.Error
@@ -100,12 +100,20 @@ func exchangeBinding(ctx context.Context, conn *net.UDPConn, wait time.Duration)
 			return netip.Addr{}, last
 		default:
 			last = err
-			delay.wait(ctx.Done())
+			pause(ctx)
 			continue
 		}
 		if seen, ok, err := readBinding(buf[:n], request.TransactionID); ok {
 			return seen, err
 		}
+	}
+}
+
+// pause keeps an error that comes again and again from taking a core.
+func pause(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(stunPause):
 	}
 }
 
@@ -131,7 +139,7 @@ func readBinding(packet []byte, transaction [stun.TransactionIDSize]byte) (seen 
 
 // check refuses an answer that would only lead clients astray.
 func (q stunQuery) check(seen, bind netip.Addr) (netip.Addr, error) {
-	if _, err := parseRelayAddress(seen.String()); err != nil {
+	if _, err := Parse(seen.String()); err != nil {
 		return netip.Addr{}, err
 	}
 	if seen.BitLen() != bind.BitLen() {
