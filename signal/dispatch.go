@@ -195,14 +195,13 @@ func (c *conn) relay(env envelope) error {
 	if !ok {
 		return fault(codeNotMember, "target_id: not a member of your room")
 	}
+	if len(j.nodes) == 0 {
+		return nil
+	}
 	m := state.Message{Room: c.room.id, From: c.user, To: to, Frame: frame}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, stateTimeout)
 	defer cancel()
-	var errs []error
-	for _, node := range j.nodes {
-		errs = append(errs, c.srv.state.Send(ctx, node, m))
-	}
-	return fromState(errors.Join(errs...))
+	return fromState(c.srv.state.Send(ctx, j.nodes, m))
 }
 
 // fromState turns an error of the shared state into what the client is told; its cause is logged

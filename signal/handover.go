@@ -263,7 +263,7 @@ func (s *Server) ask(ctx context.Context, node, user string, r moveRequest) (lug
 		delete(s.asks, r.Ask)
 	}()
 	frame, _ := json.Marshal(r) // Plain fields always encode.
-	if err := s.state.Send(ctx, node, state.Message{Op: opResume, From: user, Frame: frame}); err != nil {
+	if err := s.state.Send(ctx, []string{node}, state.Message{Op: opResume, From: user, Frame: frame}); err != nil {
 		return l, err
 	}
 	select {
@@ -370,7 +370,7 @@ func (s *Server) sendMark(node string, m state.Message) error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
 	defer cancel()
-	return s.state.Send(ctx, node, m)
+	return s.state.Send(ctx, []string{node}, m)
 }
 
 // settle closes the list of nodes to wait for, the nodes of the other members in view, and returns
@@ -433,7 +433,7 @@ func (s *Server) passed(roomID, node string, now state.Member) {
 	s.crew.do(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
 		defer cancel()
-		_ = s.state.Send(ctx, a.move.Via, state.Message{Op: opSettled, To: now.ID, Frame: a.move.frame()}) // It gives up by itself.
+		_ = s.state.Send(ctx, []string{a.move.Via}, state.Message{Op: opSettled, To: now.ID, Frame: a.move.frame()}) // It gives up by itself.
 	})
 }
 
@@ -467,7 +467,7 @@ func (s *Server) marked(m state.Message) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
 	defer cancel()
-	if err := s.state.Send(ctx, k.Via, pass); err != nil {
+	if err := s.state.Send(ctx, []string{k.Via}, pass); err != nil {
 		s.cfg.Logger.Debug("passing a mark", "node", k.Via, "error", err)
 	}
 }
@@ -501,7 +501,7 @@ func (s *Server) handOver(m state.Message) {
 		s.metrics.handovers.WithLabelValues("gone").Inc()
 	}
 	frame, _ := json.Marshal(l) // Plain fields always encode.
-	err := s.state.Send(ctx, m.Node, state.Message{Op: opHandover, To: request.Ask, Frame: frame})
+	err := s.state.Send(ctx, []string{m.Node}, state.Message{Op: opHandover, To: request.Ask, Frame: frame})
 	if err != nil {
 		s.cfg.Logger.Debug("handing a session over", "node", m.Node, "error", err)
 	}
@@ -576,7 +576,7 @@ func (s *Server) seeOff(d *departure) {
 	}
 	for {
 		for _, m := range d.take() {
-			if err := s.state.Send(ctx, d.to, m); err != nil {
+			if err := s.state.Send(ctx, []string{d.to}, m); err != nil {
 				s.abandon(d)
 				return
 			}

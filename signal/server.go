@@ -28,7 +28,7 @@ type State interface {
 	Join(ctx context.Context, room string, m state.Member, limit int) (state.View, error)
 	Leave(ctx context.Context, room, id string, epoch uint64, why state.Reason) (state.View, error)
 	Move(ctx context.Context, room string, old state.Member, epoch uint64) (state.View, error)
-	Send(ctx context.Context, node string, m state.Message) error
+	Send(ctx context.Context, nodes []string, m state.Message) error
 	Nodes() []state.NodeInfo
 	Ready() error
 }

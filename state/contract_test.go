@@ -34,7 +34,7 @@ type node interface {
 	Join(ctx context.Context, room string, m Member, limit int) (View, error)
 	Leave(ctx context.Context, room, id string, epoch uint64, why Reason) (View, error)
 	Move(ctx context.Context, room string, old Member, epoch uint64) (View, error)
-	Send(ctx context.Context, node string, m Message) error
+	Send(ctx context.Context, nodes []string, m Message) error
 	Announce(NodeInfo)
 	Nodes() []NodeInfo
 	Close(ctx context.Context) error
@@ -71,6 +71,7 @@ func contract(t *testing.T, fresh func(*testing.T) attach) {
 		"JoinPrecedesMessage":    testJoinPrecedesMessage,
 		"SendOrder":              testSendOrder,
 		"SendToLostNode":         testSendToLostNode,
+		"SendToMany":             testSendToMany,
 		"CloseRemovesMembers":    testCloseRemovesMembers,
 		"RoomsAreSeparate":       testRoomsAreSeparate,
 	} {
@@ -337,7 +338,7 @@ func testJoinPrecedesMessage(t *testing.T, at attach) {
 		room := fmt.Sprint("r", i)
 		join(t, n1, room, "a", 1)
 		join(t, n2, room, "b", 1)
-		if err := n2.Send(t.Context(), "n1", Message{Room: room, From: "b", To: "a", Frame: []byte(room)}); err != nil {
+		if err := n2.Send(t.Context(), []string{"n1"}, Message{Room: room, From: "b", To: "a", Frame: []byte(room)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -358,7 +359,7 @@ func testSendOrder(t *testing.T, at attach) {
 	at(t, "n2", e2.events())
 	for i := range 500 {
 		m := Message{Room: "r", From: "a", To: "b", Frame: fmt.Append(nil, i)}
-		if err := n1.Send(t.Context(), "n2", m); err != nil {
+		if err := n1.Send(t.Context(), []string{"n2"}, m); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -375,7 +376,7 @@ func testSendToLostNode(t *testing.T, at attach) {
 	if err := n2.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	err := n1.Send(t.Context(), "n2", Message{Room: "r", From: "a", To: "b"})
+	err := n1.Send(t.Context(), []string{"n2"}, Message{Room: "r", From: "a", To: "b"})
 	if !errors.Is(err, ErrNoNode) {
 		t.Fatalf("send: %v", err)
 	}
@@ -392,7 +393,7 @@ type subscriber interface {
 func unknownUntilItSubscribes(t *testing.T, known node, late subscriber) {
 	t.Helper()
 	late.Announce(NodeInfo{TURN: []string{"turn:late"}, Load: 3})
-	if err := known.Send(t.Context(), "late", Message{Room: "r", Frame: []byte("too early")}); !errors.Is(err, ErrNoNode) {
+	if err := known.Send(t.Context(), []string{"late"}, Message{Room: "r", Frame: []byte("too early")}); !errors.Is(err, ErrNoNode) {
 		t.Errorf("sending to a node that has not subscribed: %v", err)
 	}
 	if nodes := known.Nodes(); len(nodes) != 0 {
@@ -405,7 +406,7 @@ func unknownUntilItSubscribes(t *testing.T, known node, late subscriber) {
 		t.Errorf("the directory says %+v", info)
 	}
 	eventually(t, "the node is ready", func() bool { return late.Ready() == nil })
-	if err := known.Send(t.Context(), "late", Message{Room: "r", Frame: []byte("hello")}); err != nil {
+	if err := known.Send(t.Context(), []string{"late"}, Message{Room: "r", Frame: []byte("hello")}); err != nil {
 		t.Errorf("sending to a node that has subscribed: %v", err)
 	}
 	e.wait(t, "hello", func(_ []View, m []Message) bool { return len(m) > 0 && string(m[len(m)-1].Frame) == "hello" })
@@ -416,6 +417,35 @@ func TestMemoryNodeIsUnknownUntilItSubscribes(t *testing.T) {
 	known := shared.Node("known")
 	known.Subscribe(new(ear).events())
 	unknownUntilItSubscribes(t, known, shared.Node("late"))
+}
+
+// testSendToMany sends to several nodes at once: a lost one does not keep the others from hearing it.
+func testSendToMany(t *testing.T, at attach) {
+	var e2, e3 ear
+	n1, n2, n3 := at(t, "n1", new(ear).events()), at(t, "n2", e2.events()), at(t, "n3", e3.events())
+	lost := at(t, "n4", new(ear).events())
+	if err := lost.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	send := func(text string, nodes ...string) error {
+		return n1.Send(t.Context(), nodes, Message{Room: "r", From: "a", Frame: []byte(text)})
+	}
+	if err := send("1", n2.ID(), n3.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if err := send("2", n2.ID(), lost.ID(), n3.ID()); !errors.Is(err, ErrNoNode) || errors.Is(err, ErrUnavailable) {
+		t.Fatalf("send to a lost one too: %v", err)
+	}
+	if err := send("3", n3.ID(), n2.ID()); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []*ear{&e2, &e3} {
+		log := e.wait(t, "three messages", func(_ []View, m []Message) bool { return len(m) == 3 })
+		log = slices.DeleteFunc(log, func(line string) bool { return line == "lost n4" })
+		if want := []string{"message 1", "message 2", "message 3"}; !slices.Equal(log, want) {
+			t.Errorf("heard %q", log)
+		}
+	}
 }
 
 func testCloseRemovesMembers(t *testing.T, at attach) {

@@ -330,7 +330,7 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 func (s *site) send(to *site, text string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return s.Send(ctx, to.id, Message{Room: "r", From: "a", To: "b", Frame: []byte(text)})
+	return s.Send(ctx, []string{to.id}, Message{Room: "r", From: "a", To: "b", Frame: []byte(text)})
 }
 
 // chatter sends numbered messages until stopped, and returns those that were acknowledged.

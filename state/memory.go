@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -148,18 +149,22 @@ func announce(view View, nodes []*MemoryNode) {
 	}
 }
 
-// Send hands a message to another node. It fails with ErrNoNode when that node is gone.
-func (n *MemoryNode) Send(_ context.Context, node string, m Message) error {
-	s := n.shared
-	s.mu.Lock()
-	to := s.nodes[node]
-	s.mu.Unlock()
-	if to == nil {
-		return fmt.Errorf("sending to node %s: %w", node, ErrNoNode)
-	}
+// Send hands a message to other nodes. It fails with ErrNoNode when one of them is gone; the others get
+// it all the same.
+func (n *MemoryNode) Send(_ context.Context, nodes []string, m Message) error {
 	m.Node = n.id
-	to.events.Message(m)
-	return nil
+	var errs []error
+	for _, node := range nodes {
+		n.shared.mu.Lock()
+		to := n.shared.nodes[node]
+		n.shared.mu.Unlock()
+		if to == nil {
+			errs = append(errs, fmt.Errorf("sending to node %s: %w", node, ErrNoNode))
+			continue
+		}
+		to.events.Message(m)
+	}
+	return errors.Join(errs...)
 }
 
 // Announce tells the other nodes about this one; the ID is filled in.

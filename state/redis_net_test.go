@@ -228,3 +228,29 @@ func TestOutagePolicies(t *testing.T) {
 		})
 	}
 }
+
+// TestSendToManyIsOneRoundTrip sends to one node and to eight through a slow network, and compares.
+func TestSendToManyIsOneRoundTrip(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := calm(single(redis))
+	way := newProxy(t, redis.Addr)
+	from := newSite(t, behind(cfg, way), "n0")
+	var nodes []string
+	for i := range 8 {
+		nodes = append(nodes, newSite(t, cfg, fmt.Sprint("n", i+1)).id)
+	}
+	send := func(nodes ...string) time.Duration {
+		began := time.Now()
+		if err := from.Send(t.Context(), nodes, Message{Room: "r", From: "a", Frame: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(began)
+	}
+	send(nodes...) // Opens the connections.
+	way.delay.Store(int64(300 * time.Millisecond))
+	one, many := send(nodes[0]), send(nodes...)
+	t.Logf("to one node %v, to %d %v", one, len(nodes), many)
+	if many > 4*one {
+		t.Errorf("sending to %d nodes takes %v, to one %v", len(nodes), many, one)
+	}
+}

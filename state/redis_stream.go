@@ -73,12 +73,31 @@ func (r *Redis) outboxLocked(node string) *outbox {
 	return o
 }
 
-// Send hands a message to another node and returns when Redis has taken it and that node was
-// listening. It fails with ErrNoNode when that node is gone, and then the message was not delivered.
-// It fails with ErrUnavailable when Redis is away or the node does not listen; then, if Redis did not
-// answer in time, the message may have been delivered, once at most, and will not be later.
-func (r *Redis) Send(ctx context.Context, node string, m Message) error {
+// Send hands a message to other nodes, to all at once, and returns when Redis has taken it and those
+// nodes were listening. It fails with ErrNoNode when one of them is gone, which was not given the
+// message, and with ErrUnavailable when Redis is away or one of them does not listen; then, if Redis did
+// not answer in time, that one may have been given the message, once at most, and will not be later.
+// The others get it all the same.
+func (r *Redis) Send(ctx context.Context, nodes []string, m Message) error {
 	m.Node = r.id
+	sent := make([]*parcel, len(nodes))
+	errs := make([]error, len(nodes))
+	for i, node := range nodes {
+		sent[i], errs[i] = r.queue(node, m)
+	}
+	for i, node := range nodes {
+		if errs[i] == nil {
+			errs[i] = r.await(ctx, node, sent[i])
+		}
+		if errs[i] != nil {
+			errs[i] = fmt.Errorf("sending to node %s: %w", node, errs[i])
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// queue gives a message to the stream to a node.
+func (r *Redis) queue(node string, m Message) (*parcel, error) {
 	p := &parcel{kind: parcelMessage, message: m, done: make(chan error, 1)}
 	r.mu.Lock()
 	_, dead := r.dead[node]
@@ -87,23 +106,27 @@ func (r *Redis) Send(ctx context.Context, node string, m Message) error {
 	r.mu.Unlock()
 	switch {
 	case down != nil:
-		return fmt.Errorf("sending to node %s: %w", node, ErrUnavailable)
+		return nil, ErrUnavailable
 	case dead:
-		return fmt.Errorf("sending to node %s: %w", node, ErrNoNode)
+		return nil, ErrNoNode
 	case !o.push(p):
-		return fmt.Errorf("sending to node %s: too much is waiting: %w", node, ErrUnavailable)
+		return nil, fmt.Errorf("too much is waiting: %w", ErrUnavailable)
 	}
-	var err error
+	return p, nil
+}
+
+// await returns what became of a queued message.
+func (r *Redis) await(ctx context.Context, node string, p *parcel) error {
 	select {
-	case err = <-p.done:
+	case err := <-p.done:
+		return err
 	case <-ctx.Done():
+		r.mu.Lock()
+		o := r.outboxLocked(node)
+		r.mu.Unlock()
 		o.abandon(p)
-		err = ErrUnavailable
+		return ErrUnavailable
 	}
-	if err != nil {
-		return fmt.Errorf("sending to node %s: %w", node, err)
-	}
-	return nil
 }
 
 // push queues a parcel and sees to it that somebody sends it. It reports false when the queue is
