@@ -15,17 +15,11 @@ import (
 	"cline-meet/signal/state"
 )
 
-// Close codes of our own. 4000–4499 tell a client to reconnect, 4500–4999 not to.
-const (
-	closeSlow        = 4000
-	closeTimeout     = 4001
-	closeLost        = 4002
-	closeUnavailable = 4003
-	closeReplaced    = 4500
-)
-
 // closeGrace is how long a client has to answer our close frame before the connection is cut.
 const closeGrace = 2 * time.Second
+
+// lastWords is how long a close frame may take to be written when nobody waits for its answer.
+const lastWords = 100 * time.Millisecond
 
 // faultBurst is how many faults a connection may make at once, and faultRate how many a second are
 // forgiven, before it is closed.
@@ -34,88 +28,91 @@ const (
 	faultRate  = 1
 )
 
-// conn is one WebSocket of one participant. Its read loop runs in a goroutine of its own, which
-// the server waits for; a writer goroutine exists only while frames are queued, and the read loop
-// waits for it. send, ping and close may be called by any goroutine and never block.
+// conn is one WebSocket. It carries frames for the participant that it is attached to, which outlives
+// it, and knows nothing of rooms. Its read loop runs in a goroutine of its own, which the server waits
+// for; a writer goroutine exists only while frames are queued, and the read loop waits for it.
+// Everything that is written, control frames included, passes through its send queue.
 //
-// A participant outlives its WebSocket: when that is lost, the conn stays in its room as a detached
-// one, which only keeps frames, until another conn takes over from it or the grace is over.
+// This file alone touches the WebSocket; sendqueue.go decides what is written.
 type conn struct {
 	// Fixed after construction.
 	srv     *Server
 	ws      *websocket.Conn
-	session string
+	session string // the id in the cookie
 	host    string // the Host header, which names us as this client sees us
 
-	// Fixed when the connection has begun: before that, nobody else knows it.
-	user  string
-	epoch uint64
-	log   *slog.Logger
+	// Fixed once it is attached; before that nobody else knows it.
+	participant *participant
+	log         *slog.Logger
 
-	// Owned by the read loop, and after it by who takes the detached connection.
-	room   *room
-	rate   *rate.Limiter
-	faults *rate.Limiter
+	// Owned by the read loop.
+	rate     *rate.Limiter
+	faults   *rate.Limiter
+	released chan struct{} // closed when the read loop has let go of the participant
 
 	// Guarded by the wheel's lock.
 	slot int
 
-	// Guarded by the server's lock.
-	state    connState
-	yield    bool          // another connection wants to take over
-	released chan struct{} // closed when the read loop has let go of the participant
-	grace    *time.Timer   // ends a detached connection
-
 	writer sync.WaitGroup
 
-	mu         sync.Mutex
-	queue      []outgoing
-	queued     int  // bytes in queue and in the writer's hands
-	writing    bool // a writer goroutine exists
-	closing    bool // the close frame is queued or written; nothing may follow it
-	broken     bool // the WebSocket takes no more; frames are only kept
-	reason     state.Reason
-	goodbye    bool      // the client has left for good
-	iceRefresh time.Time // when fresh ICE servers are due; zero for never
-
-	sent      uint64   // how many frames that count were sent, ever
-	kept      [][]byte // the last of them, which the client has not confirmed
-	keptBytes int
-	asked     bool // a ping that asks for a confirmation is under way
+	// mu is the innermost lock.
+	mu       sync.Mutex
+	queue    []outgoing
+	queued   int           // bytes in queue and in the writer's hands
+	pong     []byte        // the answer that is owed to the client's last ping, nil for none
+	writing  bool          // a writer goroutine exists
+	closing  bool          // the close frame is queued or written; nothing may follow it
+	broken   bool          // the WebSocket takes no more
+	patience time.Duration // how long the client may take to answer the close frame
 }
 
-// outgoing is a frame that waits for the writer: text, ping or close.
+// outgoing is a frame that waits for the writer: text, ping, pong or close.
 type outgoing struct {
 	kind int
 	data []byte
 }
 
-// alive gives the client another READ_TIMEOUT, unless the connection is closing, whose deadline
+func newConn(s *Server, ws *websocket.Conn, session, host string) *conn {
+	return &conn{
+		srv:      s,
+		ws:       ws,
+		session:  session,
+		host:     host,
+		log:      s.cfg.Logger,
+		rate:     rate.NewLimiter(rate.Limit(s.cfg.MessageRate), s.cfg.MessageBurst),
+		faults:   rate.NewLimiter(faultRate, faultBurst),
+		released: make(chan struct{}),
+	}
+}
+
+// readLoop handles the client's messages one after another until the connection ends. It returns
+// the reason for which it did, and whether the client may come back to its participant: not when it
+// said goodbye, as browsers do for a page that is left, or when nothing was heard for so long that
+// no grace is left.
+func (c *conn) readLoop() (why state.Reason, mayReturn bool) {
+	c.alive()
+	c.ws.SetPongHandler(func(data string) error { c.alive(); c.participant.confirmed(data); return nil })
+	c.ws.SetPingHandler(func(data string) error { c.alive(); c.answerPing([]byte(data)); return nil })
+	c.ws.SetCloseHandler(func(code int, _ string) error { c.answerClose(code); return nil })
+	for {
+		kind, r, err := c.ws.NextReader()
+		if err == nil {
+			c.alive()
+			err = c.readMessage(kind, r)
+		}
+		if err != nil {
+			return c.ending(err)
+		}
+	}
+}
+
+// alive gives the client another ReadTimeout, unless the connection is closing, whose deadline
 // must stand.
 func (c *conn) alive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closing {
 		_ = c.ws.SetReadDeadline(time.Now().Add(c.srv.cfg.ReadTimeout))
-	}
-}
-
-// readLoop handles the client's messages one after another until the connection ends, and returns
-// the reason for which it did.
-func (c *conn) readLoop() state.Reason {
-	c.alive()
-	c.ws.SetPongHandler(func(data string) error { c.alive(); c.confirmed(data); return nil })
-	answerPing := c.ws.PingHandler()
-	c.ws.SetPingHandler(func(data string) error { c.alive(); return answerPing(data) })
-	for {
-		kind, r, err := c.ws.NextReader()
-		if err != nil {
-			return c.endReason(err)
-		}
-		c.alive()
-		if err := c.readMessage(kind, r); err != nil {
-			return c.endReason(err)
-		}
 	}
 }
 
@@ -134,52 +131,60 @@ func (c *conn) readMessage(kind int, r io.Reader) error {
 	}
 	if buf.Len() > limit {
 		c.srv.metrics.messages[unknownType][outcomeOf(codeTooLarge)].Inc()
-		c.send(errorFrame("", codeTooLarge, "message too large"))
-		c.close(websocket.CloseMessageTooBig, "message too large", state.ReasonDisconnect)
+		c.participant.send(errorFrame("", codeTooLarge, "message too large"))
+		c.participant.close(closeTooLarge, "message too large")
 		return nil
 	}
 	c.handle(kind, buf.Bytes())
 	return nil
 }
 
-func (c *conn) isClosing() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closing
-}
-
-// endReason tells why the connection ended: what we closed it for, or what reading said.
-func (c *conn) endReason(err error) state.Reason {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.reason != "" {
-		return c.reason
-	}
-	c.goodbye = websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseNoStatusReceived)
+// ending tells why the connection ended: because we closed it, or as reading said.
+func (c *conn) ending(err error) (why state.Reason, mayReturn bool) {
+	goodbye := websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseNoStatusReceived)
 	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		return state.ReasonTimeout
+	if errors.As(err, &timeout) && timeout.Timeout() && !c.isClosing() {
+		return state.ReasonTimeout, false
 	}
-	return state.ReasonDisconnect
-}
-
-// mayReturn reports whether the client may resume after its connection has ended: not when it said
-// goodbye, as browsers do for a page that is left, when we closed it, or when nothing was heard for so long that no grace is left.
-func (c *conn) mayReturn(why state.Reason) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.srv.cfg.ResumeGrace > 0 && !c.closing && !c.goodbye && c.reason == "" && why != state.ReasonTimeout
+	return state.ReasonDisconnect, !goodbye
 }
 
 // finish closes what is left of the connection and waits for its writer. The read loop's goroutine
 // calls it last.
 func (c *conn) finish(why state.Reason) {
-	if why == state.ReasonTimeout && !c.isClosing() {
+	if why == state.ReasonTimeout {
 		// The client may be half dead only: if it still reads, it learns what happened.
-		msg := websocket.FormatCloseMessage(closeTimeout, "nothing heard within the read timeout")
-		_ = c.ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(10*time.Millisecond))
+		c.cut(closeTimeout, "nothing heard within the read timeout", lastWords)
 	}
-	c.stopWriting()
-	c.abort()
+	c.stop()
+	late := time.AfterFunc(lastWords, c.abort)
 	c.writer.Wait()
+	late.Stop()
+	c.abort()
 }
+
+// write writes a batch of frames; the last of the connection's is the close frame.
+func (c *conn) write(batch []outgoing) error {
+	deadline := time.Now().Add(c.srv.cfg.WriteTimeout)
+	_ = c.ws.SetWriteDeadline(deadline)
+	for _, o := range batch {
+		var err error
+		if o.kind == websocket.TextMessage {
+			err = c.ws.WriteMessage(o.kind, o.data)
+		} else {
+			err = c.ws.WriteControl(o.kind, o.data, deadline)
+		}
+		if err != nil {
+			return err
+		}
+		if o.kind == websocket.CloseMessage {
+			c.mu.Lock()
+			_ = c.ws.SetReadDeadline(time.Now().Add(c.patience))
+			c.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// abort cuts the connection without a word; the read loop ends.
+func (c *conn) abort() { _ = c.ws.NetConn().Close() }

@@ -48,19 +48,19 @@ func (s *Server) othersAreThere() bool {
 	return slices.ContainsFunc(s.state.Nodes(), func(n state.NodeInfo) bool { return !n.Draining })
 }
 
-// askToLeave spreads the clients' departure over half of the time that is left, so that the other
+// askToLeave spreads the moves of the clients over half of the time that is left, so that the other
 // nodes are not stormed.
 func (s *Server) askToLeave(ctx context.Context) {
 	spread := time.Second
 	if deadline, ok := ctx.Deadline(); ok {
 		spread = max(0, time.Until(deadline)/2)
 	}
-	clients := s.snapshot()
+	clients := s.everybody()
 	// A few clients need no more time than each of them a moment.
 	spread = min(spread, time.Duration(len(clients))*10*time.Millisecond)
-	for _, c := range clients {
+	for _, p := range clients {
 		after := time.Duration(rand.Float64() * float64(spread))
-		c.sendAside(objectFrame(typeReconnect, "", struct {
+		p.sendAside(objectFrame(typeReconnect, "", struct {
 			AfterMS int64  `json:"after_ms"`
 			Reason  string `json:"reason"`
 		}{after.Milliseconds(), "drain"}))
@@ -73,10 +73,10 @@ const refreshTime = 2 * time.Second
 
 // RefreshICE gives all clients fresh ICE servers soon, one after another.
 func (s *Server) RefreshICE() {
-	s.crew.do(func() {
-		clients := s.snapshot()
-		for _, c := range clients {
-			c.sendICE()
+	s.tasks.run(func() {
+		clients := s.everybody()
+		for _, p := range clients {
+			p.sendICE()
 			if !pause(s.ctx, refreshTime/time.Duration(len(clients))) {
 				return
 			}
@@ -85,7 +85,7 @@ func (s *Server) RefreshICE() {
 }
 
 // occupied reports whether anybody, or a message for somebody, is still here.
-func (s *Server) occupied() bool { return s.connections() > 0 || len(s.departures.all()) > 0 }
+func (s *Server) occupied() bool { return len(s.everybody()) > 0 || len(s.moves.all()) > 0 }
 
 // pause waits; it reports false when ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {

@@ -13,8 +13,6 @@ import (
 	"path"
 	"strconv"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // contentPolicy lets the page use itself and its WebSocket, nothing else.
@@ -77,17 +75,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		s.cfg.Logger.Debug("upgrading to WebSocket", "client", who.addr, "error", err)
 		return
 	}
-	c := &conn{
-		srv:      s,
-		ws:       ws,
-		session:  session,
-		epoch:    uint64(time.Now().UnixNano()),
-		host:     r.Host,
-		log:      s.cfg.Logger,
-		rate:     rate.NewLimiter(rate.Limit(s.cfg.MessageRate), s.cfg.MessageBurst),
-		faults:   rate.NewLimiter(faultRate, faultBurst),
-		released: make(chan struct{}),
-	}
+	c := newConn(s, ws, session, r.Host)
 	if !s.admit() {
 		s.addrs.release(who.prefix())
 		c.abort()

@@ -267,7 +267,7 @@ func TestAddressLimit(t *testing.T) {
 		t.Fatalf("third connection: %v", err)
 	}
 	_ = first.Close()
-	eventually(t, "a place is free again", func() bool { return s.connections() == 1 })
+	eventually(t, "a place is free again", func() bool { return s.Connections() == 1 })
 	eventually(t, "a connection is accepted again", func() bool {
 		c, err := client.Dial(t.Context(), s.url+"/ws", nil)
 		if err != nil {
@@ -302,7 +302,7 @@ func TestShutdownCutsTheStubborn(t *testing.T) {
 	if err := cfgd.Shutdown(ctx); err == nil {
 		t.Error("shutdown with an ended context reported success")
 	}
-	if n := cfgd.connections(); n != 0 {
+	if n := cfgd.Connections(); n != 0 {
 		t.Errorf("%d connections are left", n)
 	}
 }

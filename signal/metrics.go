@@ -24,10 +24,10 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 	gauge := func(name, help string, value func() int) {
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
-	gauge("signal_connections", "WebSockets that are open on this node.", s.connections)
+	gauge("signal_connections", "WebSockets that are open on this node.", s.Connections)
 	gauge("signal_rooms", "Rooms in which this node has members.", s.roomCount)
 	gauge("signal_members", "Members of rooms whose connection is on this node.", func() int { return int(s.members.Load()) })
-	gauge("signal_detached", "Participants that lost their connection and may come back.", s.detachedCount)
+	gauge("signal_detached", "Participants that lost their connection and may come back.", s.detached)
 	return &metrics{
 		resumes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_resumes_total", Help: "Attempts to resume, by outcome: here, moved (from another node), gone or unavailable."}, []string{"outcome"}),

@@ -312,7 +312,7 @@ func TestUserLeftReasons(t *testing.T) {
 	left(cut, "disconnect") // When its grace is over.
 	since := time.Now()
 	left(deaf, "timeout")
-	if err := deaf.ended(); !websocket.IsCloseError(err, closeTimeout) {
+	if err := deaf.ended(); !websocket.IsCloseError(err, int(closeTimeout)) {
 		t.Errorf("deaf client ended after %v with %v", time.Since(since), err)
 	}
 	watch.say(`{"type":"leave_room","id":"alive"}`) // Its pongs have kept it.
@@ -375,7 +375,7 @@ func TestSlowClientIsDisconnected(t *testing.T) {
 	}
 	err := slow.ended()
 	var closed *websocket.CloseError
-	if errors.As(err, &closed) && closed.Code != closeSlow && closed.Code != websocket.CloseAbnormalClosure {
+	if errors.As(err, &closed) && closed.Code != int(closeSlow) && closed.Code != websocket.CloseAbnormalClosure {
 		t.Errorf("ended with %v", err)
 	}
 	if _, ok := s.value("signal_queue_overflows_total"); !ok {

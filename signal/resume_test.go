@@ -127,7 +127,7 @@ func TestNothingToResume(t *testing.T) {
 		"said goodbye":   func(_ *testing.T, _ *testServer, a, b *peer) { _ = b.Close(); a.expect("user_left") },
 		"too much waits": func(t *testing.T, s *testServer, a, b *peer) {
 			b.Cut()
-			eventually(t, "b is detached", func() bool { return s.detachedCount() == 1 })
+			eventually(t, "b is detached", func() bool { return s.detached() == 1 })
 			for left := false; !left; {
 				a.say(`{"type":"message","id":"1","data":"` + strings.Repeat("x", 1<<14) + `"}`)
 				left = a.expectEither("ack", "user_left").Type == "user_left"

@@ -3,42 +3,52 @@ package signal
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"cline-meet/signal/state"
 )
 
 // room is what this node knows of a room in which it has members: the last view of all members,
-// and the connections of its own. It exists from the first local join until the last local leave.
+// and the participants of its own. It exists from the first local join until the last local leave.
 // All methods may be called by any goroutine.
 type room struct {
-	id         string
-	node       string // the id of this node
-	departures *departures
+	id    string
+	node  string // the id of this node
+	moves *outgoingMoves
 
+	// mu is taken after the server's and before a participant's.
 	mu      sync.Mutex
 	version uint64
 	members []state.Member
-	// local holds the node's own connections by user id. One is there from before its join, so
+	// local holds the node's own participants by user id. One is there from before its join, so
 	// that no view can miss it, but hears nothing until a view names it as a member.
-	local map[string]*seat
+	local map[string]*localMember
 	// flight counts the messages that are on their way to other nodes. It is replaced when a
 	// member moves, so that what was sent to its former node can be waited for.
 	flight *sync.WaitGroup
 }
 
-// seat is one local connection in a room.
-type seat struct {
-	conn *conn
+// localMember is one participant of this node in a room. The room's lock guards it.
+type localMember struct {
+	participant *participant
 	// told are the members as the client knows them; nil before it was told of itself.
 	told []state.Member
-	// early are messages that came before that: others know of a join before it has returned.
-	early []held
-	// arrival is nil unless the participant has come from another node a moment ago.
-	arrival *arrival
+	// early are messages of senders of whom the client was not told yet.
+	early      []heldMessage
+	earlyBytes int
+	// move is nil unless the participant has come from another node a moment ago.
+	move *incomingMove
 }
 
-func newRoom(id, node string, ds *departures) *room {
-	return &room{id: id, node: node, departures: ds, local: map[string]*seat{}, flight: new(sync.WaitGroup)}
+// heldMessage is a message that waits for something that its receiver must hear before.
+type heldMessage struct {
+	From  string    `json:"from"`
+	Frame []byte    `json:"frame"`
+	since time.Time // of early ones
+}
+
+func newRoom(id, node string, moves *outgoingMoves) *room {
+	return &room{id: id, node: node, moves: moves, local: map[string]*localMember{}, flight: new(sync.WaitGroup)}
 }
 
 // apply takes over a view unless a newer one was applied, and tells the local members what changed
@@ -51,8 +61,8 @@ func (r *room) apply(v state.View) {
 	}
 	r.version, r.members = v.Version, newest(v.Members, r.members)
 	for _, m := range r.members {
-		if s := r.seatLocked(m); s != nil {
-			r.tellLocked(s, v.Left)
+		if l := r.localLocked(m); l != nil {
+			r.tellLocked(l, v.Left)
 		}
 	}
 }
@@ -70,12 +80,13 @@ func newest(members, known []state.Member) []state.Member {
 	return members
 }
 
-// tellLocked brings a member's client from what it was told to what is.
-func (r *room) tellLocked(s *seat, left []state.Departure) {
-	old, self := s.told, s.conn.user
+// tellLocked brings a member's client from what it was told to what is, and then gives it the messages
+// that had to wait for that.
+func (r *room) tellLocked(l *localMember, left []state.Departure) {
+	old, self := l.told, l.participant.user
 	for _, m := range old {
 		if m.ID != self && !stays(m, r.members, left) {
-			s.conn.send(userLeftFrame(r.id, m.ID, string(reasonOf(left, m))))
+			l.participant.send(userLeftFrame(r.id, m.ID, string(reasonOf(left, m))))
 		}
 	}
 	var users []string // as the client knows them, in join order
@@ -83,20 +94,16 @@ func (r *room) tellLocked(s *seat, left []state.Departure) {
 		switch {
 		case m.ID == self && old == nil:
 			users = append(users, self)
-			s.conn.send(userJoinedFrame(r.id, self, users))
+			l.participant.send(userJoinedFrame(r.id, self, users))
 		case old == nil && !slices.ContainsFunc(r.members[:i], func(o state.Member) bool { return o.ID == self }):
 			users = append(users, m.ID) // A joiner is told of who was there by its own join.
 		case old != nil && slices.ContainsFunc(old, func(o state.Member) bool { return o.ID == m.ID && stays(o, r.members, left) }):
 		default:
-			s.conn.send(userJoinedFrame(r.id, m.ID, r.knownLocked(old, left, i)))
+			l.participant.send(userJoinedFrame(r.id, m.ID, r.knownLocked(old, left, i)))
 		}
 	}
-	s.told = r.members
-	early := s.early
-	s.early = nil
-	for _, h := range early {
-		s.conn.send(h.frame)
-	}
+	l.told = r.members
+	l.releaseEarly()
 }
 
 // knownLocked returns the users that a client knows when it is told of member i: those that it was
@@ -129,48 +136,42 @@ func reasonOf(left []state.Departure, m state.Member) state.Reason {
 	return state.ReasonLeave
 }
 
-// seatLocked returns the seat of a member, nil when it is on another node.
-func (r *room) seatLocked(m state.Member) *seat {
-	if s := r.local[m.ID]; s != nil && s.conn.epoch == m.Epoch {
-		return s
+// localLocked returns the local member that a member is, nil when it is on another node.
+func (r *room) localLocked(m state.Member) *localMember {
+	if l := r.local[m.ID]; l != nil && l.participant.epoch == m.Epoch {
+		return l
 	}
 	return nil
 }
 
 // welcome tells a member that asked to join again how the room stands.
-func (r *room) welcome(c *conn) {
+func (r *room) welcome(p *participant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var users []string
 	for _, m := range r.members {
 		users = append(users, m.ID)
 	}
-	c.send(userJoinedFrame(r.id, c.user, users))
+	p.send(userJoinedFrame(r.id, p.user, users))
 }
 
-// replace gives the seat of a detached connection, with all that is kept for it, to a new one.
-func (r *room) replace(old, c *conn) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	old.mu.Lock()
-	defer old.mu.Unlock()
-	c.sent, c.kept, c.keptBytes = old.sent, old.kept, old.keptBytes
-	if s := r.local[old.user]; s != nil && s.conn == old {
-		s.conn = c
+// remoteNodes are where a message of this node has to go besides the local members. Whoever is given
+// them calls done when they have got it or will not.
+type remoteNodes struct {
+	nodes  []string
+	flight *sync.WaitGroup // nil when there are no nodes
+}
+
+func (n remoteNodes) done() {
+	if n.flight != nil {
+		n.flight.Done()
 	}
-}
-
-// journey is where a message of this node has to go besides the local members. Whoever is given
-// one with nodes ends it, when all have got the message.
-type journey struct {
-	nodes []string
-	end   func()
 }
 
 // deliver queues a frame of the local member from for the member to, or for all members but the
 // sender when to is empty. It returns the nodes of the receivers that are elsewhere, in no order,
 // and whether from and to are members at all.
-func (r *room) deliver(from, to string, frame []byte) (j journey, ok bool) {
+func (r *room) deliver(from, to string, frame []byte) (remote remoteNodes, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	found := to == ""
@@ -185,32 +186,102 @@ func (r *room) deliver(from, to string, frame []byte) (j journey, ok bool) {
 			continue
 		}
 		found = true
-		s := r.seatLocked(m)
+		l := r.localLocked(m)
 		switch {
-		case s != nil:
-			s.hear(r.node, from, frame)
+		case l != nil:
+			l.hear(r.node, from, frame)
 		case m.Node == r.node:
-			r.departures.sendOn(r.id, from, m.ID, frame)
-		case !slices.Contains(j.nodes, m.Node):
-			j.nodes = append(j.nodes, m.Node)
+			r.moves.forward(r.id, from, m.ID, frame)
+		case !slices.Contains(remote.nodes, m.Node):
+			remote.nodes = append(remote.nodes, m.Node)
 		}
 	}
-	if len(j.nodes) > 0 {
+	if len(remote.nodes) > 0 {
 		r.flight.Add(1)
-		j.end = r.flight.Done
+		remote.flight = r.flight
 	}
-	return j, ok && found
+	return remote, ok && found
 }
 
 // receive queues a frame that came from another node for the local member to, or for all of them
-// when to is empty. Who has left this node a moment ago gets it there.
+// when to is empty. Who has moved from this node a moment ago gets it there.
+//
+// Both ends must be members. The receiver is one as long as it is in local. The sender was one for its
+// own node; here the view that names it may come later than its message, above all after an outage
+// in which it joined with what its node knew, or may have come and named its departure already. What a
+// client knows decides, see pass: nobody hears of somebody who is not there.
 func (r *room) receive(node, from, to string, frame []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for user, s := range r.local {
+	for user, l := range r.local {
 		if to == "" || user == to {
-			s.hear(node, from, frame)
+			l.hear(node, from, frame)
 		}
 	}
-	r.departures.sendAllOn(r.id, from, to, frame)
+	r.moves.forwardAll(r.id, from, to, frame)
+}
+
+// receiveForwarded queues a frame that was sent to a member's former node.
+func (r *room) receiveForwarded(from, to string, frame []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.local[to]; l != nil {
+		l.pass(from, frame)
+	}
+}
+
+// hear queues a frame that came from a node, unless what the sender sent before is still on its way
+// by the member's former node. The room's lock is held.
+func (l *localMember) hear(node, from string, frame []byte) {
+	a := l.move
+	if a == nil || !a.open && !a.await[node] {
+		l.pass(from, frame)
+		return
+	}
+	a.held[node] = append(a.held[node], heldMessage{From: from, Frame: frame})
+	if a.bytes += len(frame); a.bytes > l.participant.srv.cfg.MaxQueue {
+		a.held, a.bytes = map[string][]heldMessage{}, 0
+		l.participant.srv.tasks.run(func() { l.participant.lose("too much waited while the session moved") })
+	}
+}
+
+// earlyTimeout is how long a message waits for the view that names its sender: longer than a node
+// takes to tell the others of its members after an outage.
+const earlyTimeout = 15 * time.Second
+
+// pass queues a frame if the client knows the sender as a member. Else it waits until the client was
+// told, so that a user_joined always comes before what that user sends. Who has left stays unknown:
+// its messages, which came behind the news of its departure, are dropped with the time, as are the
+// oldest when more than MaxQueue wait. The room's lock is held.
+func (l *localMember) pass(from string, frame []byte) {
+	if l.knows(from) {
+		l.participant.send(frame)
+		return
+	}
+	l.early = append(l.early, heldMessage{from, frame, time.Now()})
+	l.earlyBytes += len(frame)
+	for len(l.early) > 0 && (l.earlyBytes > l.participant.srv.cfg.MaxQueue || time.Since(l.early[0].since) > earlyTimeout) {
+		l.earlyBytes -= len(l.early[0].Frame)
+		l.early = l.early[1:]
+	}
+}
+
+func (l *localMember) knows(user string) bool {
+	return slices.ContainsFunc(l.told, func(m state.Member) bool { return m.ID == user })
+}
+
+// releaseEarly queues the early messages of all senders that the client knows by now.
+func (l *localMember) releaseEarly() {
+	early := l.early
+	l.early, l.earlyBytes = nil, 0
+	for _, h := range early {
+		switch {
+		case time.Since(h.since) > earlyTimeout:
+		case l.knows(h.From):
+			l.participant.send(h.Frame)
+		default:
+			l.early = append(l.early, h)
+			l.earlyBytes += len(h.Frame)
+		}
+	}
 }

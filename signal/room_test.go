@@ -1,7 +1,6 @@
 package signal
 
 import (
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -12,20 +11,21 @@ import (
 	"cline-meet/signal/state"
 )
 
-// deaf returns a connection that only records what is sent to it, as its queue.
-func deaf(user string, epoch uint64) *conn {
-	return &conn{
-		srv: &Server{cfg: DefaultConfig()}, user: user, epoch: epoch, writing: true,
-		log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	}
+// deaf returns a participant whose connection only records what is sent to it, as its queue.
+func deaf(user string, epoch uint64) *participant {
+	srv := &Server{cfg: DefaultConfig()}
+	srv.cfg.Logger = slog.New(slog.DiscardHandler)
+	p := newParticipant(srv, user, "session", epoch)
+	p.owner, p.conn = ownerConn, &conn{srv: srv, writing: true}
+	return p
 }
 
-func heard(c *conn) []string {
+func heard(p *participant) []string {
 	var out []string
-	for _, o := range c.queue {
+	for _, o := range p.conn.queue {
 		out = append(out, string(o.data))
 	}
-	c.queue = nil
+	p.conn.queue = nil
 	return out
 }
 
@@ -36,8 +36,8 @@ func view(version uint64, members ...state.Member) state.View {
 func TestApplyConverges(t *testing.T) {
 	a, b, x := state.Member{ID: "a", Epoch: 1}, state.Member{ID: "b", Epoch: 1}, state.Member{ID: "x", Node: "far", Epoch: 1}
 	ca, cb := deaf("a", 1), deaf("b", 1)
-	r := newRoom("r", "near", new(departures))
-	r.local["a"], r.local["b"] = &seat{conn: ca}, &seat{conn: cb}
+	r := newRoom("r", "near", new(outgoingMoves))
+	r.local["a"], r.local["b"] = &localMember{participant: ca}, &localMember{participant: cb}
 
 	t.Log("one view that holds two joins tells both, in order, each joiner first of itself")
 	r.apply(view(5, a, b))

@@ -1,5 +1,5 @@
 // Package signal is the WebSocket signaling server: it puts browsers into rooms and relays their
-// offers, answers and candidates. PROTOCOL in the README is what it speaks.
+// offers, answers and candidates. README.md says what it speaks and how.
 package signal
 
 import (
@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -58,16 +59,19 @@ type Server struct {
 	leaving  atomic.Bool // clients are asked to go to other nodes
 	draining atomic.Bool
 	members  atomic.Int64
+	open     atomic.Int64   // WebSockets
 	reading  sync.WaitGroup // the read loops
-	crew     crew
+	tasks    tasks
 
-	departures departures
+	moves outgoingMoves
 
-	// mu is taken before a room's.
-	mu    sync.Mutex
-	conns map[string]*conn // by user id
-	rooms map[string]*room
-	asks  map[string]asked // requests to other nodes, by their number
+	// mu is the outermost lock: the server's is taken before a room's, a room's before a
+	// participant's, a participant's before a conn's. Who needs a lock that is not the innermost
+	// one held has to let go first.
+	mu           sync.Mutex
+	participants map[string]*participant // by user id
+	rooms        map[string]*room
+	requests     map[string]request // to other nodes, by their number
 }
 
 // New validates the config and binds the addresses. It serves nothing yet, and hears nothing of other
@@ -86,12 +90,13 @@ func New(cfg Config) (*Server, error) {
 		sessions: newSessions(cfg.SessionSecrets),
 		addrs:    newAddrLimit(cfg.AddrConns),
 		files:    files,
-		conns:    map[string]*conn{},
 		rooms:    map[string]*room{},
-		asks:     map[string]asked{},
+		requests: map[string]request{},
+
+		participants: map[string]*participant{},
 	}
 	s.proxies, _ = parseProxies(cfg.TrustedProxies) // Validate has seen them.
-	s.departures.byUser = map[string]*departure{}
+	s.moves.byUser = map[string]*outgoingMove{}
 	s.buffers.New = func() any { return new(bytes.Buffer) }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: cfg.WriteTimeout,
@@ -100,7 +105,7 @@ func New(cfg Config) (*Server, error) {
 		WriteBufferPool:  new(sync.Pool),
 		CheckOrigin:      func(*http.Request) bool { return true }, // serveWS has checked it.
 	}
-	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
+	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), func(c *conn) { c.participant.visit() })
 	s.metrics = newMetrics(s, cfg.Registry)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.listen(); err != nil {
@@ -187,8 +192,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		defer func() { _ = h.Close() }()
 		_ = h.Shutdown(ctx)
 	}
-	for _, c := range s.snapshot() {
-		c.close(websocket.CloseGoingAway, "server is going away", state.ReasonDisconnect)
+	for _, p := range s.everybody() {
+		p.close(closeGoingAway, goingAway)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -200,31 +205,36 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-done:
 	case <-ctx.Done():
 		err = fmt.Errorf("waiting for clients: %w", ctx.Err())
-		for _, c := range s.snapshot() {
-			c.abort()
+		for _, p := range s.everybody() {
+			p.abort()
 		}
 		<-done
 	}
 	s.cancel()
-	s.crew.leave()
-	for _, c := range s.snapshot() { // They are detached.
-		s.end(c, state.ReasonDisconnect)
+	s.tasks.end()
+	for _, p := range s.everybody() { // Nobody owns them any more.
+		p.end(state.ReasonDisconnect)
 	}
 	return err
 }
 
-func (s *Server) snapshot() []*conn {
+// goingAway is the text of close frames when the server ends.
+const goingAway = "server is going away"
+
+func (s *Server) everybody() []*participant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]*conn, 0, len(s.conns))
-	for _, c := range s.conns {
-		out = append(out, c)
-	}
-	return out
+	return slices.Collect(maps.Values(s.participants))
+}
+
+func (s *Server) participant(user string) *participant {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.participants[user]
 }
 
 // Connections returns the number of WebSockets that are open.
-func (s *Server) Connections() int { return s.connections() }
+func (s *Server) Connections() int { return int(s.open.Load()) }
 
 // SetSessionSecrets replaces the secrets that sign cookies, newest first: all are accepted, the first
 // signs. An empty list changes nothing.
@@ -234,10 +244,15 @@ func (s *Server) SetSessionSecrets(secrets []string) {
 	}
 }
 
-func (s *Server) connections() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns)
+// detached returns how many participants wait for their clients.
+func (s *Server) detached() int {
+	n := 0
+	for _, p := range s.everybody() {
+		if p.isDetached() {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Server) roomCount() int {
@@ -258,80 +273,88 @@ func (s *Server) admit() bool {
 	return true
 }
 
-// register gives a new connection its user id, which no other connection has. It reports false
-// when the server takes no more.
-func (s *Server) register(c *conn) bool {
+// register makes a participant under a user id that nobody else has. It belongs to the caller.
+func (s *Server) register(session string) *participant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining.Load() {
-		return false
+	user := newUserID(session)
+	for s.participants[user] != nil {
+		user = newUserID(session)
 	}
-	for c.user = ""; c.user == "" || s.conns[c.user] != nil; {
-		c.user = newUserID(c.session)
-	}
-	c.log = s.cfg.Logger.With("user", c.user)
-	s.conns[c.user] = c
-	return true
+	p := newParticipant(s, user, session, newEpoch())
+	s.participants[user] = p
+	return p
 }
 
-// serve runs a connection until it ends, and takes it out of everything unless its client may
-// come back.
+func (s *Server) forget(p *participant) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgetLocked(p)
+}
+
+func (s *Server) forgetLocked(p *participant) {
+	if s.participants[p.user] == p {
+		delete(s.participants, p.user)
+	}
+}
+
+// serve runs a connection until it ends, and takes its participant out of everything unless its
+// client may come back.
 func (s *Server) serve(c *conn, from netip.Prefix, want resumption) {
 	defer s.reading.Done()
 	defer s.addrs.release(from)
-	if !s.enter(c, want) {
-		c.abort()
+	s.open.Add(1)
+	defer s.open.Add(-1)
+	if s.enter(c, want) != nil {
+		c.cut(closeUnavailable, "the session cannot be reached now: resume again", lastWords)
+		c.finish(state.ReasonDisconnect)
 		return
 	}
+	p := c.participant
+	if s.draining.Load() { // Shutdown may not have seen it.
+		p.close(closeGoingAway, goingAway)
+	}
 	s.wheel.add(c)
-	why := c.readLoop()
+	why, mayReturn := c.readLoop()
 	s.wheel.remove(c)
 	c.finish(why)
 	s.metrics.ended.WithLabelValues(string(why)).Inc()
-	c.log.Debug("connection ended", "reason", why)
-	if !s.detach(c, why) {
-		s.end(c, why)
+	p.log.Debug("connection ended", "reason", why)
+	if !p.detach(c, mayReturn) {
+		p.end(why)
 	}
 }
 
-// visit is what the wheel does to each connection.
-func (s *Server) visit(c *conn) {
-	c.ping()
-	if c.iceDue(time.Now().Add(s.wheel.turn)) {
-		c.sendICE()
-	}
-}
-
-// sit makes a connection known to a room before it joins.
-func (s *Server) sit(id string, seat *seat) *room {
+// addLocal makes a participant known to a room before it joins.
+func (s *Server) addLocal(id string, l *localMember) *room {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.rooms[id]
 	if r == nil {
-		r = newRoom(id, s.state.ID(), &s.departures)
+		r = newRoom(id, s.state.ID(), &s.moves)
 		s.rooms[id] = r
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.local[seat.conn.user] = seat
+	r.local[l.participant.user] = l
 	s.members.Add(1)
 	return r
 }
 
-// unseat makes a room forget a connection, and the server forget the room with its last one.
-func (s *Server) unseat(r *room, c *conn) {
+// removeLocal makes a room forget a participant, and the server forget the room with its last one.
+func (s *Server) removeLocal(r *room, p *participant) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.unseatLocked(r, c)
+	s.removeLocalLocked(r, p)
 }
 
-func (s *Server) unseatLocked(r *room, c *conn) {
-	if seat := r.local[c.user]; seat == nil || seat.conn != c {
+func (s *Server) removeLocalLocked(r *room, p *participant) {
+	if l := r.local[p.user]; l == nil || l.participant != p {
 		return
 	}
-	delete(r.local, c.user)
+	delete(r.local, p.user)
 	s.members.Add(-1)
 	if len(r.local) == 0 && s.rooms[r.id] == r {
 		delete(s.rooms, r.id)
@@ -351,8 +374,8 @@ func (s *Server) onView(v state.View) {
 	}
 }
 
-// onMessage delivers what another node relays, if both ends are members of the room. What it has
-// for other nodes than this the sender's node has sent there.
+// onMessage delivers what another node relays, if both ends are members of the room. What is for
+// members on other nodes than this the sender's node has sent there.
 func (s *Server) onMessage(m state.Message) {
 	if m.Op != "" {
 		s.onControl(m)
@@ -362,10 +385,10 @@ func (s *Server) onMessage(m state.Message) {
 		r.receive(m.Node, m.From, m.To, m.Frame)
 		return
 	}
-	s.departures.sendAllOn(m.Room, m.From, m.To, m.Frame) // The last of the room may have left a moment ago.
+	s.moves.forwardAll(m.Room, m.From, m.To, m.Frame) // The last of the room may have moved a moment ago.
 }
 
-// ConsistencyCheck returns what is wrong between the connections and the rooms; tests call it when
+// ConsistencyCheck returns what is wrong between the participants and the rooms; tests call it when
 // nothing moves.
 func (s *Server) ConsistencyCheck() error {
 	s.mu.Lock()
@@ -376,13 +399,12 @@ func (s *Server) ConsistencyCheck() error {
 		if len(r.local) == 0 {
 			problems = append(problems, fmt.Errorf("room %s is empty", id))
 		}
-		for user, seat := range r.local {
-			c := seat.conn
-			if s.conns[user] != c {
-				problems = append(problems, fmt.Errorf("room %s holds %s, which is not connected", id, user))
+		for user, l := range r.local {
+			if s.participants[user] != l.participant {
+				problems = append(problems, fmt.Errorf("room %s holds %s, who is not here", id, user))
 			}
-			if !slices.ContainsFunc(r.members, c.member().Is) {
-				problems = append(problems, fmt.Errorf("room %s has %s attached, who is no member", id, user))
+			if !slices.ContainsFunc(r.members, l.participant.member().Is) {
+				problems = append(problems, fmt.Errorf("room %s holds %s, who is no member", id, user))
 			}
 		}
 		r.mu.Unlock()

@@ -76,8 +76,8 @@ func start(t *testing.T, change ...func(*Config)) *testServer {
 	}
 	t.Cleanup(func() {
 		s.stop()
-		if n, r := srv.connections(), srv.roomCount(); n != 0 || r != 0 {
-			t.Errorf("%d connections and %d rooms are left", n, r)
+		if n, r := len(srv.everybody()), srv.roomCount(); n != 0 || r != 0 {
+			t.Errorf("%d participants and %d rooms are left", n, r)
 		}
 		http.DefaultClient.CloseIdleConnections()
 	})

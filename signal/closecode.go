@@ -1,0 +1,31 @@
+package signal
+
+import "github.com/gorilla/websocket"
+
+// A closeCode says in a close frame why the server ends a WebSocket. After 4000–4499 a client
+// connects again, after 4500–4999 it does not. The table in README.md is for clients.
+type closeCode int
+
+const (
+	// closeGoingAway: the server ends. The client connects again.
+	closeGoingAway closeCode = websocket.CloseGoingAway
+	// closePolicy: the client sent too many bad messages. It must not come back.
+	closePolicy closeCode = websocket.ClosePolicyViolation
+	// closeTooLarge: a message was larger than MaxFrame. The client must not come back.
+	closeTooLarge closeCode = websocket.CloseMessageTooBig
+	// closeSlow: more than MaxQueue waited for the client. It connects again, as somebody new.
+	closeSlow closeCode = 4000
+	// closeTimeout: nothing was heard within ReadTimeout. The client connects again, as somebody new.
+	closeTimeout closeCode = 4001
+	// closeLost: messages may be missing, which an error 410 has said. The client connects again, as
+	// somebody new.
+	closeLost closeCode = 4002
+	// closeUnavailable: the session to resume cannot be reached now. The client tries again, with the
+	// same token.
+	closeUnavailable closeCode = 4003
+	// closeReplaced: another connection has resumed the session. The client must not come back.
+	closeReplaced closeCode = 4500
+)
+
+// frame returns the payload of the close frame.
+func (c closeCode) frame(text string) []byte { return websocket.FormatCloseMessage(int(c), text) }

@@ -1,0 +1,351 @@
+package signal
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"cline-meet/signal/state"
+)
+
+// participant is one user of this node, from the first connection until it has left for good or has
+// moved to another node. It outlives its WebSockets: while the client is connected a conn is
+// attached to it, and without one it keeps frames until the client comes back or the grace is over.
+//
+// At any time it has one owner, who alone may change its room: while it is live the read loop of its
+// conn, while it is detached nobody, and while it is taken whoever took it.
+type participant struct {
+	// Fixed after construction.
+	srv     *Server
+	user    string
+	epoch   uint64
+	session string // the id in the cookie
+	log     *slog.Logger
+
+	// Belongs to the owner.
+	room *room
+
+	// mu is taken after a room's and before a conn's.
+	mu     sync.Mutex
+	owner  ownership
+	conn   *conn       // the attached one, nil unless live
+	wanted bool        // somebody waits to take it from its conn
+	grace  *time.Timer // ends it while it is detached
+	until  time.Time   // when the grace is over
+	over   bool        // it ends with its conn and takes no more frames
+
+	sent       uint64   // how many frames that count were sent, ever
+	kept       [][]byte // the last of them, which the client has not confirmed
+	keptBytes  int
+	asked      bool      // a ping that asks for a confirmation is under way
+	iceRefresh time.Time // when fresh ICE servers are due; zero for never
+}
+
+// ownership says who a participant belongs to.
+type ownership int
+
+const (
+	ownerTaken    ownership = iota // whoever made it or took it
+	ownerConn                      // the read loop of its conn: it is live
+	ownerDetached                  // nobody: whoever comes first may take it
+)
+
+// newParticipant returns a participant that belongs to the caller.
+func newParticipant(s *Server, user, session string, epoch uint64) *participant {
+	return &participant{srv: s, user: user, session: session, epoch: epoch, log: s.cfg.Logger.With("user", user)}
+}
+
+// newEpoch returns an epoch above those of all connections before, on any node.
+func newEpoch() uint64 { return uint64(time.Now().UnixNano()) }
+
+func (p *participant) member() state.Member { return state.Member{ID: p.user, Epoch: p.epoch} }
+
+// attach gives a participant, which is the caller's, to a conn and greets the client: first with its
+// ICE servers, then with all that is kept and that it has not got. It fails with errGone, and the
+// participant stays the caller's, when there is no going on.
+func (p *participant) attach(c *conn, resumed bool, got *uint64) error {
+	ice := p.srv.cfg.ICE(c.host, p.user)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.rewindLocked(got); err != nil {
+		return err
+	}
+	c.participant, c.log = p, p.log
+	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
+	c.open(p.iceFrameLocked(ice, resumed), p.kept)
+	return nil
+}
+
+// detach takes a participant from its conn, whose read loop has ended, and keeps it for a client
+// that comes back. It reports false when the participant must go at once; then it is the caller's.
+func (p *participant) detach(c *conn, mayReturn bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer close(c.released)
+	p.conn = nil
+	stays := mayReturn && !p.over && p.srv.cfg.ResumeGrace > 0
+	if !stays && !p.wanted {
+		p.owner = ownerTaken
+		return false
+	}
+	p.owner, p.wanted = ownerDetached, false
+	p.until = time.Now().Add(p.srv.cfg.ResumeGrace)
+	p.grace = time.AfterFunc(p.srv.cfg.ResumeGrace, p.graceEnds)
+	return true
+}
+
+// seize makes the caller the owner of a detached participant. Of a live one it returns the conn that
+// must let go of it first. It fails with errGone when somebody else has it.
+func (p *participant) seize() (holder *conn, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.owner == ownerConn {
+		p.wanted = true
+		return p.conn, nil
+	}
+	if !p.seizeLocked() {
+		return nil, errGone
+	}
+	return nil, nil
+}
+
+func (p *participant) seizeLocked() bool {
+	if p.owner != ownerDetached {
+		return false
+	}
+	p.owner = ownerTaken
+	p.grace.Stop()
+	return true
+}
+
+func (p *participant) isDetached() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.owner == ownerDetached
+}
+
+func (p *participant) graceEnds() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !time.Now().Before(p.until) { // Else it has been back meanwhile.
+		p.expireLocked()
+	}
+}
+
+// expireLocked ends a participant for good if it is detached.
+func (p *participant) expireLocked() {
+	if p.seizeLocked() {
+		p.srv.tasks.run(func() { p.end(state.ReasonDisconnect) }) // After the last task Shutdown does it.
+	}
+}
+
+// end takes a participant, which is the caller's, out of everything.
+func (p *participant) end(why state.Reason) {
+	p.leave(why)
+	p.srv.forget(p)
+	p.log.Debug("participant is gone", "reason", why)
+}
+
+// lose ends a participant that may have missed something: the client is told to join again.
+func (p *participant) lose(why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sendLocked(errorFrame("", codeGone, why+": join again"))
+	p.closeLocked(closeLost, why)
+	p.expireLocked()
+}
+
+// close ends a participant that is live: behind all that waits its client gets a close frame.
+func (p *participant) close(code closeCode, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil {
+		p.closeLocked(code, text)
+	}
+}
+
+func (p *participant) closeLocked(code closeCode, text string) {
+	p.over = true
+	if p.conn != nil {
+		p.conn.close(code, text)
+	}
+}
+
+// abort cuts the connection without a word, if there is one.
+func (p *participant) abort() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil {
+		p.conn.abort()
+	}
+}
+
+// send queues a text frame that counts: a client that resumes gets it again unless it says that it
+// got it. A client for which too much waits already is disconnected: signaling must not lose a
+// message silently, and no client may make the server hold memory for it.
+func (p *participant) send(frame []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sendLocked(frame)
+}
+
+func (p *participant) sendLocked(frame []byte) {
+	if p.over {
+		return
+	}
+	queued := p.queueLocked(frame)
+	p.keepLocked(frame, queued)
+	if queued && p.keptBytes > p.srv.cfg.MaxQueue/2 && !p.asked {
+		p.askLocked()
+	}
+}
+
+// sendAside queues a text frame that is for this connection only and does not count.
+func (p *participant) sendAside(frame []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queueLocked(frame)
+}
+
+// queueLocked reports whether the client will get the frame if its connection holds.
+func (p *participant) queueLocked(frame []byte) bool {
+	if p.conn == nil {
+		return false
+	}
+	err := p.conn.push(frame)
+	if errors.Is(err, errQueueFull) {
+		p.srv.metrics.overflows.Inc()
+		p.log.Debug("client is too slow")
+		p.over = true
+		p.conn.cut(closeSlow, "too slow: messages piled up", closeGrace)
+	}
+	return err == nil
+}
+
+// keepLocked counts a frame and keeps it until the client confirms it. When too much is kept, the
+// oldest is forgotten if the frame was queued, so that the client has got the oldest or never will;
+// what waits for a client that is away must not be, and its participant ends.
+func (p *participant) keepLocked(frame []byte, queued bool) {
+	p.sent++
+	if p.srv.cfg.ResumeGrace == 0 || p.over {
+		return
+	}
+	p.kept = append(p.kept, frame)
+	p.keptBytes += len(frame)
+	if p.keptBytes > p.srv.cfg.MaxQueue && !queued {
+		p.kept, p.keptBytes, p.over = nil, 0, true
+		p.srv.metrics.overflows.Inc()
+		p.expireLocked()
+		return
+	}
+	for p.keptBytes > p.srv.cfg.MaxQueue {
+		p.keptBytes -= len(p.kept[0])
+		p.kept[0] = nil
+		p.kept = p.kept[1:]
+	}
+}
+
+// confirmed forgets the frames that came before a ping which the client has answered.
+func (p *participant) confirmed(pong string) {
+	number, err := strconv.ParseUint(pong, 10, 64)
+	if err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = false
+	p.forgetLocked(number)
+}
+
+// forgetLocked drops the kept frames up to that number. It reports false when there are none of
+// that number or it is forgotten already.
+func (p *participant) forgetLocked(number uint64) bool {
+	first := p.sent - uint64(len(p.kept)) // the number of the last frame that is not kept any more
+	if number < first || number > p.sent {
+		return false
+	}
+	for _, frame := range p.kept[:number-first] {
+		p.keptBytes -= len(frame)
+	}
+	p.kept = p.kept[number-first:]
+	if len(p.kept) == 0 {
+		p.kept = nil
+	}
+	return true
+}
+
+// rewindLocked drops the kept frames that the client says it got, which may be said again. When it
+// does not say, all that it has not confirmed is sent again. It fails with errGone when the client
+// would miss something.
+func (p *participant) rewindLocked(got *uint64) error {
+	if p.over {
+		return fmt.Errorf("%w: too much waited for it, or is missing", errGone)
+	}
+	if got != nil && !p.forgetLocked(*got) {
+		return fmt.Errorf("%w: frame %d is not the next to be kept", errGone, *got)
+	}
+	return nil
+}
+
+// askLocked queues a ping whose answer confirms all that was queued before.
+func (p *participant) askLocked() {
+	p.asked = true
+	p.conn.ping(strconv.AppendUint(nil, p.sent, 10))
+}
+
+// visit is what the wheel does: it pings the client, unless frames are waiting for it, which prove or
+// disprove it as well, and renews its ICE servers if they expire before the next visit.
+func (p *participant) visit() {
+	p.mu.Lock()
+	if p.conn != nil && p.conn.idle() {
+		p.askLocked()
+	}
+	due := !p.iceRefresh.IsZero() && !p.iceRefresh.After(time.Now().Add(p.srv.wheel.turn))
+	p.mu.Unlock()
+	if due {
+		p.sendICE()
+	}
+}
+
+// sendICE sends ICE servers with fresh credentials to a client that is there.
+func (p *participant) sendICE() {
+	p.mu.Lock()
+	c := p.conn
+	p.mu.Unlock()
+	if c == nil {
+		return
+	}
+	ice := p.srv.cfg.ICE(c.host, p.user)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queueLocked(p.iceFrameLocked(ice, false))
+}
+
+// iceFrameLocked returns a frame with ICE servers, the token to resume with and, in the greeting of
+// a resumed session, how many kept frames follow. It notes when the servers must be renewed.
+func (p *participant) iceFrameLocked(ice ICEConfig, resumed bool) []byte {
+	p.iceRefresh = time.Time{}
+	if ice.TTL > 0 {
+		p.iceRefresh = time.Now().Add(ice.TTL * 3 / 4)
+	}
+	kept := 0
+	if resumed {
+		kept = len(p.kept)
+	}
+	token := ""
+	if p.srv.cfg.ResumeGrace > 0 {
+		token = p.srv.token(p)
+	}
+	return objectFrame(typeSTUNConfig, p.user, struct {
+		ICEServers     []ICEServer `json:"iceServers"`
+		TTL            int         `json:"ttl,omitempty"`
+		ResumeToken    string      `json:"resume_token,omitempty"`
+		Resumed        bool        `json:"resumed"`
+		Kept           int         `json:"kept,omitempty"`
+		MaxRoomUsers   int         `json:"max_room_users"`
+		PingIntervalMS int64       `json:"ping_interval_ms"`
+	}{ice.servers(), ice.seconds(), token, resumed, kept, p.srv.cfg.MaxRoomUsers, p.srv.wheel.turn.Milliseconds()})
+}

@@ -1,0 +1,70 @@
+package signal
+
+import (
+	"time"
+
+	"cline-meet/signal/state"
+)
+
+// snapshot is a participant on its way from one node to another, the answer to a request to resume:
+// all that the new node needs to go on where the former one stopped.
+type snapshot struct {
+	// Gone says that there is no participant, and the rest is empty.
+	Gone bool `json:"gone,omitempty"`
+	// Room is empty when it is in none; then Told and Early are empty too.
+	Room string `json:"room,omitempty"`
+	// Sent is how many frames that count were sent, ever, and Kept are the last of them.
+	Sent uint64   `json:"sent"`
+	Kept [][]byte `json:"kept"`
+	// Told are the members as the client knows them, and Early the messages of others.
+	Told  []state.Member `json:"told"`
+	Early []heldMessage  `json:"early,omitempty"`
+}
+
+// pack takes a participant, which is the caller's, off this node, with what is kept that the client has
+// not got. Whatever comes for it from then on is the outgoing move's, which is nil when it is in no
+// room. It fails with errGone, and the participant stays, when there is no going on with it.
+func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoingMove, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := p.room
+	if r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.rewindLocked(got); err != nil {
+		return snapshot{}, nil, err
+	}
+	s.forgetLocked(p)
+	snap := snapshot{Sent: p.sent, Kept: p.kept}
+	if r == nil {
+		return snap, nil, nil
+	}
+	move := newOutgoingMove(p, to)
+	s.moves.add(move)
+	l := r.local[p.user]
+	snap.Room, snap.Told, snap.Early = r.id, l.told, l.early
+	s.removeLocalLocked(r, p)
+	return snap, move, nil
+}
+
+// unpack makes a snapshot a participant of this node, which is the caller's, under a newer epoch. Its
+// place in its room is the second result, nil when it is in none.
+func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*participant, *localMember) {
+	p := newParticipant(s, t.User, session, max(newEpoch(), t.Epoch+1))
+	p.sent, p.kept = snap.Sent, snap.Kept
+	for _, frame := range p.kept {
+		p.keptBytes += len(frame)
+	}
+	if snap.Room == "" {
+		return p, nil
+	}
+	l := &localMember{participant: p, told: snap.Told, early: snap.Early}
+	for i := range l.early {
+		l.early[i].since = time.Now()
+		l.earlyBytes += len(l.early[i].Frame)
+	}
+	return p, l
+}
