@@ -8,45 +8,45 @@ import (
 
 // What one node publishes for another begins with its kind and the id of the node that sent it.
 const (
-	// packetBatch carries parcels of a stream: the number of the last parcel before, which the
+	// packetBatch carries envelopes of a stream: the number of the last envelope before, which the
 	// receiver must have; the number of the first one here, the others follow; 1 if what is
-	// missing before is lost for good; how many there are; the parcels.
+	// missing before is lost for good; how many there are; the envelopes.
 	packetBatch = 'B'
-	// packetAsk asks for everything after a parcel, by number, once more.
+	// packetAsk asks for everything after an envelope, by number, once more.
 	packetAsk = 'A'
 	// packetProbe is from a node to itself and carries a number.
 	packetProbe = 'P'
 )
 
-// The kinds of parcels.
+// The kinds of envelopes.
 const (
-	parcelMessage = 'm'
-	parcelView    = 'v'
-	parcelBye     = 'b' // the node has ended in good order
+	envelopeMessage = 'm'
+	envelopeView    = 'v'
+	envelopeBye     = 'b' // the node has ended in good order
 )
 
 var errPacket = errors.New("malformed packet")
 
-// parcel is one thing that a node has to say to another.
-type parcel struct {
+// envelope is one thing that a node has to say to another.
+type envelope struct {
 	kind    byte
 	message Message
 	change  change
 	// done is told what became of a message, once; nil for the other kinds.
 	done chan error
-	// gone says that nobody waits any more. The outbox' lock guards it.
+	// gone says that nobody waits any more. The stream's lock guards it.
 	gone bool
 }
 
 // packet is a decoded publish.
 type packet struct {
-	kind    byte
-	source  string
-	number  uint64 // packetAsk: the last parcel that the source has; packetProbe: which probe
-	before  uint64
-	first   uint64
-	lost    bool
-	parcels []parcel
+	kind      byte
+	source    string
+	number    uint64 // packetAsk: the last envelope that the source has; packetProbe: which probe
+	before    uint64
+	first     uint64
+	lost      bool
+	envelopes []envelope
 }
 
 func appendText[T string | []byte](b []byte, text T) []byte {
@@ -58,17 +58,17 @@ func encodeNumber(kind byte, source string, number uint64) []byte {
 	return binary.AppendUvarint(appendText([]byte{kind}, source), number)
 }
 
-// encodeParcel writes a parcel as it stands in a batch.
-func encodeParcel(p *parcel) []byte {
-	b := []byte{p.kind}
-	switch p.kind {
-	case parcelMessage:
-		for _, text := range []string{p.message.Op, p.message.Room, p.message.From, p.message.To} {
+// encodeEnvelope writes an envelope as it stands in a batch.
+func encodeEnvelope(e *envelope) []byte {
+	b := []byte{e.kind}
+	switch e.kind {
+	case envelopeMessage:
+		for _, text := range []string{e.message.Op, e.message.Room, e.message.From, e.message.To} {
 			b = appendText(b, text)
 		}
-		return appendText(b, p.message.Frame)
-	case parcelView:
-		text, err := json.Marshal(p.change)
+		return appendText(b, e.message.Frame)
+	case envelopeView:
+		text, err := json.Marshal(e.change)
 		if err != nil {
 			panic(err) // It is made of texts and numbers.
 		}
@@ -106,7 +106,7 @@ func decodePacket(data []byte) (packet, error) {
 	case packetBatch:
 		p.before, p.first, p.lost = d.number(), d.number(), d.byte() == 1
 		for n := d.number(); n > 0 && !d.bad; n-- {
-			p.parcels = append(p.parcels, decodeParcel(&d, p.source))
+			p.envelopes = append(p.envelopes, decodeEnvelope(&d, p.source))
 		}
 	default:
 		d.bad = true
@@ -117,21 +117,21 @@ func decodePacket(data []byte) (packet, error) {
 	return p, nil
 }
 
-func decodeParcel(outer *decoder, source string) parcel {
+func decodeEnvelope(outer *decoder, source string) envelope {
 	d := decoder{rest: outer.text()}
-	p := parcel{kind: d.byte()}
-	switch p.kind {
-	case parcelMessage:
-		p.message = Message{Node: source, Op: string(d.text()), Room: string(d.text()), From: string(d.text()), To: string(d.text())}
-		p.message.Frame = d.text()
-	case parcelView:
-		d.bad = json.Unmarshal(d.rest, &p.change) != nil
-	case parcelBye:
+	e := envelope{kind: d.byte()}
+	switch e.kind {
+	case envelopeMessage:
+		e.message = Message{Node: source, Op: string(d.text()), Room: string(d.text()), From: string(d.text()), To: string(d.text())}
+		e.message.Frame = d.text()
+	case envelopeView:
+		d.bad = json.Unmarshal(d.rest, &e.change) != nil
+	case envelopeBye:
 	default:
 		d.bad = true
 	}
 	outer.bad = outer.bad || d.bad
-	return p
+	return e
 }
 
 // decoder takes things off the front of rest. After the first that is not there it is bad and

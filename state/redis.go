@@ -61,27 +61,27 @@ type Redis struct {
 	life  sync.Mutex // the innermost lock
 	ended bool       // no goroutine may be started any more; guarded by life
 
-	// mu guards what follows. An outbox's lock is taken after it, never before.
-	mu       sync.Mutex
-	down     error     // why the state is not usable, nil when it is
-	want     uint64    // the probe that must come back to end down
-	calm     time.Time // before it no silent node is buried: it may be as short of Redis as we were
-	closed   bool      // Close was called
-	beaten   bool      // the lease was renewed before
-	sub      *redis.PubSub
-	info     NodeInfo
-	rooms    map[string]*mirror
-	dirty    map[string]struct{} // rooms to compare with Redis
-	peers    map[string]*peer    // nodes that are not known to be dead
-	dead     map[string]time.Time
-	graves   []string // dead nodes whose members are to be removed
-	sweeps   []string // dead nodes whose rooms are to be looked for
-	outboxes map[string]*outbox
-	inboxes  map[string]*inbox
-	asks     map[string]bool   // nodes to ask for what this one missed
-	secrets  map[string]string // as Redis has them
-	told     map[string]string // as OnSecret was told
-	masters  map[string]bool   // run ids of the Redis processes that hold data
+	// mu guards what follows. A stream's lock is taken after it, never before.
+	mu        sync.Mutex
+	down      error     // why the state is not usable, nil when it is
+	want      uint64    // the probe that must come back to end down
+	calm      time.Time // before it no silent node is buried: it may be as short of Redis as we were
+	closed    bool      // Close was called
+	beaten    bool      // the lease was renewed before
+	sub       *redis.PubSub
+	info      NodeInfo
+	rooms     map[string]*mirror
+	dirty     map[string]struct{} // rooms to compare with Redis
+	peers     map[string]*peer    // nodes that are not known to be dead
+	dead      map[string]time.Time
+	graves    []string // dead nodes whose members are to be removed
+	sweeps    []string // dead nodes whose rooms are to be looked for
+	streams   map[string]*stream
+	positions map[string]*position
+	asks      map[string]bool   // nodes to ask for what this one missed
+	secrets   map[string]string // as Redis has them
+	told      map[string]string // as OnSecret was told
+	masters   map[string]bool   // run ids of the Redis processes that hold data
 }
 
 // NewRedis returns access to Redis for a node of an id that no other node ever had. The other nodes do
@@ -96,7 +96,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
 		scripts: make(chan struct{}, maxScripts), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]time.Time{},
-		outboxes: map[string]*outbox{}, inboxes: map[string]*inbox{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]bool{},
+		streams: map[string]*stream{}, positions: map[string]*position{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]bool{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -238,16 +238,16 @@ func (r *Redis) goodbye(ctx context.Context) error {
 	r.mu.Lock()
 	for id, p := range r.peers {
 		if p.alive && id != r.id {
-			r.outboxLocked(id).push(&parcel{kind: parcelBye})
+			r.streamLocked(id).push(&envelope{kind: envelopeBye})
 		}
 	}
-	boxes := make([]*outbox, 0, len(r.outboxes))
-	for _, o := range r.outboxes {
-		boxes = append(boxes, o)
+	streams := make([]*stream, 0, len(r.streams))
+	for _, s := range r.streams {
+		streams = append(streams, s)
 	}
 	r.mu.Unlock()
-	for _, o := range boxes {
-		if err := o.drained(ctx); err != nil {
+	for _, s := range streams {
+		if err := s.drained(ctx); err != nil {
 			return err
 		}
 	}
@@ -304,8 +304,8 @@ func (r *Redis) doubtLocked(cause string) {
 		}
 	}
 	clear(r.dead)
-	for _, o := range r.outboxes {
-		o.refresh()
+	for _, s := range r.streams {
+		s.refresh()
 	}
 }
 

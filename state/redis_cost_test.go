@@ -67,13 +67,13 @@ func TestCommandsCounted(t *testing.T) {
 // quiesce waits until the node has nothing more to tell.
 func (s *site) quiesce() {
 	s.Redis.mu.Lock()
-	var boxes []*outbox
-	for _, o := range s.outboxes {
-		boxes = append(boxes, o)
+	var streams []*stream
+	for _, one := range s.streams {
+		streams = append(streams, one)
 	}
 	s.Redis.mu.Unlock()
-	for _, o := range boxes {
-		if err := o.drained(s.t.Context()); err != nil {
+	for _, one := range streams {
+		if err := one.drained(s.t.Context()); err != nil {
 			s.t.Fatal(err)
 		}
 	}

@@ -260,8 +260,8 @@ func (r *Redis) dieLocked(node string) {
 	if !slices.Contains(r.graves, node) {
 		r.graves = append(r.graves, node)
 	}
-	if o := r.outboxes[node]; o != nil {
-		o.drop(ErrNoNode)
+	if s := r.streams[node]; s != nil {
+		s.drop(ErrNoNode)
 	}
 }
 
@@ -272,15 +272,15 @@ func (r *Redis) tend() {
 		r.mu.Unlock()
 		return
 	}
-	boxes := make([]*outbox, 0, len(r.outboxes))
-	for node, o := range r.outboxes {
+	streams := make([]*stream, 0, len(r.streams))
+	for node, s := range r.streams {
 		if _, dead := r.dead[node]; !dead {
-			boxes = append(boxes, o)
+			streams = append(streams, s)
 		}
 	}
 	r.mu.Unlock()
-	for _, o := range boxes {
-		o.tend()
+	for _, s := range streams {
+		s.tend()
 	}
 }
 

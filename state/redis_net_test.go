@@ -130,13 +130,13 @@ func TestWindowIsTooSmall(t *testing.T) {
 	}
 	eventually(t, "they arrive", func() bool { return len(to.heard()) == 4 })
 	from.Redis.mu.Lock()
-	o := from.outboxes["n2"]
+	s := from.streams["n2"]
 	from.Redis.mu.Unlock()
-	o.mu.Lock()
-	o.trimLocked(time.Now().Add(time.Hour))
-	o.mu.Unlock()
+	s.mu.Lock()
+	s.trimLocked(time.Now().Add(time.Hour))
+	s.mu.Unlock()
 	to.Redis.mu.Lock()
-	to.inboxes["n1"].seen = 2 // As if two had not come.
+	to.positions["n1"].seen = 2 // As if two had not come.
 	to.Redis.mu.Unlock()
 	from.must(from.send(to, "x4"))
 	eventually(t, "the loss is told", func() bool { to.mu.Lock(); defer to.mu.Unlock(); return len(to.lost) > 0 })

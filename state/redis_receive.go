@@ -16,11 +16,11 @@ const (
 	askEvery = 250 * time.Millisecond
 )
 
-// inbox is what a node knows of the stream from another. It is kept for as long as the process
+// position is what a node knows of the stream from another. It is kept for as long as the process
 // lives, since a node that comes back must not be heard twice.
-type inbox struct {
-	seen  uint64    // the number of the last parcel that was delivered
-	gap   bool      // parcels are missing
+type position struct {
+	seen  uint64    // the number of the last envelope that was delivered
+	gap   bool      // envelopes are missing
 	asked time.Time // when they were asked for
 }
 
@@ -99,9 +99,9 @@ func (r *Redis) receive(payload []byte) {
 		r.echo(p.number)
 	case packetAsk:
 		r.mu.Lock()
-		o := r.outboxLocked(p.source)
+		s := r.streamLocked(p.source)
 		r.mu.Unlock()
-		o.repeat(p.number)
+		s.repeat(p.number)
 	case packetBatch:
 		r.receiveBatch(p)
 	}
@@ -112,43 +112,43 @@ func (r *Redis) receive(payload []byte) {
 func (r *Redis) receiveBatch(p packet) {
 	r.mu.Lock()
 	delete(r.dead, p.source)
-	in := r.inboxes[p.source]
-	if in == nil {
-		in = &inbox{}
-		r.inboxes[p.source] = in
+	at := r.positions[p.source]
+	if at == nil {
+		at = &position{}
+		r.positions[p.source] = at
 	}
-	missing := in.seen < p.before
+	missing := at.seen < p.before
 	if missing && !p.lost {
-		in.gap = true
+		at.gap = true
 		r.mu.Unlock()
 		r.askFor(p.source)
 		return
 	}
 	if missing {
-		in.seen = p.before
+		at.seen = p.before
 	}
-	in.gap = false
-	skip := min(uint64(len(p.parcels)), max(in.seen+1, p.first)-p.first)
-	in.seen = max(in.seen, p.first+uint64(len(p.parcels))-1)
+	at.gap = false
+	skip := min(uint64(len(p.envelopes)), max(at.seen+1, p.first)-p.first)
+	at.seen = max(at.seen, p.first+uint64(len(p.envelopes))-1)
 	r.mu.Unlock()
 	if missing {
 		r.lose(p.source)
 	}
-	for _, parcel := range p.parcels[skip:] {
-		r.deliver(p.source, parcel)
+	for _, e := range p.envelopes[skip:] {
+		r.deliver(p.source, e)
 	}
 }
 
-func (r *Redis) deliver(source string, p parcel) {
-	switch p.kind {
-	case parcelMessage:
-		r.events.Message(p.message)
-	case parcelView:
-		r.log.Debug("room heard of", "node", r.id, "from", source, "room", p.change.Room, "version", p.change.Version, "members", len(p.change.Members))
-		if v, news := r.take(p.change); news {
+func (r *Redis) deliver(source string, e envelope) {
+	switch e.kind {
+	case envelopeMessage:
+		r.events.Message(e.message)
+	case envelopeView:
+		r.log.Debug("room heard of", "node", r.id, "from", source, "room", e.change.Room, "version", e.change.Version, "members", len(e.change.Members))
+		if v, news := r.update(e.change); news {
 			r.events.View(v)
 		}
-	case parcelBye:
+	case envelopeBye:
 		r.farewell(source)
 	}
 }
@@ -183,12 +183,12 @@ func (r *Redis) farewell(source string) {
 // askFor asks a node to repeat what is missing, not too often.
 func (r *Redis) askFor(source string) {
 	r.mu.Lock()
-	in := r.inboxes[source]
-	soon := in != nil && time.Since(in.asked) < askEvery
+	at := r.positions[source]
+	soon := at != nil && time.Since(at.asked) < askEvery
 	var seen uint64
-	if in != nil && !soon {
-		in.asked = time.Now()
-		seen = in.seen
+	if at != nil && !soon {
+		at.asked = time.Now()
+		seen = at.seen
 	}
 	r.mu.Unlock()
 	if soon {
@@ -206,7 +206,7 @@ func (r *Redis) askAround() {
 	r.mu.Lock()
 	var sources []string
 	for id := range r.peers {
-		if in := r.inboxes[id]; id != r.id && (r.asks[id] || in != nil && in.gap) {
+		if at := r.positions[id]; id != r.id && (r.asks[id] || at != nil && at.gap) {
 			sources = append(sources, id)
 		}
 	}
@@ -215,8 +215,8 @@ func (r *Redis) askAround() {
 	each(sources, func(id string) {
 		r.mu.Lock()
 		var seen uint64
-		if in := r.inboxes[id]; in != nil {
-			seen = in.seen
+		if at := r.positions[id]; at != nil {
+			seen = at.seen
 		}
 		r.mu.Unlock()
 		err := r.publish("ask", id, encodeNumber(packetAsk, r.id, seen))

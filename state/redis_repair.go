@@ -182,7 +182,7 @@ func (r *Redis) reap(ctx context.Context, room string, dead []string) {
 		r.tellLocked(c)
 		r.mu.Unlock()
 	}
-	if v, news := r.take(c); news {
+	if v, news := r.update(c); news {
 		r.events.View(v)
 	}
 }

@@ -310,7 +310,7 @@ func (r *Redis) tellLocked(c change, also ...string) {
 			if _, dead := r.dead[node]; !dead {
 				r.rumourLocked(node, time.Now())
 			}
-			r.outboxLocked(node).push(&parcel{kind: parcelView, change: c})
+			r.streamLocked(node).push(&envelope{kind: envelopeView, change: c})
 		}
 	}
 }
@@ -388,10 +388,10 @@ func (r *Redis) localVersionLocked(m *mirror) uint64 {
 	return m.version + 1
 }
 
-// take takes over a room as another node, or the burial of one, left it. It reports whether the
+// update takes over a room as another node, or the burial of one, left it. It reports whether the
 // view is for this node's members: not when it is old, and not when it is wrong about them; then they
 // are asserted, and the room as it is after that is for them.
-func (r *Redis) take(c change) (View, bool) {
+func (r *Redis) update(c change) (View, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.raise(c.Version)

@@ -23,15 +23,15 @@ const (
 	pace = 2 * time.Millisecond
 )
 
-// outbox is the stream of parcels to one other node. They leave in the order in which they came and
+// stream is the way of envelopes to one other node. They leave in the order in which they came and
 // have consecutive numbers. The numbers of what Redis did not take, or may not have taken, are not
 // used again, since the receiver may have seen them; it is not made to miss them.
-type outbox struct {
+type stream struct {
 	r    *Redis
 	node string
 
 	mu      sync.Mutex
-	queue   []*parcel
+	queue   []*envelope
 	queued  int // bytes
 	running bool
 	last    uint64 // the last number that was given out
@@ -42,35 +42,35 @@ type outbox struct {
 	again   bool   // what comes after from is to be sent once more
 	from    uint64 // see again
 	// owed are views that Redis did not take. They go before anything else.
-	owed  map[string]*parcel
+	owed  map[string]*envelope
 	retry bool // it is time to try what is owed
 }
 
-// sent is a parcel in the window.
+// sent is an envelope in the window.
 type sent struct {
 	number uint64
-	before uint64 // the parcel that the receiver must have before this one
+	before uint64 // the envelope that the receiver must have before this one
 	blob   []byte
 	at     time.Time
 }
 
 // batch is one publish.
 type batch struct {
-	before  uint64
-	first   uint64
-	lost    bool
-	blobs   [][]byte
-	parcels []*parcel // nil when it was sent before
+	before    uint64
+	first     uint64
+	lost      bool
+	blobs     [][]byte
+	envelopes []*envelope // nil when it was sent before
 }
 
-// outboxLocked returns the stream to a node.
-func (r *Redis) outboxLocked(node string) *outbox {
-	o := r.outboxes[node]
-	if o == nil {
-		o = &outbox{r: r, node: node, owed: map[string]*parcel{}}
-		r.outboxes[node] = o
+// streamLocked returns the stream to a node.
+func (r *Redis) streamLocked(node string) *stream {
+	s := r.streams[node]
+	if s == nil {
+		s = &stream{r: r, node: node, owed: map[string]*envelope{}}
+		r.streams[node] = s
 	}
-	return o
+	return s
 }
 
 // Send hands a message to other nodes, to all at once, and returns when Redis has taken it and those
@@ -80,7 +80,7 @@ func (r *Redis) outboxLocked(node string) *outbox {
 // The others get it all the same.
 func (r *Redis) Send(ctx context.Context, nodes []string, m Message) error {
 	m.Node = r.id
-	sent := make([]*parcel, len(nodes))
+	sent := make([]*envelope, len(nodes))
 	errs := make([]error, len(nodes))
 	for i, node := range nodes {
 		sent[i], errs[i] = r.queue(node, m)
@@ -97,309 +97,309 @@ func (r *Redis) Send(ctx context.Context, nodes []string, m Message) error {
 }
 
 // queue gives a message to the stream to a node.
-func (r *Redis) queue(node string, m Message) (*parcel, error) {
-	p := &parcel{kind: parcelMessage, message: m, done: make(chan error, 1)}
+func (r *Redis) queue(node string, m Message) (*envelope, error) {
+	e := &envelope{kind: envelopeMessage, message: m, done: make(chan error, 1)}
 	r.mu.Lock()
 	_, dead := r.dead[node]
 	down := r.down
-	o := r.outboxLocked(node)
+	s := r.streamLocked(node)
 	r.mu.Unlock()
 	switch {
 	case down != nil:
 		return nil, ErrUnavailable
 	case dead:
 		return nil, ErrNoNode
-	case !o.push(p):
+	case !s.push(e):
 		return nil, fmt.Errorf("too much is waiting: %w", ErrUnavailable)
 	}
-	return p, nil
+	return e, nil
 }
 
 // await returns what became of a queued message.
-func (r *Redis) await(ctx context.Context, node string, p *parcel) error {
+func (r *Redis) await(ctx context.Context, node string, e *envelope) error {
 	select {
-	case err := <-p.done:
+	case err := <-e.done:
 		return err
 	case <-ctx.Done():
 		r.mu.Lock()
-		o := r.outboxLocked(node)
+		s := r.streamLocked(node)
 		r.mu.Unlock()
-		o.abandon(p)
+		s.abandon(e)
 		return ErrUnavailable
 	}
 }
 
-// push queues a parcel and sees to it that somebody sends it. It reports false when the queue is
+// push queues an envelope and sees to it that somebody sends it. It reports false when the queue is
 // full, which only messages are subject to.
-func (o *outbox) push(p *parcel) bool {
-	size := len(p.message.Frame) + 128
-	o.mu.Lock()
-	if p.kind == parcelMessage && o.queued+size > maxQueueBytes {
-		o.mu.Unlock()
+func (s *stream) push(e *envelope) bool {
+	size := len(e.message.Frame) + 128
+	s.mu.Lock()
+	if e.kind == envelopeMessage && s.queued+size > maxQueueBytes {
+		s.mu.Unlock()
 		return false
 	}
-	o.queue = append(o.queue, p)
-	o.queued += size
-	o.mu.Unlock()
-	o.start()
+	s.queue = append(s.queue, e)
+	s.queued += size
+	s.mu.Unlock()
+	s.start()
 	return true
 }
 
-// start makes the outbox run unless it does.
-func (o *outbox) start() {
-	o.mu.Lock()
-	if o.running {
-		o.mu.Unlock()
+// start makes the stream run unless it does.
+func (s *stream) start() {
+	s.mu.Lock()
+	if s.running {
+		s.mu.Unlock()
 		return
 	}
-	o.running = true
-	o.mu.Unlock()
-	if !o.r.spawn(o.run) {
-		o.fail()
+	s.running = true
+	s.mu.Unlock()
+	if !s.r.spawn(s.run) {
+		s.fail()
 	}
 }
 
-// abandon notes that nobody waits for a parcel any more, so that it is not sent if it was not yet.
-func (o *outbox) abandon(p *parcel) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	p.gone = true
+// abandon notes that nobody waits for an envelope any more, so that it is not sent if it was not yet.
+func (s *stream) abandon(e *envelope) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.gone = true
 }
 
 // run publishes until nothing is left to publish.
-func (o *outbox) run() {
+func (s *stream) run() {
 	for {
 		began := time.Now()
-		b, ok := o.next()
+		b, ok := s.next()
 		if !ok {
 			return
 		}
-		o.publish(b)
-		if !o.r.pause(began.Add(pace)) {
-			o.fail()
+		s.publish(b)
+		if !s.r.pause(began.Add(pace)) {
+			s.fail()
 			return
 		}
 	}
 }
 
 // next composes the next publish.
-func (o *outbox) next() (batch, bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.again {
-		return o.repeatLocked(), true
+func (s *stream) next() (batch, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.again {
+		return s.repeatLocked(), true
 	}
-	fresh := o.takeLocked()
+	fresh := s.dequeueLocked()
 	if len(fresh) == 0 {
-		o.running = false
+		s.running = false
 		return batch{}, false
 	}
-	b := batch{before: o.tip, first: o.last + 1, parcels: fresh}
-	for _, p := range fresh {
-		b.blobs = append(b.blobs, encodeParcel(p))
+	b := batch{before: s.tip, first: s.last + 1, envelopes: fresh}
+	for _, e := range fresh {
+		b.blobs = append(b.blobs, encodeEnvelope(e))
 	}
-	o.last += uint64(len(fresh))
+	s.last += uint64(len(fresh))
 	return b, true
 }
 
-// takeLocked takes parcels from the queue, before them the views that are owed.
-func (o *outbox) takeLocked() []*parcel {
-	var out []*parcel
-	if len(o.queue) > 0 || o.retry {
-		for room, p := range o.owed {
-			out = append(out, p)
-			delete(o.owed, room)
+// dequeueLocked takes envelopes off the queue, before them the views that are owed.
+func (s *stream) dequeueLocked() []*envelope {
+	var out []*envelope
+	if len(s.queue) > 0 || s.retry {
+		for room, e := range s.owed {
+			out = append(out, e)
+			delete(s.owed, room)
 		}
 	}
-	o.retry = false
+	s.retry = false
 	size, n := 0, 0
-	for n < len(o.queue) && len(out) < maxBatch && size < maxBatchBytes {
-		p := o.queue[n]
+	for n < len(s.queue) && len(out) < maxBatch && size < maxBatchBytes {
+		e := s.queue[n]
 		n++
-		o.queued -= len(p.message.Frame) + 128
-		if p.gone {
+		s.queued -= len(e.message.Frame) + 128
+		if e.gone {
 			continue
 		}
-		size += len(p.message.Frame)
-		out = append(out, p)
+		size += len(e.message.Frame)
+		out = append(out, e)
 	}
-	o.queue = o.queue[n:]
-	if len(o.queue) == 0 {
-		o.queue = nil
+	s.queue = s.queue[n:]
+	if len(s.queue) == 0 {
+		s.queue = nil
 	}
 	return out
 }
 
 // repeatLocked composes a publish of what the receiver does not have, from the window: a run of
 // consecutive numbers. What is not there any more is declared lost.
-func (o *outbox) repeatLocked() batch {
+func (s *stream) repeatLocked() batch {
 	i := 0
-	for i < len(o.window) && o.window[i].number <= o.from {
+	for i < len(s.window) && s.window[i].number <= s.from {
 		i++
 	}
-	if i == len(o.window) {
-		o.again = false
-		return batch{before: o.tip, first: o.last + 1, lost: o.tip > o.from}
+	if i == len(s.window) {
+		s.again = false
+		return batch{before: s.tip, first: s.last + 1, lost: s.tip > s.from}
 	}
-	b := batch{before: o.window[i].before, first: o.window[i].number, lost: o.window[i].before > o.from}
+	b := batch{before: s.window[i].before, first: s.window[i].number, lost: s.window[i].before > s.from}
 	size := 0
-	for ; i < len(o.window) && size < maxBatchBytes; i++ {
-		s := o.window[i]
-		if s.number != b.first+uint64(len(b.blobs)) {
+	for ; i < len(s.window) && size < maxBatchBytes; i++ {
+		w := s.window[i]
+		if w.number != b.first+uint64(len(b.blobs)) {
 			break
 		}
-		b.blobs = append(b.blobs, s.blob)
-		size += len(s.blob)
-		o.from = s.number
+		b.blobs = append(b.blobs, w.blob)
+		size += len(w.blob)
+		s.from = w.number
 	}
-	o.again = i < len(o.window)
+	s.again = i < len(s.window)
 	return b
 }
 
 // publish hands a batch to Redis and notes what became of it.
-func (o *outbox) publish(b batch) {
+func (s *stream) publish(b batch) {
 	kind := "publish"
-	if b.parcels == nil {
+	if b.envelopes == nil {
 		kind = "repeat"
 	}
-	err := o.r.publish(kind, o.node, encodeBatch(o.r.id, b.before, b.first, b.lost, b.blobs))
-	if b.parcels == nil {
+	err := s.r.publish(kind, s.node, encodeBatch(s.r.id, b.before, b.first, b.lost, b.blobs))
+	if b.envelopes == nil {
 		return // Who still misses something asks again.
 	}
 	if err != nil {
-		o.refuse(b.parcels, err)
+		s.refuse(b.envelopes, err)
 		return
 	}
-	o.accept(b)
+	s.accept(b)
 }
 
 // accept moves a batch to the window and tells those who wait.
-func (o *outbox) accept(b batch) {
-	o.r.metrics.messages.Add(float64(len(b.parcels)))
+func (s *stream) accept(b batch) {
+	s.r.metrics.messages.Add(float64(len(b.envelopes)))
 	now := time.Now()
-	o.mu.Lock()
+	s.mu.Lock()
 	before := b.before
 	for i, blob := range b.blobs {
 		number := b.first + uint64(i)
-		o.window = append(o.window, sent{number: number, before: before, blob: blob, at: now})
-		o.held += len(blob)
+		s.window = append(s.window, sent{number: number, before: before, blob: blob, at: now})
+		s.held += len(blob)
 		before = number
 	}
-	o.tip = before
-	o.trimLocked(now.Add(-2 * o.r.cfg.Lease))
-	o.mu.Unlock()
-	for _, p := range b.parcels {
-		if p.done != nil {
-			p.done <- nil
+	s.tip = before
+	s.trimLocked(now.Add(-2 * s.r.cfg.Lease))
+	s.mu.Unlock()
+	for _, e := range b.envelopes {
+		if e.done != nil {
+			e.done <- nil
 		}
 	}
 }
 
 // refresh is for the end of an outage, in which nobody could ask for anything: it keeps the window
 // for longer and has the receiver told once more where the stream ends.
-func (o *outbox) refresh() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for i := range o.window {
-		o.window[i].at = time.Now()
+func (s *stream) refresh() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.window {
+		s.window[i].at = time.Now()
 	}
-	o.hinted = 0
+	s.hinted = 0
 }
 
 // trimLocked forgets what is older than a time, and the oldest of what is too much.
-func (o *outbox) trimLocked(since time.Time) {
+func (s *stream) trimLocked(since time.Time) {
 	n := 0
-	for n < len(o.window) && (o.held > maxWindowBytes || o.window[n].at.Before(since)) {
-		o.held -= len(o.window[n].blob)
+	for n < len(s.window) && (s.held > maxWindowBytes || s.window[n].at.Before(since)) {
+		s.held -= len(s.window[n].blob)
 		n++
 	}
-	if o.window = o.window[n:]; len(o.window) == 0 {
-		o.window = nil
+	if s.window = s.window[n:]; len(s.window) == 0 {
+		s.window = nil
 	}
 }
 
 // refuse fails the messages of a batch. The views are kept for later unless the node is known to be
 // dead: one without a lease may not have renewed it yet after Redis lost its data.
-func (o *outbox) refuse(parcels []*parcel, err error) {
-	o.r.mu.Lock()
-	_, dead := o.r.dead[o.node]
-	o.r.mu.Unlock()
-	o.mu.Lock()
-	for _, p := range parcels {
-		if p.kind == parcelView && !dead {
-			if old := o.owed[p.change.Room]; old == nil || old.change.Version < p.change.Version {
-				o.owed[p.change.Room] = p
+func (s *stream) refuse(envelopes []*envelope, err error) {
+	s.r.mu.Lock()
+	_, dead := s.r.dead[s.node]
+	s.r.mu.Unlock()
+	s.mu.Lock()
+	for _, e := range envelopes {
+		if e.kind == envelopeView && !dead {
+			if old := s.owed[e.change.Room]; old == nil || old.change.Version < e.change.Version {
+				s.owed[e.change.Room] = e
 			}
 		}
 	}
-	o.mu.Unlock()
-	for _, p := range parcels {
-		if p.done != nil {
-			p.done <- err
+	s.mu.Unlock()
+	for _, e := range envelopes {
+		if e.done != nil {
+			e.done <- err
 		}
 	}
 }
 
-// fail ends the run of an outbox whose node has ended.
-func (o *outbox) fail() {
-	o.mu.Lock()
-	o.running = false
-	o.mu.Unlock()
-	o.drop(ErrUnavailable)
+// fail ends the run of a stream whose node has ended.
+func (s *stream) fail() {
+	s.mu.Lock()
+	s.running = false
+	s.mu.Unlock()
+	s.drop(ErrUnavailable)
 }
 
 // drop throws away what waits and what is kept.
-func (o *outbox) drop(err error) {
-	o.mu.Lock()
-	queue := o.queue
-	o.queue, o.queued, o.window, o.held, o.again = nil, 0, nil, 0, false
-	clear(o.owed)
-	o.mu.Unlock()
-	for _, p := range queue {
-		if p.done != nil {
-			p.done <- err
+func (s *stream) drop(err error) {
+	s.mu.Lock()
+	queue := s.queue
+	s.queue, s.queued, s.window, s.held, s.again = nil, 0, nil, 0, false
+	clear(s.owed)
+	s.mu.Unlock()
+	for _, e := range queue {
+		if e.done != nil {
+			e.done <- err
 		}
 	}
 }
 
 // repeat sends everything after a number once more.
-func (o *outbox) repeat(from uint64) {
-	o.mu.Lock()
-	ask := from < o.tip
-	if ask && (!o.again || from < o.from) {
-		o.again, o.from = true, from
+func (s *stream) repeat(from uint64) {
+	s.mu.Lock()
+	ask := from < s.tip
+	if ask && (!s.again || from < s.from) {
+		s.again, s.from = true, from
 	}
-	o.mu.Unlock()
+	s.mu.Unlock()
 	if ask {
-		o.start()
+		s.start()
 	}
 }
 
 // tend does what a beat brings: it retries what is owed, forgets what nobody will ask for any more
 // and, when the stream has fallen silent, tells the receiver where it ends, once.
-func (o *outbox) tend() {
-	o.mu.Lock()
-	o.trimLocked(time.Now().Add(-2 * o.r.cfg.Lease))
-	owed := len(o.owed) > 0
-	o.retry = owed
-	tip := o.tip
-	hint := !o.running && o.hinted != tip
-	o.hinted = tip
-	o.mu.Unlock()
+func (s *stream) tend() {
+	s.mu.Lock()
+	s.trimLocked(time.Now().Add(-2 * s.r.cfg.Lease))
+	owed := len(s.owed) > 0
+	s.retry = owed
+	tip := s.tip
+	hint := !s.running && s.hinted != tip
+	s.hinted = tip
+	s.mu.Unlock()
 	if owed {
-		o.start()
+		s.start()
 	}
 	if hint {
-		_ = o.r.publish("hint", o.node, encodeBatch(o.r.id, tip, tip+1, false, nil)) // A node that is gone needs none.
+		_ = s.r.publish("hint", s.node, encodeBatch(s.r.id, tip, tip+1, false, nil)) // A node that is gone needs none.
 	}
 }
 
 // drained waits until nothing is left to send.
-func (o *outbox) drained(ctx context.Context) error {
+func (s *stream) drained(ctx context.Context) error {
 	for {
-		o.mu.Lock()
-		running := o.running
-		o.mu.Unlock()
+		s.mu.Lock()
+		running := s.running
+		s.mu.Unlock()
 		if !running {
 			return nil
 		}
@@ -408,7 +408,7 @@ func (o *outbox) drained(ctx context.Context) error {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return fmt.Errorf("telling node %s the end: %w", o.node, ctx.Err())
+			return fmt.Errorf("telling node %s the end: %w", s.node, ctx.Err())
 		}
 	}
 }
