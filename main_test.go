@@ -697,9 +697,10 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv/bench/internal/udpio": nil,
 
 		// The rooms of the TURN server.
-		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/relayaddr", "turnsrv/internal/peers"},
+		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/auth", "turnsrv/internal/relayaddr", "turnsrv/internal/peers"},
 		"turnsrv/internal/wire":            nil,
 		"turnsrv/internal/batch":           nil,
+		"turnsrv/internal/auth":            {"turnsrv/internal/wire"},
 		"turnsrv/internal/relayaddr":       nil,
 		"turnsrv/internal/peers":           {"turnsrv/internal/relayaddr"},
 		"turnsrv/internal/wire/wiretest":   nil,

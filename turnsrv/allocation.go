@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/auth"
 )
 
 // Lifetimes of RFC 8656, sections 9 and 12.
@@ -49,7 +51,7 @@ type allocation struct {
 	toPeer, fromPeers traffic
 
 	mu      sync.RWMutex
-	who     identity
+	who     auth.Identity
 	answer  []byte // answer is the success response, for retransmissions.
 	relays  []*relay
 	expires time.Time
@@ -171,13 +173,13 @@ func (a *allocation) channelFrom(peer netip.AddrPort, now time.Time) *channel {
 }
 
 // refreshed notes a new expiry and the credential that asked for it.
-func (a *allocation) refreshed(who identity, expires time.Time) {
+func (a *allocation) refreshed(who auth.Identity, expires time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.who, a.expires = who, expires
 }
 
-func (a *allocation) owner() identity {
+func (a *allocation) owner() auth.Identity {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	return a.who

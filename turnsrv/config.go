@@ -22,6 +22,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/relayaddr"
 
 	"cline-meet/signal/turnsrv/internal/peers"
+
+	"cline-meet/signal/turnsrv/internal/auth"
 )
 
 // maxRealmLength is the bound of RFC 8489, section 14.9, in bytes instead of characters.
@@ -249,6 +251,11 @@ func (c *Config) relayAddresses() relayaddr.Config {
 	return relayaddr.Config{
 		Relays: c.RelayIP, External: c.ExternalIP, STUN: c.ExternalSTUN, KubernetesNode: c.KubernetesNode, Log: c.logger(),
 	}
+}
+
+// auth is what it takes to prove requests.
+func (c *Config) auth() auth.Config {
+	return auth.Config{Realm: c.Realm, Secrets: c.Secrets, Users: c.Users, Strict: c.StrictExpiry, TTL: c.TTL}
 }
 
 // peers is what the policy for peers needs to know of c.

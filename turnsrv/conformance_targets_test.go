@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -139,11 +140,25 @@ func startPion(t *testing.T) *confTarget {
 
 // pionKey knows everybody whose name has an expiry that has not passed.
 func pionKey(username, realm string, _ net.Addr) ([]byte, bool) {
-	expiry, _, ok := splitUsername(username)
-	if !ok || time.Now().After(expiry) {
+	expiry, _, ok := splitUser(username)
+	if !ok || !time.Now().Before(expiry) {
 		return nil, false
 	}
-	return turn.GenerateAuthKey(username, realm, password(testSecret, username)), true
+	return turn.GenerateAuthKey(username, realm, credentialOf(testSecret, username)), true
+}
+
+// splitUser takes the username of a credential apart.
+func splitUser(username string) (expiry time.Time, user string, ok bool) {
+	digits, user, _ := strings.Cut(username, ":")
+	seconds, err := strconv.ParseInt(digits, 10, 64)
+	return time.Unix(seconds, 0), user, err == nil
+}
+
+// credentialOf is the credential that belongs to a username.
+func credentialOf(secret, username string) string {
+	expiry, user, _ := splitUser(username)
+	_, credential := Credentials(secret, user, expiry)
+	return credential
 }
 
 // bindBoth binds UDP and TCP on loopback at the same port.

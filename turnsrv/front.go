@@ -16,6 +16,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/relayaddr"
 
 	"cline-meet/signal/turnsrv/internal/peers"
+
+	"cline-meet/signal/turnsrv/internal/auth"
 )
 
 // noiseRate is how many lines a second may be logged about what clients send.
@@ -39,14 +41,14 @@ type front struct {
 	cfg      Config
 	log      *slog.Logger
 	metrics  *metrics
-	auth     *authenticator
+	auth     *auth.Authenticator
 	engine   *engine
 	pools    []*relayPool // pools are by family: IPv4 first, IPv6 if there is one.
 	loops    []*dataLoop  // loops are empty where the data path is off.
 	reserved *reservations
 	policy   *peers.Policy
 	quotas   *quotas
-	sources  *sourceLimit
+	sources  *auth.SourceLimit
 	rate     *rate.Limiter
 	noise    *rate.Limiter // noise bounds what is logged at debug about strangers.
 	alarms   *rate.Limiter // alarms bounds the warnings that requests cause.
@@ -135,18 +137,18 @@ func (f *front) forget(a *allocation, why string) {
 		why = endExpired
 	}
 	f.metrics.ended(a, why)
-	f.log.Debug("turn allocation ended", "id", a.id, "user", a.owner().user, "reason", why)
+	f.log.Debug("turn allocation ended", "id", a.id, "user", a.owner().User, "reason", why)
 }
 
 // quotaKey is what an allocation counts for. Without a user in the credential
 // that is the credential.
 func (a *allocation) quotaKey() string { return quotaKey(a.owner()) }
 
-func quotaKey(who identity) string {
-	if who.user == "" {
-		return who.username
+func quotaKey(who auth.Identity) string {
+	if who.User == "" {
+		return who.Username
 	}
-	return who.user
+	return who.User
 }
 
 // message handles a STUN message. What is malformed is dropped in silence, as
@@ -179,8 +181,8 @@ func (f *front) warn(message string, args ...any) {
 // revoke makes the credentials of a user void and ends what they opened. It
 // returns how many allocations that were.
 func (f *front) revoke(user string) int {
-	f.auth.revoke(user, f.now())
-	return f.endAll(endRevoked, func(a *allocation) bool { return a.owner().user == user })
+	f.auth.Revoke(user, f.now())
+	return f.endAll(endRevoked, func(a *allocation) bool { return a.owner().User == user })
 }
 
 // endAll ends the allocations that match and returns their number.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/relayaddr"
+
+	"cline-meet/signal/turnsrv/internal/auth"
 )
 
 // maxHostLength is the longest DNS name.
@@ -20,6 +22,12 @@ type ICEServer struct {
 	URLs       []string `json:"urls"`
 	Username   string   `json:"username,omitempty"`
 	Credential string   `json:"credential,omitempty"`
+}
+
+// Credentials returns the TURN-REST username and credential of user, which are
+// good until expiry with every server that knows secret.
+func Credentials(secret, user string, expiry time.Time) (username, credential string) {
+	return auth.Credentials(secret, user, expiry)
 }
 
 // Issuer names ICE servers and mints credentials for them. It needs no Server:

@@ -7,6 +7,8 @@ import (
 	"github.com/pion/stun/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/cpu"
+
+	"cline-meet/signal/turnsrv/internal/auth"
 )
 
 // Directions of relayed traffic, as the metric names them.
@@ -106,7 +108,7 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 		m.dropCounters[reason] = m.drops.WithLabelValues(reason)
 	}
 	m.kernelDrops = m.drops.WithLabelValues(dropKernel)
-	for _, reason := range []string{failMissing, failFields, failNonce, failUsername, failExpired, failRevoked, failPassword} {
+	for _, reason := range auth.Reasons() {
 		m.authFailures.WithLabelValues(reason)
 	}
 	for _, reason := range []string{endExpired, endReleased, endGone, endKilled, endRevoked, endClosed} {

@@ -9,6 +9,8 @@ import (
 	"github.com/pion/stun/v2"
 
 	"cline-meet/signal/turnsrv/internal/wire"
+
+	"cline-meet/signal/turnsrv/internal/auth"
 )
 
 // defaultLifetime is what an allocation lives without a LIFETIME (RFC 8656,
@@ -24,8 +26,8 @@ type request struct {
 	m     *stun.Message
 	now   time.Time
 
-	who   identity    // who is set once the request is authenticated.
-	alloc *allocation // alloc is the allocation of the 5-tuple, or nil.
+	who   auth.Identity // who is set once the request is authenticated.
+	alloc *allocation   // alloc is the allocation of the 5-tuple, or nil.
 }
 
 // request answers a request. A method that is none of ours is dropped.
@@ -61,7 +63,7 @@ func (q *request) binding() {
 // mayAnswerStranger bounds the answers that a source address gets without having
 // proved itself, since a source may be forged to flood its owner.
 func (q *request) mayAnswerStranger() bool {
-	if q.front.sources.allow(q.from.client.Addr(), q.now) {
+	if q.front.sources.Allow(q.from.client.Addr(), q.now) {
 		return true
 	}
 	q.front.metrics.dropped(dropSourceLimit)
@@ -72,7 +74,12 @@ func (q *request) mayAnswerStranger() bool {
 func (q *request) authenticated(handle func(*request)) {
 	f := q.front
 	q.alloc = f.allocation(q.from)
-	who, failure := f.auth.authenticate(q.m, q.from.client.Addr(), q.alloc, q.now)
+	var known *auth.Identity
+	if q.alloc != nil {
+		owner := q.alloc.owner()
+		known = &owner
+	}
+	who, failure := f.auth.Authenticate(q.m, q.from.client.Addr(), known, q.now)
 	if failure != nil {
 		q.challenge(failure)
 		return
@@ -87,20 +94,21 @@ func (q *request) authenticated(handle func(*request)) {
 
 // challenge refuses a request that is not proved. But for a malformed one it
 // tells what the client needs to try again (RFC 8489, section 9.2.4).
-func (q *request) challenge(failure *authFailure) {
+func (q *request) challenge(failure *auth.Failure) {
 	f := q.front
-	f.metrics.authFailures.WithLabelValues(failure.reason).Inc()
-	if failure.reason != failMissing {
-		f.debug("turn authentication failed", "client", q.from.client, "reason", failure.reason)
+	f.metrics.authFailures.WithLabelValues(failure.Reason).Inc()
+	if failure.Reason != auth.FailMissing {
+		f.debug("turn authentication failed", "client", q.from.client, "reason", failure.Reason)
 	}
 	if !q.mayAnswerStranger() {
 		return
 	}
-	if failure.code == stun.CodeBadRequest {
-		q.fail(failure.code)
+	if failure.Code == stun.CodeBadRequest {
+		q.fail(failure.Code)
 		return
 	}
-	q.fail(failure.code, stun.NewRealm(f.cfg.Realm), stun.NewNonce(f.auth.nonces.fresh(q.from.client.Addr(), q.now)))
+	realm, nonce := f.auth.Challenge(q.from.client.Addr(), q.now)
+	q.fail(failure.Code, realm, nonce)
 }
 
 // forOwner calls handle if the 5-tuple has an allocation and the request comes
@@ -180,8 +188,8 @@ func (q *request) lifetime() (time.Duration, error) {
 		}
 		granted = max(defaultLifetime, min(asked, q.front.cfg.MaxLifetime))
 	}
-	if q.front.cfg.StrictExpiry && !q.who.expiry.IsZero() {
-		granted = min(granted, max(q.who.expiry.Sub(q.now), time.Second))
+	if q.front.cfg.StrictExpiry && !q.who.Expiry.IsZero() {
+		granted = min(granted, max(q.who.Expiry.Sub(q.now), time.Second))
 	}
 	return granted, nil
 }
@@ -321,8 +329,8 @@ func (q *request) answer(class stun.MessageClass, setters []stun.Setter) []byte 
 	if software := q.front.cfg.Software; software != "" {
 		all = append(all, stun.NewSoftware(software))
 	}
-	if q.who.key != nil {
-		all = append(all, stun.MessageIntegrity(q.who.key))
+	if q.who.Key != nil {
+		all = append(all, stun.MessageIntegrity(q.who.Key))
 	}
 	if q.m.Contains(stun.AttrFingerprint) {
 		all = append(all, stun.Fingerprint)
@@ -572,9 +580,9 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 		setters = append(setters, wire.SetValue(wire.AttrAddressErrorCode, wire.FamilyIPv6, 0, 4, 40))
 	}
 	f.add(a)
-	if f.auth.isRevoked(q.who, q.now) { // A revocation that came meanwhile may not have seen the allocation.
+	if f.auth.IsRevoked(q.who, q.now) { // A revocation that came meanwhile may not have seen the allocation.
 		a.end(endRevoked)
-		q.challenge(&authFailure{stun.CodeUnauthorized, failRevoked})
+		q.challenge(&auth.Failure{Code: stun.CodeUnauthorized, Reason: auth.FailRevoked})
 		return
 	}
 	answer := q.succeed(setters...)
@@ -582,7 +590,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 	a.answer = answer
 	a.mu.Unlock()
 	f.log.Debug("turn allocation created", "id", a.id, "client", q.from.client, "transport", q.from.transport.String(),
-		"relay", sockets[0].seen(), "user", q.who.user)
+		"relay", sockets[0].seen(), "user", q.who.User)
 }
 
 // begin makes a relay known to the engine and starts to relay.

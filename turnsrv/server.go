@@ -22,6 +22,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/relayaddr"
 
 	"cline-meet/signal/turnsrv/internal/peers"
+
+	"cline-meet/signal/turnsrv/internal/auth"
 )
 
 const (
@@ -113,9 +115,9 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		cfg:     cfg,
 		log:     cfg.logger(),
 		metrics: m,
-		auth:    newAuthenticator(cfg),
+		auth:    auth.New(cfg.auth()),
 		quotas:  newQuotas(cfg.UserQuota, cfg.totalQuota()),
-		sources: newSourceLimit(cfg.UnauthRate, max(1, int(2*cfg.UnauthRate)), maxSources),
+		sources: auth.NewSourceLimit(cfg.UnauthRate, max(1, int(2*cfg.UnauthRate)), maxSources),
 		rate:    limiter(cfg.AllocateRate),
 		noise:   rate.NewLimiter(noiseRate, noiseRate),
 		alarms:  rate.NewLimiter(noiseRate, noiseRate),
@@ -255,7 +257,7 @@ func (s *Server) relayTexts() []string {
 // from now on. Allocations that exist live on. An empty list changes nothing.
 func (s *Server) SetSecrets(secrets []string) {
 	if len(secrets) > 0 {
-		s.front.auth.setSecrets(slices.Clone(secrets))
+		s.front.auth.SetSecrets(slices.Clone(secrets))
 	}
 }
 
@@ -295,7 +297,7 @@ func (a *allocation) describe(now time.Time) Allocation {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	d := Allocation{
-		ID: strconv.FormatUint(a.id, 10), User: a.who.user, Username: a.who.username,
+		ID: strconv.FormatUint(a.id, 10), User: a.who.User, Username: a.who.Username,
 		Client: a.tuple.client, Server: a.tuple.server, Transport: a.tuple.transport.String(),
 		Created: a.created, Expires: a.expires,
 		BytesToPeers: a.toPeer.bytes.Load(), PacketsToPeers: a.toPeer.packets.Load(),
@@ -327,7 +329,7 @@ func (s *Server) Kill(id string) bool {
 // KillUser ends all allocations of a user, who may come again, and returns their
 // number.
 func (s *Server) KillUser(user string) int {
-	return s.front.endAll(endKilled, func(a *allocation) bool { return a.owner().user == user })
+	return s.front.endAll(endKilled, func(a *allocation) bool { return a.owner().User == user })
 }
 
 // Revoke ends a user's allocations and returns their number. Credentials that

@@ -8,6 +8,9 @@ import (
 )
 
 // bytesPassed sends packets of a size until one is refused and returns their bytes.
+// shapeStart is some time.
+var shapeStart = time.Unix(1_700_000_000, 0)
+
 func bytesPassed(s *shaper, size int, now time.Time) int {
 	total := 0
 	for s.allow(size, now) {
@@ -21,7 +24,7 @@ func TestShaperOff(t *testing.T) {
 		if s != nil {
 			t.Errorf("a shaper without limits: %v", s)
 		}
-		if !s.allow(1<<40, limitStart) {
+		if !s.allow(1<<40, shapeStart) {
 			t.Error("nothing passes without a limit")
 		}
 	}
@@ -42,17 +45,17 @@ func TestShaperRates(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newShaper(tt.own, newByteBucket(tt.total))
-			if got := bytesPassed(s, packet, limitStart); got > tt.burst || got < tt.burst-packet {
+			if got := bytesPassed(s, packet, shapeStart); got > tt.burst || got < tt.burst-packet {
 				t.Errorf("%d bytes at once, want %d", got, tt.burst)
 			}
 			total := 0
 			for ms := 10; ms <= 10_000; ms += 10 {
-				total += bytesPassed(s, packet, limitStart.Add(time.Duration(ms)*time.Millisecond))
+				total += bytesPassed(s, packet, shapeStart.Add(time.Duration(ms)*time.Millisecond))
 			}
 			if want := 10 * tt.perSecond; total < want-2*packet || total > want+2*packet {
 				t.Errorf("%d bytes in ten seconds, want %d", total, want)
 			}
-			if got := bytesPassed(s, packet, limitStart.Add(time.Hour)); got > tt.burst || got < tt.burst-packet {
+			if got := bytesPassed(s, packet, shapeStart.Add(time.Hour)); got > tt.burst || got < tt.burst-packet {
 				t.Errorf("%d bytes at once after an hour, want %d", got, tt.burst)
 			}
 		})
@@ -64,31 +67,31 @@ func TestShaperTakesFromBothOrNone(t *testing.T) {
 	const burst = 64 << 10
 	node := newByteBucket(1000)
 	greedy, modest := newShaper(1000, node), newShaper(1000, node)
-	if !greedy.allow(burst-100, limitStart) {
+	if !greedy.allow(burst-100, shapeStart) {
 		t.Fatal("the burst does not pass")
 	}
 	// The node refuses, hence the allocation keeps all it has.
 	for range 1000 {
-		if modest.allow(101, limitStart) {
+		if modest.allow(101, shapeStart) {
 			t.Fatal("more than the node has passes")
 		}
 	}
-	if got := modest.own.limiter.TokensAt(limitStart); got != burst {
+	if got := modest.own.limiter.TokensAt(shapeStart); got != burst {
 		t.Errorf("the refused allocation has %v bytes left, want %d", got, burst)
 	}
 	// The allocation refuses, hence the node keeps all it has.
 	for range 1000 {
-		if greedy.allow(101, limitStart) {
+		if greedy.allow(101, shapeStart) {
 			t.Fatal("more than the allocation has passes")
 		}
 	}
-	if got := node.limiter.TokensAt(limitStart); got != 100 {
+	if got := node.limiter.TokensAt(shapeStart); got != 100 {
 		t.Errorf("the node has %v bytes left, want 100", got)
 	}
-	if !modest.allow(100, limitStart) || modest.allow(1, limitStart) {
+	if !modest.allow(100, shapeStart) || modest.allow(1, shapeStart) {
 		t.Error("what the node has left is not what passes")
 	}
-	if !newShaper(1, nil).allow(65535, limitStart) {
+	if !newShaper(1, nil).allow(65535, shapeStart) {
 		t.Error("the largest datagram does not pass at the lowest rate")
 	}
 }
@@ -103,7 +106,7 @@ func TestShaperWithDisorderedTimes(t *testing.T) {
 	bare := newByteBucket(perSecond).limiter
 	total, unguarded := 0, 0
 	for i := range 10_000 { // One second, in steps of 100 µs.
-		now := limitStart.Add(time.Duration(i) * 100 * time.Microsecond)
+		now := shapeStart.Add(time.Duration(i) * 100 * time.Microsecond)
 		for _, at := range []struct {
 			s   *shaper
 			now time.Time
@@ -132,7 +135,7 @@ func TestShapersConcurrently(t *testing.T) {
 	for range 8 {
 		s := newShaper(10*burst, node)
 		for range 2 {
-			wg.Go(func() { total.Add(int64(bytesPassed(s, packet, limitStart))) })
+			wg.Go(func() { total.Add(int64(bytesPassed(s, packet, shapeStart))) })
 		}
 	}
 	wg.Wait()
@@ -146,7 +149,7 @@ func BenchmarkShaper(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
-				s, now := newShaper(1<<40, node), limitStart
+				s, now := newShaper(1<<40, node), shapeStart
 				for pb.Next() {
 					now = now.Add(time.Microsecond)
 					s.allow(1200, now)

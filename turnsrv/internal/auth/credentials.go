@@ -1,4 +1,4 @@
-package turnsrv
+package auth
 
 import (
 	"crypto/hmac"
@@ -45,35 +45,40 @@ func splitUsername(username string) (expiry time.Time, user string, ok bool) {
 	return time.Unix(unix, 0), user, true
 }
 
+// Reasons are all reasons of authentication failures.
+func Reasons() []string {
+	return []string{FailMissing, FailFields, FailNonce, FailUsername, FailExpired, FailRevoked, FailPassword}
+}
+
 // Reasons of authentication failures, as the metric names them.
 const (
-	failMissing  = "missing"  // The request has no MESSAGE-INTEGRITY: the first one of every client.
-	failFields   = "fields"   // USERNAME, REALM or NONCE is missing.
-	failNonce    = "nonce"    // The nonce is stale, foreign or made up.
-	failUsername = "username" // There is no such user.
-	failExpired  = "expired"
-	failRevoked  = "revoked"
-	failPassword = "password" // No secret explains the request's integrity.
+	FailMissing  = "missing"  // The request has no MESSAGE-INTEGRITY: the first one of every client.
+	FailFields   = "fields"   // USERNAME, REALM or NONCE is missing.
+	FailNonce    = "nonce"    // The nonce is stale, foreign or made up.
+	FailUsername = "username" // There is no such user.
+	FailExpired  = "expired"
+	FailRevoked  = "revoked"
+	FailPassword = "password" // No secret explains the request's integrity.
 )
 
-// identity is who sent a request.
-type identity struct {
-	username string
-	user     string // user is the username without the expiry.
-	key      []byte
-	expiry   time.Time // expiry is zero for a static user.
+// Identity is who sent a request.
+type Identity struct {
+	Username string
+	User     string // User is the username without the expiry.
+	Key      []byte
+	Expiry   time.Time // Expiry is zero for a static user.
 }
 
-// authFailure is a failed authentication: the code to answer and the reason to
+// Failure is a failed authentication: the code to answer and the reason to
 // count.
-type authFailure struct {
-	code   stun.ErrorCode
-	reason string
+type Failure struct {
+	Code   stun.ErrorCode
+	Reason string
 }
 
-// authenticator proves requests with the long-term credential mechanism of RFC
+// Authenticator proves requests with the long-term credential mechanism of RFC
 // 8489, section 9.2. It may be used by any goroutine.
-type authenticator struct {
+type Authenticator struct {
 	// Fixed after construction.
 	secrets atomic.Pointer[[]string] // secrets are newest first.
 	static  map[string]string        // static holds the passwords of static users.
@@ -86,16 +91,26 @@ type authenticator struct {
 	revoked map[string]time.Time // revoked holds users until their last credential has expired.
 }
 
-func newAuthenticator(cfg Config) *authenticator {
-	a := &authenticator{
+// Config is what an authenticator has to know.
+type Config struct {
+	Realm   string
+	Secrets []string      // Secrets are the shared secrets, newest first, at least one.
+	Users   []string      // Users are static users, "name:password".
+	Strict  bool          // Strict refuses an expired credential also for an allocation that exists.
+	TTL     time.Duration // TTL is how long the credentials live that the node mints.
+}
+
+// New returns an authenticator for valid settings.
+func New(cfg Config) *Authenticator {
+	a := &Authenticator{
 		static:  map[string]string{},
 		realm:   cfg.Realm,
 		nonces:  newNonces(cfg.Secrets),
-		strict:  cfg.StrictExpiry,
+		strict:  cfg.Strict,
 		ttl:     cfg.TTL,
 		revoked: map[string]time.Time{},
 	}
-	a.setSecrets(cfg.Secrets)
+	a.SetSecrets(cfg.Secrets)
 	for _, entry := range cfg.Users {
 		name, secret, _ := strings.Cut(entry, ":")
 		a.static[name] = secret
@@ -103,83 +118,88 @@ func newAuthenticator(cfg Config) *authenticator {
 	return a
 }
 
-// setSecrets replaces the shared secrets, newest first, of which there must be at least one.
-func (a *authenticator) setSecrets(secrets []string) {
+// SetSecrets replaces the shared secrets, newest first, of which there must be at least one.
+func (a *Authenticator) SetSecrets(secrets []string) {
 	a.secrets.Store(&secrets)
 	a.nonces.set(secrets)
 }
 
-// authenticate returns who sent a request. Known is the allocation of the
-// client's 5-tuple, or nil; its key is tried before others.
-func (a *authenticator) authenticate(m *stun.Message, client netip.Addr, known *allocation, now time.Time) (identity, *authFailure) {
+// Authenticate returns who sent a request. Known is whose the allocation of the
+// client's 5-tuple is, nil without one; that key is tried before others.
+func (a *Authenticator) Authenticate(m *stun.Message, client netip.Addr, known *Identity, now time.Time) (Identity, *Failure) {
 	if !m.Contains(stun.AttrMessageIntegrity) {
-		return identity{}, &authFailure{stun.CodeUnauthorized, failMissing}
+		return Identity{}, &Failure{stun.CodeUnauthorized, FailMissing}
 	}
 	username, errUser := m.Get(stun.AttrUsername)
 	nonce, errNonce := m.Get(stun.AttrNonce)
 	if errUser != nil || errNonce != nil || !m.Contains(stun.AttrRealm) {
-		return identity{}, &authFailure{stun.CodeBadRequest, failFields}
+		return Identity{}, &Failure{stun.CodeBadRequest, FailFields}
 	}
 	if !a.nonces.valid(nonce, client, now) {
-		return identity{}, &authFailure{stun.CodeStaleNonce, failNonce}
+		return Identity{}, &Failure{stun.CodeStaleNonce, FailNonce}
 	}
 	id, reason := a.identify(m, string(username), known, now)
 	if reason != "" {
-		return identity{}, &authFailure{stun.CodeUnauthorized, reason}
+		return Identity{}, &Failure{stun.CodeUnauthorized, reason}
 	}
 	wire.TrimAfterIntegrity(m)
 	return id, nil
 }
 
-func (a *authenticator) identify(m *stun.Message, username string, known *allocation, now time.Time) (identity, string) {
-	if known != nil && known.who.username == username && proves(m, known.who.key) {
-		return known.who, a.refusal(m, known.who, true, now)
+func (a *Authenticator) identify(m *stun.Message, username string, known *Identity, now time.Time) (Identity, string) {
+	if known != nil && known.Username == username && proves(m, known.Key) {
+		return *known, a.refusal(m, *known, true, now)
 	}
 	if secret, ok := a.static[username]; ok {
-		id := identity{username: username, user: username, key: a.key(username, secret)}
-		if !proves(m, id.key) {
-			return identity{}, failPassword
+		id := Identity{Username: username, User: username, Key: a.key(username, secret)}
+		if !proves(m, id.Key) {
+			return Identity{}, FailPassword
 		}
 		return id, ""
 	}
 	expiry, user, ok := splitUsername(username)
 	if !ok {
-		return identity{}, failUsername
+		return Identity{}, FailUsername
 	}
 	for _, secret := range *a.secrets.Load() {
 		key := a.key(username, password(secret, username))
 		if proves(m, key) {
-			id := identity{username: username, user: user, key: key, expiry: expiry}
+			id := Identity{Username: username, User: user, Key: key, Expiry: expiry}
 			return id, a.refusal(m, id, known != nil, now)
 		}
 	}
-	return identity{}, failPassword
+	return Identity{}, FailPassword
 }
 
 // refusal tells why a proven identity may not make this request, if so. One that
 // serves an allocation that exists may go on after the credential's expiry, or
 // every call would end with the credential that it was set up with, since
 // browsers keep using it; unless the expiry is strict.
-func (a *authenticator) refusal(m *stun.Message, id identity, exists bool, now time.Time) string {
-	if a.isRevoked(id, now) {
-		return failRevoked
+func (a *Authenticator) refusal(m *stun.Message, id Identity, exists bool, now time.Time) string {
+	if a.IsRevoked(id, now) {
+		return FailRevoked
 	}
-	expired := !id.expiry.IsZero() && !now.Before(id.expiry)
+	expired := !id.Expiry.IsZero() && !now.Before(id.Expiry)
 	if expired && (a.strict || !exists || m.Type.Method == stun.MethodAllocate) {
-		return failExpired
+		return FailExpired
 	}
 	return ""
 }
 
 func proves(m *stun.Message, key []byte) bool { return stun.MessageIntegrity(key).Check(m) == nil }
 
-func (a *authenticator) key(username, secret string) []byte {
+func (a *Authenticator) key(username, secret string) []byte {
 	return stun.NewLongTermIntegrity(username, a.realm, secret)
 }
 
-// revoke makes minted credentials of user void for as long as those that exist
+// Challenge returns what a client needs to prove its next request.
+func (a *Authenticator) Challenge(client netip.Addr, now time.Time) (stun.Realm, stun.Nonce) {
+	return stun.NewRealm(a.realm), stun.NewNonce(a.nonces.fresh(client, now))
+}
+
+// Revoke makes minted credentials of user void for as long as those that exist
 // may live, new ones included. A static user's password stays good.
-func (a *authenticator) revoke(user string, now time.Time) {
+func (a *Authenticator) Revoke(user string, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, until := range a.revoked {
@@ -190,14 +210,14 @@ func (a *authenticator) revoke(user string, now time.Time) {
 	a.revoked[user] = now.Add(a.ttl)
 }
 
-// isRevoked says whether an identity's credential was minted for a user who was
+// IsRevoked says whether an identity's credential was minted for a user who was
 // revoked. A static user's was not minted.
-func (a *authenticator) isRevoked(id identity, now time.Time) bool {
-	if id.expiry.IsZero() {
+func (a *Authenticator) IsRevoked(id Identity, now time.Time) bool {
+	if id.Expiry.IsZero() {
 		return false
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	until, ok := a.revoked[id.user]
+	until, ok := a.revoked[id.User]
 	return ok && now.Before(until)
 }

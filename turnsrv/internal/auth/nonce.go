@@ -1,4 +1,4 @@
-package turnsrv
+package auth
 
 import (
 	"crypto/hmac"

@@ -1,4 +1,4 @@
-package turnsrv
+package auth
 
 import (
 	"hash/maphash"
@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// sourceLimit bounds how often a source address, or an IPv6 /64, gets an answer
+// SourceLimit bounds how often a source address, or an IPv6 /64, gets an answer
 // before it has proven that the address is its own. It is a table of fixed size,
 // so that spoofed sources cost no memory and push nobody out. Sources that meet
 // in a place of the table share its rate; where they meet is secret and changes
 // with every start, and a flood of spoofed sources must saturate most places,
 // millions of packets a second, before it locks others out. Any number of
 // goroutines may use it.
-type sourceLimit struct {
+type SourceLimit struct {
 	// Fixed after construction.
 	seed  maphash.Seed
 	start time.Time
@@ -28,11 +28,11 @@ type sourceLimit struct {
 	full []atomic.Int64
 }
 
-// newSourceLimit returns a limit of perSecond answers for each source, and
+// NewSourceLimit returns a limit of perSecond answers for each source, and
 // burst at once, in a table of maxSources places of 8 bytes. A perSecond of 0
 // means no limit.
-func newSourceLimit(perSecond float64, burst, maxSources int) *sourceLimit {
-	l := &sourceLimit{seed: maphash.MakeSeed(), start: time.Now()}
+func NewSourceLimit(perSecond float64, burst, maxSources int) *SourceLimit {
+	l := &SourceLimit{seed: maphash.MakeSeed(), start: time.Now()}
 	if perSecond <= 0 {
 		return l
 	}
@@ -48,9 +48,9 @@ func newSourceLimit(perSecond float64, burst, maxSources int) *sourceLimit {
 	return l
 }
 
-// allow takes one answer to addr at now, if the rate has one left. Times that
+// Allow takes one answer to addr at now, if the rate has one left. Times that
 // are not in order are harmless.
-func (l *sourceLimit) allow(addr netip.Addr, now time.Time) bool {
+func (l *SourceLimit) Allow(addr netip.Addr, now time.Time) bool {
 	if l.step == 0 {
 		return true
 	}
@@ -68,7 +68,7 @@ func (l *sourceLimit) allow(addr netip.Addr, now time.Time) bool {
 }
 
 // place returns the bucket of a source. Who has one IPv6 address has its /64.
-func (l *sourceLimit) place(addr netip.Addr) *atomic.Int64 {
+func (l *SourceLimit) place(addr netip.Addr) *atomic.Int64 {
 	b := addr.As16()
 	source := b[:]
 	if addr.Is6() && !addr.Is4In6() {

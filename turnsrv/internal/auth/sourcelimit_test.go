@@ -1,4 +1,4 @@
-package turnsrv
+package auth
 
 import (
 	"encoding/binary"
@@ -20,10 +20,10 @@ func spoofed(n uint32) netip.Addr {
 }
 
 // countAllowed counts how many of n answers are allowed at now.
-func countAllowed(l *sourceLimit, addr netip.Addr, n int, now time.Time) int {
+func countAllowed(l *SourceLimit, addr netip.Addr, n int, now time.Time) int {
 	count := 0
 	for range n {
-		if l.allow(addr, now) {
+		if l.Allow(addr, now) {
 			count++
 		}
 	}
@@ -31,7 +31,7 @@ func countAllowed(l *sourceLimit, addr netip.Addr, n int, now time.Time) int {
 }
 
 func TestSourceLimit(t *testing.T) {
-	l := newSourceLimit(50, 100, 1<<16)
+	l := NewSourceLimit(50, 100, 1<<16)
 	a := netip.MustParseAddr("8.8.8.8")
 	for _, tt := range []struct {
 		after time.Duration
@@ -67,9 +67,9 @@ func TestSourceLimitBySource(t *testing.T) {
 		// A new seed may let two sources meet, rarely once and never always.
 		met := 0
 		for range 3 {
-			l := newSourceLimit(1, 1, 1<<16)
-			l.allow(netip.MustParseAddr(tt.first), limitStart)
-			if !l.allow(netip.MustParseAddr(tt.second), limitStart) {
+			l := NewSourceLimit(1, 1, 1<<16)
+			l.Allow(netip.MustParseAddr(tt.first), limitStart)
+			if !l.Allow(netip.MustParseAddr(tt.second), limitStart) {
 				met++
 			}
 		}
@@ -83,16 +83,16 @@ func TestSourceLimitBySource(t *testing.T) {
 // that ask rarely go on being answered, and one that floods is still held.
 func TestSourceLimitUnderSpoofing(t *testing.T) {
 	const flood, rare = 1 << 20, 1000
-	l := newSourceLimit(50, 100, 1<<16)
+	l := NewSourceLimit(50, 100, 1<<16)
 	flooder := netip.MustParseAddr("203.0.113.1")
 	answered, flooded := 0, 0
 	for i := range uint32(flood) {
 		now := limitStart.Add(time.Duration(i) * time.Second / flood)
-		l.allow(spoofed(i), now)
-		if l.allow(flooder, now) {
+		l.Allow(spoofed(i), now)
+		if l.Allow(flooder, now) {
 			flooded++
 		}
-		if i%(flood/rare) == 0 && l.allow(spoofed(0xc0000000+i), now) {
+		if i%(flood/rare) == 0 && l.Allow(spoofed(0xc0000000+i), now) {
 			answered++
 		}
 	}
@@ -115,12 +115,12 @@ func TestSourceLimitAtItsBounds(t *testing.T) {
 	}{
 		{0, 100, 10, 1000}, {-1, 0, 0, 1000}, {50, 0, 10, 0}, {50, -1, 10, 0}, {1e-300, 1, 10, 1}, {1e300, 1, 1, 1}, {1e300, 1 << 62, 1, 1000}, {50, 7, 0, 7},
 	} {
-		l := newSourceLimit(tt.perSecond, tt.burst, tt.maxSource)
+		l := NewSourceLimit(tt.perSecond, tt.burst, tt.maxSource)
 		if got := countAllowed(l, netip.MustParseAddr("8.8.8.8"), 1000, limitStart); got != tt.want {
 			t.Errorf("%+v: %d answers", tt, got)
 		}
 	}
-	l := newSourceLimit(50, 100, 1)
+	l := NewSourceLimit(50, 100, 1)
 	if got := countAllowed(l, netip.Addr{}, 200, limitStart); got != 100 {
 		t.Errorf("no address: %d answers", got)
 	}
@@ -134,13 +134,13 @@ func TestSourceLimitAtItsBounds(t *testing.T) {
 }
 
 func TestSourceLimitConcurrently(t *testing.T) {
-	l := newSourceLimit(50, 1000, 1)
+	l := NewSourceLimit(50, 1000, 1)
 	var got atomic.Int64
 	var wg sync.WaitGroup
 	for g := range uint32(8) {
 		wg.Go(func() {
 			for i := range uint32(1000) {
-				if l.allow(spoofed(g<<16|i), limitStart) {
+				if l.Allow(spoofed(g<<16|i), limitStart) {
 					got.Add(1)
 				}
 			}
@@ -153,11 +153,11 @@ func TestSourceLimitConcurrently(t *testing.T) {
 }
 
 func TestSourceLimitAllocatesNothing(t *testing.T) {
-	l := newSourceLimit(50, 100, 1<<16)
+	l := NewSourceLimit(50, 100, 1<<16)
 	next := uint32(0)
 	if n := testing.AllocsPerRun(10000, func() {
 		next++
-		l.allow(spoofed(next), limitStart)
+		l.Allow(spoofed(next), limitStart)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -167,11 +167,11 @@ func BenchmarkSourceLimit(b *testing.B) {
 	for _, sources := range []uint32{1, 1 << 20} {
 		b.Run(fmt.Sprintf("sources=%d", sources), func(b *testing.B) {
 			b.ReportAllocs()
-			l := newSourceLimit(50, 100, 1<<16)
+			l := NewSourceLimit(50, 100, 1<<16)
 			var next atomic.Uint32
 			b.RunParallel(func(pb *testing.PB) {
 				for i := next.Add(1 << 24); pb.Next(); i++ {
-					l.allow(spoofed(i%sources), limitStart.Add(time.Duration(i)*time.Microsecond))
+					l.Allow(spoofed(i%sources), limitStart.Add(time.Duration(i)*time.Microsecond))
 				}
 			})
 		})

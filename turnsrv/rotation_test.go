@@ -1,0 +1,67 @@
+package turnsrv
+
+import (
+	"testing"
+	"time"
+
+	"cline-meet/signal/turnsrv/internal/auth"
+)
+
+// TestSetSecrets rotates the secret of a server and an issuer that run.
+func TestSetSecrets(t *testing.T) {
+	cfg := testConfig()
+	s, issuer := startServer(t, cfg), NewIssuer(cfg, 1)
+	secrets := []string{"a new secret", testSecret}
+	s.SetSecrets(nil)
+	s.SetSecrets(secrets)
+	issuer.SetSecrets(nil)
+	issuer.SetSecrets(secrets)
+	servers, _ := issuer.ICEServers("h", "bob", time.Now())
+	fresh := servers[len(servers)-1]
+	if fresh.Credential != credentialOf("a new secret", fresh.Username) {
+		t.Error("the issuer mints with another secret")
+	}
+	old, credential := Credentials(testSecret, "bob", time.Now().Add(time.Minute))
+	for username, secret := range map[string]string{fresh.Username: fresh.Credential, old: credential} {
+		relay, err := newClient(t, s, "udp", username, secret).Allocate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = relay.Close()
+	}
+}
+
+// TestCredentialsOverTheWire allocates with both secrets of a rotation and is
+// refused with a wrong and with an expired credential, over UDP and TCP.
+func TestCredentialsOverTheWire(t *testing.T) {
+	cfg := testConfig()
+	cfg.Secrets = []string{"new", "old"}
+	s := startServer(t, cfg)
+	for _, network := range []string{"udp", "tcp"} {
+		for _, tt := range []struct {
+			secret string
+			ttl    time.Duration
+			ok     bool
+		}{
+			{"new", time.Minute, true}, {"old", time.Minute, true}, {"other", time.Minute, false}, {"new", -time.Minute, false},
+		} {
+			username, credential := Credentials(tt.secret, "bob", time.Now().Add(tt.ttl))
+			relay, err := newClient(t, s, network, username, credential).Allocate()
+			if (err == nil) != tt.ok {
+				t.Errorf("%s, secret %s, ttl %v: %v", network, tt.secret, tt.ttl, err)
+			}
+			if relay != nil {
+				_ = relay.Close()
+			}
+		}
+	}
+	eventually(t, "every allocation is gone", func() bool { return s.Allocations() == 0 })
+	if got := valueOf(t, s.front.metrics.authFailures.WithLabelValues(auth.FailPassword)); got != 2 {
+		t.Errorf("%v password failures were counted, want 2", got)
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		if got := valueOf(t, s.front.metrics.created.WithLabelValues(network, "ipv4")); got != 2 {
+			t.Errorf("%v allocations over %s were counted, want 2", got, network)
+		}
+	}
+}
