@@ -5,8 +5,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"embed"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,7 +19,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -32,6 +29,7 @@ import (
 	_ "golang.org/x/crypto/x509roots/fallback" // A container may hold no certificate authorities.
 
 	"cline-meet/signal/assets"
+	"cline-meet/signal/packaging"
 	"cline-meet/signal/signal"
 	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/client"
@@ -66,8 +64,8 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		Writer:               stdout,
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
-		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), credentialsCommand(stdout),
-			rotateCommand(stdout), benchCommand(stdout, stderr), versionCommand(stdout), completionCommand(stdout), manCommand(stdout)},
+		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), turnsrv.CredentialsCommand(stdout),
+			state.RotateCommand(stdout), benchCommand(stdout, stderr), versionCommand(stdout), packaging.CompletionCommand(stdout), packaging.ManCommand(stdout)},
 	}
 }
 
@@ -238,8 +236,8 @@ type node struct {
 	settings  *settings
 	log       *slog.Logger
 	registry  *prometheus.Registry
-	generated []string // the secrets that nobody configured
-	shared    *secrets // those of them that the cluster agrees on
+	generated []string       // the secrets that nobody configured
+	shared    *state.Secrets // those of them that the cluster agrees on
 	signal    *signal.Server
 	turn      *turnsrv.Server // nil when TURN is off
 	issuer    *turnsrv.Issuer
@@ -260,12 +258,12 @@ type sharedState interface {
 // newNode builds every part and binds every address. When one fails, what was built is closed.
 func newNode(s *settings, log *slog.Logger) (*node, error) {
 	registry := prometheus.NewRegistry()
-	n := &node{settings: s, log: log, registry: registry, shared: newSecrets()}
+	n := &node{settings: s, log: log, registry: registry, shared: state.NewSecrets()}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
-	n.generate(sessionSecret, &s.signal.SessionSecrets)
+	n.generate(state.SessionSecret, &s.signal.SessionSecrets)
 	if s.turn.Enabled || s.redis.Enabled() {
-		n.generate(turnSecret, &s.turn.Secrets)
+		n.generate(state.TURNSecret, &s.turn.Secrets)
 	}
 	cfg := s.signal
 	if err := n.loadCertificate(&cfg, &s.turn); err != nil {
@@ -283,8 +281,8 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	if err := n.buildTURN(s.turn, registry); err != nil {
 		return nil, errors.Join(err, n.signal.Shutdown(context.Background()), n.state.Close(context.Background()))
 	}
-	n.shared.use(sessionSecret, n.signal.SetSessionSecrets)
-	n.shared.use(turnSecret, n.setTURNSecrets)
+	n.shared.Use(state.SessionSecret, n.signal.SetSessionSecrets)
+	n.shared.Use(state.TURNSecret, n.setTURNSecrets)
 	n.announce()
 	n.state.Subscribe(n.signal.Events()) // The last step: other nodes act on this one from now on.
 	return n, nil
@@ -298,7 +296,7 @@ func (n *node) newState() (sharedState, error) {
 		return state.NewMemory().Node(rand.Text()), nil
 	}
 	cfg.Logger, cfg.Registerer = n.log, n.registry
-	cfg.Secrets, cfg.OnSecret = n.shared.proposals(), n.shared.set
+	cfg.Secrets, cfg.OnSecret = n.shared.Proposals(), n.shared.Set
 	return state.NewRedis(cfg, rand.Text())
 }
 
@@ -428,57 +426,10 @@ func (n *node) generate(name string, values *[]string) {
 	}
 	*values = []string{rand.Text()}
 	if n.settings.redis.Enabled() {
-		n.shared.propose(name, (*values)[0])
+		n.shared.Propose(name, (*values)[0])
 		return
 	}
 	n.generated = append(n.generated, "--"+name)
-}
-
-// The names of the secrets: of their flags, and in Redis.
-const (
-	sessionSecret = "session-secret"
-	turnSecret    = "turn-secret"
-)
-
-// secrets are those that the cluster agrees on. They may be set before the parts that use them are
-// built.
-type secrets struct {
-	mu       sync.Mutex
-	proposed map[string]string
-	values   map[string][]string
-	users    map[string]func([]string)
-}
-
-func newSecrets() *secrets {
-	return &secrets{proposed: map[string]string{}, values: map[string][]string{}, users: map[string]func([]string){}}
-}
-
-func (s *secrets) propose(name, value string) { s.proposed[name] = value }
-
-func (s *secrets) proposals() map[string]string { return s.proposed }
-
-// set takes over what the cluster agreed on. What this node proposed stays valid here: it may have
-// been used before Redis was there.
-func (s *secrets) set(name string, values []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if own := s.proposed[name]; !slices.Contains(values, own) {
-		values = append(slices.Clone(values), own)
-	}
-	s.values[name] = values
-	if use := s.users[name]; use != nil {
-		use(values)
-	}
-}
-
-// use has a part told of a secret's values, now and whenever they change.
-func (s *secrets) use(name string, f func([]string)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.users[name] = f
-	if values := s.values[name]; len(values) > 0 {
-		f(values)
-	}
 }
 
 // ice is how signaling learns of ICE servers: this node's, and the TURN server of another for when
@@ -748,116 +699,6 @@ func (n *node) warnings() []string {
 			"peers on private addresses are denied; open your network with --turn-allow-peer, such as 192.168.0.0/16")
 	}
 	return out
-}
-
-// credentialsCommand mints credentials that the TURN server of the same secret accepts.
-func credentialsCommand(stdout io.Writer) *cli.Command {
-	cfg := turnsrv.DefaultConfig()
-	var user string
-	var ttl time.Duration
-	var asJSON bool
-	return &cli.Command{
-		Name:  "credentials",
-		Usage: "Mint and print TURN credentials",
-		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "user", Usage: "`NAME` that the credentials are for", Required: true, Destination: &user},
-			&cli.DurationFlag{Name: "ttl", Usage: "how long they live, such as 90s or 24h", Value: time.Hour, Destination: &ttl},
-			&cli.BoolFlag{Name: "json", Usage: "print an RTCConfiguration instead", Destination: &asJSON},
-		}, cfg.Settings().Pick("turn-secret", "turn-public-host", "turn-port", "turn-url", "stun-url").Flags()...),
-		Action: func(*cli.Context) error {
-			if len(cfg.Secrets) == 0 {
-				return errors.New("--turn-secret or TURN_SECRET: give the secret of the TURN server")
-			}
-			if ttl <= 0 {
-				return fmt.Errorf("--ttl: %v is over before it begins", ttl)
-			}
-			cfg.TTL = ttl
-			return printCredentials(stdout, cfg, user, asJSON)
-		},
-	}
-}
-
-func printCredentials(w io.Writer, cfg turnsrv.Config, user string, asJSON bool) error {
-	now := time.Now()
-	if asJSON {
-		servers, _ := turnsrv.NewIssuer(cfg, cfg.Port).ICEServers(cfg.PublicHost, user, now)
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(map[string]any{"iceServers": servers})
-	}
-	username, credential := turnsrv.Credentials(cfg.Secrets[0], user, now.Add(cfg.TTL))
-	_, err := fmt.Fprintf(w, "username   %s\ncredential %s\n", username, credential)
-	return err
-}
-
-// rotateCommand replaces a secret that the nodes agreed on through Redis.
-func rotateCommand(stdout io.Writer) *cli.Command {
-	cfg := state.DefaultRedisConfig()
-	names := map[string]string{"turn": turnSecret, "session": sessionSecret}
-	return &cli.Command{
-		Name:      "rotate-secret",
-		Usage:     "Make a new secret for all nodes; the one before stays valid",
-		ArgsUsage: "turn|session",
-		Description: "For secrets that the nodes generated and agreed on through Redis. Where --turn-secret or\n" +
-			"--session-secret is set, prepend the new one there instead.",
-		Flags: cfg.Settings().Flags(),
-		Action: func(c *cli.Context) error {
-			name, ok := names[c.Args().First()]
-			if !ok || c.NArg() != 1 {
-				return errors.New("rotate-secret: name one secret, turn or session")
-			}
-			if err := cfg.Validate(); err != nil {
-				return setting.Wrong(err)
-			}
-			if err := state.RotateSecret(c.Context, cfg, name); err != nil {
-				return err
-			}
-			_, err := fmt.Fprintf(stdout, "new --%s: nodes accept it within %v and use it after %v\n", name, cfg.Beat, 2*cfg.Beat)
-			return err
-		},
-	}
-}
-
-//go:embed packaging/completion
-var completions embed.FS
-
-// completionCommand prints what makes a shell complete commands and flags.
-func completionCommand(stdout io.Writer) *cli.Command {
-	return &cli.Command{
-		Name:        "completion",
-		Usage:       "Print the completion script of a shell",
-		ArgsUsage:   "bash|zsh|fish",
-		Description: "For one session of bash: source <(signal completion bash)",
-		Action: func(c *cli.Context) error {
-			shell := c.Args().First()
-			if shell == "fish" {
-				script, err := c.Lineage()[1].App.ToFishCompletion()
-				return errors.Join(err, printText(stdout, script))
-			}
-			script, err := completions.ReadFile("packaging/completion/signal." + shell)
-			if err != nil {
-				return fmt.Errorf("completion: %q is none of bash, zsh, fish", shell)
-			}
-			return printText(stdout, string(script))
-		},
-	}
-}
-
-// manCommand prints the manual page, which the packages install.
-func manCommand(stdout io.Writer) *cli.Command {
-	return &cli.Command{
-		Name:  "man",
-		Usage: "Print the manual page signal(1)",
-		Action: func(c *cli.Context) error {
-			page, err := c.Lineage()[1].App.ToManWithSection(1)
-			return errors.Join(err, printText(stdout, page))
-		},
-	}
-}
-
-func printText(w io.Writer, text string) error {
-	_, err := io.WriteString(w, text)
-	return err
 }
 
 func versionCommand(stdout io.Writer) *cli.Command {

@@ -628,6 +628,12 @@ func TestCredentials(t *testing.T) {
 		!strings.Contains(stderr.String(), "TURN_SECRET") {
 		t.Errorf("without a secret: exit status %d, %s", status, &stderr)
 	}
+	for _, ttl := range []string{"0", "5e9", "-1h", "soon"} {
+		stderr.Reset()
+		if status := run(t.Context(), append(args, "--ttl", ttl), io.Discard, &stderr); status != 1 || !strings.Contains(stderr.String(), "-ttl: ") {
+			t.Errorf("for %s: exit status %d, %s", ttl, status, &stderr)
+		}
+	}
 }
 
 // TestREADMENamesEverySetting holds the settings table of the README against the flags and --help.
@@ -677,7 +683,7 @@ func TestImportsPointOneWay(t *testing.T) {
 	const module, leaf = "cline-meet/signal/", "signal/setting" // All may import the leaf.
 	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/testproc", "turnsrv/internal/peers/peerstest"}
 	allowed := map[string][]string{
-		".":             {"assets", "signal", "state", "turnsrv", "signal/certificate", "signal/client", "turnsrv/bench"},
+		".":             {"assets", "packaging", "signal", "state", "turnsrv", "signal/certificate", "signal/client", "turnsrv/bench"},
 		"signal":        {"state", "signal/client"},
 		"signal/client": nil,
 		"turnsrv/bench": {"turnsrv", "turnsrv/bench/internal/udpio", "signal/bench/measure"}, // Its tests measure a server.

@@ -1,0 +1,54 @@
+// Package packaging has the commands by which packages get what belongs beside the executable. The other
+// files of its directory make images and packages.
+package packaging
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+)
+
+//go:embed completion
+var completions embed.FS
+
+// CompletionCommand is `signal completion`, which prints what makes a shell complete commands and flags.
+func CompletionCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:        "completion",
+		Usage:       "Print the completion script of a shell",
+		ArgsUsage:   "bash|zsh|fish",
+		Description: "For one session of bash: source <(signal completion bash)",
+		Action: func(c *cli.Context) error {
+			shell := c.Args().First()
+			if shell == "fish" {
+				script, err := c.Lineage()[1].App.ToFishCompletion()
+				return errors.Join(err, printText(stdout, script))
+			}
+			script, err := completions.ReadFile("completion/signal." + shell)
+			if err != nil {
+				return fmt.Errorf("completion: %q is none of bash, zsh, fish", shell)
+			}
+			return printText(stdout, string(script))
+		},
+	}
+}
+
+// ManCommand is `signal man`, which prints the manual page, which the packages install.
+func ManCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:  "man",
+		Usage: "Print the manual page signal(1)",
+		Action: func(c *cli.Context) error {
+			page, err := c.Lineage()[1].App.ToManWithSection(1)
+			return errors.Join(err, printText(stdout, page))
+		},
+	}
+}
+
+func printText(w io.Writer, text string) error {
+	_, err := io.WriteString(w, text)
+	return err
+}
