@@ -9,6 +9,7 @@ CHAOSTIME   ?= 3m
 SEEDS       ?= 20
 BENCHRUNS   ?= 5
 SCENARIOS ?= S1,S2,S3,S4,S3gg,S4gg,F1,F1gg,F2,F2gg,A1
+WSSCENARIOS ?= saturated,paced,half,trickle,storm,slow
 OUT         ?= bin/signal
 IMAGE       ?= signal:dev
 PLATFORMS   ?= amd64 arm64 armv7
@@ -77,19 +78,34 @@ chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of 
 	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state ./signal -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
 	done
 
-# The server of the benchmarks. {min} is the first relay port, which is no TCP port of anybody.
+# The TURN server of the benchmarks. {min} is the first relay port, which is no TCP port of anybody.
 BENCHED := bin/signal serve --server-host 127.0.0.1 --server-port {min} --admin-addr 127.0.0.1:{max} --log-format json --log-level error \
   --turn-listen 127.0.0.1 --turn-port {port} --turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} \
   --turn-secret {secret} --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-allocate-rate 0 --turn-unauth-rate 1000000
 
 .PHONY: bench
-bench: build ## Compare SCENARIOS (all but I8) with coturn in BENCHRUNS (5) runs (9 min)
-	@command -v turnserver >/dev/null || { echo "make bench needs coturn: run make dev-setup"; exit 1; }
+bench: ## Measure TURN, then signaling: bench-turn and bench-ws (14 min)
+	@$(MAKE) --no-print-directory bench-turn
+	@$(MAKE) --no-print-directory bench-ws
+
+.PHONY: bench-turn
+bench-turn: build ## Compare SCENARIOS (all but I8) with coturn in BENCHRUNS (5) runs (9 min)
+	@command -v turnserver >/dev/null || { echo "make bench-turn needs coturn: run make dev-setup"; exit 1; }
 	@bin/signal bench turn --runs $(BENCHRUNS) --duration 2s --core 1 --pin 0 --floor --scenario $(SCENARIOS) \
 	  --command "$(BENCHED)" \
 	  --against "turnserver -n --listening-ip 127.0.0.1 --relay-ip 127.0.0.1 --listening-port {port} --min-port {min} --max-port {max} \
 	    --use-auth-secret --static-auth-secret {secret} --realm bench --allow-loopback-peers --no-cli --no-tls --no-dtls \
 	    --relay-threads 1 --log-file /dev/null --simple-log"
+
+# The signaling server of the benchmarks: its clients have one address and send as fast as they can. WSAGAINST may name other
+# servers: WSAGAINST='--against "node peerjs.js --port {port}" --against-dialect peerjs'.
+BENCHED_WS := bin/signal serve --server-host 127.0.0.1 --server-port {port} --admin-addr= --turn-enabled=false --log-level error \
+  --address-connections 1000000 --message-rate 10000000 --message-burst 10000000
+
+.PHONY: bench-ws
+bench-ws: build ## Compare WSSCENARIOS (all but idle and churn) with an echo in BENCHRUNS (5) runs (5 min)
+	@bin/signal bench ws --runs $(BENCHRUNS) --duration 2s --core 1 --pin 0 --floor --scenario $(WSSCENARIOS) \
+	  --command "$(BENCHED_WS)" $(WSAGAINST)
 
 # With a real-time priority the kernel puts the threads of a process that goes on at once on all of its cores.
 .PHONY: bench-cores

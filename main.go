@@ -31,6 +31,7 @@ import (
 	"cline-meet/signal/assets"
 	"cline-meet/signal/packaging"
 	"cline-meet/signal/signal"
+	wsbench "cline-meet/signal/signal/bench"
 	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/signal/setting"
@@ -73,7 +74,7 @@ func benchCommand(stdout, stderr io.Writer) *cli.Command {
 	return &cli.Command{
 		Name:        "bench",
 		Usage:       "Measure servers",
-		Subcommands: []*cli.Command{turnbench.Command(stdout, stderr)},
+		Subcommands: []*cli.Command{turnbench.Command(stdout, stderr), wsbench.Command(stdout, stderr)},
 	}
 }
 

@@ -204,6 +204,26 @@ func TestExecutable(t *testing.T) {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
+	t.Run("BenchOfSignaling", func(t *testing.T) {
+		if runtime.GOOS != "linux" {
+			t.Skip("the generator needs Linux")
+		}
+		serve := strings.Join(append([]string{binary}, quiet[1:]...), " ") + " --turn-enabled=false --server-port {port}" +
+			" --message-rate 10000 --message-burst 10000"
+		out, err := exec.Command(binary, "bench", "ws", "--scenario", "paced,churn", "--clients", "20", "--rate", "400", "--floor",
+			"--duration", "200ms", "--json", "--command", serve).Output()
+		var report struct {
+			Results []struct {
+				Server    string `json:"server"`
+				Delivered int    `json:"delivered"`
+			} `json:"results"`
+		}
+		err = errors.Join(err, json.Unmarshal(out, &report))
+		if err != nil || len(report.Results) != 3 || report.Results[0].Delivered == 0 || report.Results[1].Delivered == 0 ||
+			report.Results[1].Server != "floor" {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
 	t.Run("PortInUse", func(t *testing.T) {
 		taken, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -683,8 +703,9 @@ func TestImportsPointOneWay(t *testing.T) {
 	const module, leaf = "cline-meet/signal/", "signal/setting" // All may import the leaf.
 	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/testproc", "turnsrv/internal/peers/peerstest"}
 	allowed := map[string][]string{
-		".":             {"assets", "packaging", "signal", "state", "turnsrv", "signal/certificate", "signal/client", "turnsrv/bench"},
+		".":             {"assets", "packaging", "signal", "state", "turnsrv", "signal/certificate", "signal/client", "signal/bench", "turnsrv/bench"},
 		"signal":        {"state", "signal/client"},
+		"signal/bench":  {"signal", "state", "signal/bench/measure", "signal/client"}, // Its tests measure a server.
 		"signal/client": nil,
 		"turnsrv/bench": {"turnsrv", "turnsrv/bench/internal/udpio", "signal/bench/measure"}, // Its tests measure a server.
 		"state":         nil,

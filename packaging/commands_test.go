@@ -49,7 +49,7 @@ func TestCommands(t *testing.T) {
 	n.relays(`turnutils_uclient -y -c -n 50 -m 4 -l 170 -W "$TURN_SECRET" -u bob HOST`)
 	n.stops()
 
-	n.runs("signal bench turn --help", `signal bench turn --scenario S1,S2 --command "signal serve --turn-listen 127.0.0.1 --turn-port {port} --turn-secret {secret} `+
+	n.runs("signal bench ws --help", "signal bench turn --help", `signal bench turn --scenario S1,S2 --command "signal serve --turn-listen 127.0.0.1 --turn-port {port} --turn-secret {secret} `+
 		`--turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} --turn-allow-peer 127.0.0.1/32 --turn-user-quota 0"`)
 	n.runs("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -keyout key.pem -out cert.pem " +
 		"-subj /CN=localhost -addext subjectAltName=DNS:localhost")
