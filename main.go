@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -243,7 +242,7 @@ type node struct {
 	turn      *turnsrv.Server // nil when TURN is off
 	issuer    *turnsrv.Issuer
 	state     sharedState
-	draining  atomic.Bool
+	directory *signal.Directory
 	cert      *certificate.Files // nil without TLS
 }
 
@@ -284,7 +283,8 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	}
 	n.shared.Use(state.SessionSecret, n.signal.SetSessionSecrets)
 	n.shared.Use(state.TURNSecret, n.setTURNSecrets)
-	n.announce()
+	n.directory = n.newDirectory()
+	n.directory.Announce()
 	n.state.Subscribe(n.signal.Events()) // The last step: other nodes act on this one from now on.
 	return n, nil
 }
@@ -301,45 +301,34 @@ func (n *node) newState() (sharedState, error) {
 	return state.NewRedis(cfg, rand.Text())
 }
 
-// announce tells the other nodes about this one.
-func (n *node) announce() {
-	info := state.NodeInfo{Load: n.signal.Connections(), Draining: n.draining.Load()}
-	if n.turn != nil {
-		info.Load += n.turn.Allocations()
-	}
-	if n.turn != nil && len(n.settings.turn.TURNURLs) == 0 {
-		info.TURN = turnURLs(n.ownServers("", ""))
-	}
-	n.state.Announce(info)
+// newDirectory puts the parts of the node that others are told of into one place among them.
+func (n *node) newDirectory() *signal.Directory {
+	return signal.NewDirectory(signal.DirectoryConfig{
+		State: n.state, Beat: n.settings.redis.Beat, Lost: n.signal.RefreshICE,
+		Relaying: n.turn != nil, External: len(n.settings.turn.TURNURLs) > 0,
+		Own: func(host, user string) signal.ICEConfig {
+			servers, ttl := n.issuer.ICEServers(host, user, time.Now())
+			out := signal.ICEConfig{TTL: ttl}
+			for _, s := range servers {
+				out.Servers = append(out.Servers, signal.ICEServer(s))
+			}
+			return out
+		},
+		At: func(urls []string, user string) (signal.ICEServer, bool) {
+			server, ok := n.issuer.At(urls, user, time.Now())
+			return signal.ICEServer(server), ok
+		},
+		Load: func() int {
+			if n.turn == nil {
+				return n.signal.Connections()
+			}
+			return n.signal.Connections() + n.turn.Allocations()
+		},
+	})
 }
 
-// keepAnnouncing announces the node with every beat until the returned function is called.
-func (n *node) keepAnnouncing() (stop func()) {
-	done, end := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		beat := time.NewTicker(n.settings.redis.Beat)
-		defer beat.Stop()
-		known := n.relays()
-		for {
-			select {
-			case <-end:
-				return
-			case <-beat.C:
-				n.announce()
-			}
-			now := n.relays()
-			if !isIn(known, now) {
-				n.signal.RefreshICE() // Some clients relay through a node that is about to end.
-			}
-			known = now
-		}
-	}()
-	return func() {
-		close(end)
-		<-done
-	}
-}
+// ice names ICE servers to clients; nobody asks before the node is built.
+func (n *node) ice(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) }
 
 func (n *node) setTURNSecrets(values []string) {
 	if n.turn != nil {
@@ -433,105 +422,12 @@ func (n *node) generate(name string, values *[]string) {
 	n.generated = append(n.generated, "--"+name)
 }
 
-// ice is how signaling learns of ICE servers: this node's, and the TURN server of another for when
-// this one fails. A node that drains names the other first.
-func (n *node) ice(host, user string) signal.ICEConfig {
-	servers, ttl := n.issuer.ICEServers(host, user, time.Now())
-	out := signal.ICEConfig{TTL: ttl}
-	for _, s := range servers {
-		out.Servers = append(out.Servers, signal.ICEServer(s))
-	}
-	switch {
-	case len(n.settings.turn.TURNURLs) > 0:
-		return out
-	case n.turn == nil:
-		out.Servers = append(out.Servers, n.directoryServers(user)...)
-		return out
-	case len(servers) == 0:
-		return out
-	}
-	own := len(out.Servers) - 1
-	second := out.Servers[own] // The secret is the cluster's, so its credentials are good there too.
-	if second.URLs = n.otherTURN(second.URLs); len(second.URLs) == 0 {
-		return out
-	}
-	out.Servers = append(out.Servers, second)
-	if n.draining.Load() {
-		out.Servers[own], out.Servers[own+1] = second, out.Servers[own]
-	}
-	return out
-}
-
-// directoryServers are the TURN servers of the two nodes with the least load, for a node that has
-// none itself.
-func (n *node) directoryServers(user string) []signal.ICEServer {
-	var out []signal.ICEServer
-	var before []string
-	for range 2 {
-		urls := n.otherTURN(before)
-		if server, ok := n.issuer.At(urls, user, time.Now()); ok {
-			out = append(out, signal.ICEServer(server))
-		}
-		before = urls
-	}
-	return out
-}
-
-func (n *node) ownServers(host, user string) []turnsrv.ICEServer {
-	servers, _ := n.issuer.ICEServers(host, user, time.Now())
-	return servers
-}
-
-// turnURLs returns the URLs of the servers that want credentials.
-func turnURLs(servers []turnsrv.ICEServer) []string {
-	var urls []string
-	for _, s := range servers {
-		if s.Username != "" {
-			urls = append(urls, s.URLs...)
-		}
-	}
-	return urls
-}
-
-// otherTURN returns the TURN URLs of the node with the least load that has others than ours, one
-// that drains only if there is no other.
-func (n *node) otherTURN(ours []string) []string {
-	nodes := slices.DeleteFunc(n.state.Nodes(), func(i state.NodeInfo) bool {
-		return len(i.TURN) == 0 || i.Draining || slices.Contains(ours, i.TURN[0])
-	})
-	if len(nodes) == 0 {
-		return nil
-	}
-	return slices.MinFunc(nodes, func(a, b state.NodeInfo) int { return a.Load - b.Load }).TURN
-}
-
-// relays returns the URLs of the other nodes' TURN servers that last.
-func (n *node) relays() map[string]bool {
-	urls := map[string]bool{}
-	for _, info := range n.state.Nodes() {
-		if len(info.TURN) > 0 && !info.Draining {
-			urls[info.TURN[0]] = true
-		}
-	}
-	return urls
-}
-
-// isIn reports whether all of some URLs are among others.
-func isIn(some, others map[string]bool) bool {
-	for url := range some {
-		if !others[url] {
-			return false
-		}
-	}
-	return true
-}
-
 // run serves until ctx ends or a part fails, then stops every part within the drain timeout.
 func (n *node) run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- n.signal.Run() }()
 	defer n.watchCertificate(ctx)()
-	stopAnnouncing := n.keepAnnouncing()
+	stopAnnouncing := n.directory.KeepAnnouncing()
 	var failure error
 	select {
 	case <-ctx.Done():
@@ -542,8 +438,7 @@ func (n *node) run(ctx context.Context) error {
 	drainTime := n.settings.drainTimeout
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
-	n.draining.Store(true)
-	n.announce()
+	n.directory.Drain()
 	if n.turn != nil {
 		n.turn.Drain() // Who restarts ICE now must not end up here again.
 	}

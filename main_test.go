@@ -996,7 +996,7 @@ func TestDrainingNodeNamesTheOtherFirst(t *testing.T) {
 		}
 		<-time.After(10 * time.Millisecond)
 	}
-	one.draining.Store(true)
+	one.directory.Drain()
 	servers := one.ice("127.0.0.1", "bob").Servers
 	if want := fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", two.turnPort()); len(servers) != 3 || servers[1].URLs[0] != want {
 		t.Errorf("ICE servers %v, want %s first", servers, want)
