@@ -8,27 +8,27 @@ import (
 
 // What one node publishes for another begins with its kind and the id of the node that sent it.
 const (
-	// packetBatch carries envelopes of a stream: the number of the last envelope before, which the
+	// packetBatch carries records of a stream: the number of the last record before, which the
 	// receiver must have; the number of the first one here, the others follow; 1 if what is
-	// missing before is lost for good; how many there are; the envelopes.
+	// missing before is lost for good; how many there are; the records.
 	packetBatch = 'B'
-	// packetAsk asks for everything after an envelope, by number, once more.
+	// packetAsk asks for everything after a record, by number, once more.
 	packetAsk = 'A'
 	// packetProbe is from a node to itself and carries a number.
 	packetProbe = 'P'
 )
 
-// The kinds of envelopes.
+// The kinds of records.
 const (
-	envelopeMessage = 'm'
-	envelopeView    = 'v'
-	envelopeBye     = 'b' // the node has ended in good order
+	recordMessage = 'm'
+	recordView    = 'v'
+	recordBye     = 'b' // the node has ended in good order
 )
 
 var errPacket = errors.New("malformed packet")
 
-// envelope is one thing that a node has to say to another.
-type envelope struct {
+// record is one thing that a node has to say to another.
+type record struct {
 	kind    byte
 	message Message
 	change  change
@@ -40,13 +40,13 @@ type envelope struct {
 
 // packet is a decoded publish.
 type packet struct {
-	kind      byte
-	source    string
-	number    uint64 // packetAsk: the last envelope that the source has; packetProbe: which probe
-	before    uint64
-	first     uint64
-	lost      bool
-	envelopes []envelope
+	kind    byte
+	source  string
+	number  uint64 // packetAsk: the last record that the source has; packetProbe: which probe
+	before  uint64
+	first   uint64
+	lost    bool
+	records []record
 }
 
 func appendText[T string | []byte](b []byte, text T) []byte {
@@ -58,17 +58,17 @@ func encodeNumber(kind byte, source string, number uint64) []byte {
 	return binary.AppendUvarint(appendText([]byte{kind}, source), number)
 }
 
-// encodeEnvelope writes an envelope as it stands in a batch.
-func encodeEnvelope(e *envelope) []byte {
-	b := []byte{e.kind}
-	switch e.kind {
-	case envelopeMessage:
-		for _, text := range []string{e.message.Op, e.message.Room, e.message.From, e.message.To} {
+// encodeRecord writes a record as it stands in a batch.
+func encodeRecord(rec *record) []byte {
+	b := []byte{rec.kind}
+	switch rec.kind {
+	case recordMessage:
+		for _, text := range []string{rec.message.Op, rec.message.Room, rec.message.From, rec.message.To} {
 			b = appendText(b, text)
 		}
-		return appendText(b, e.message.Frame)
-	case envelopeView:
-		text, err := json.Marshal(e.change)
+		return appendText(b, rec.message.Frame)
+	case recordView:
+		text, err := json.Marshal(rec.change)
 		if err != nil {
 			panic(err) // It is made of texts and numbers.
 		}
@@ -106,7 +106,7 @@ func decodePacket(data []byte) (packet, error) {
 	case packetBatch:
 		p.before, p.first, p.lost = d.number(), d.number(), d.byte() == 1
 		for n := d.number(); n > 0 && !d.bad; n-- {
-			p.envelopes = append(p.envelopes, decodeEnvelope(&d, p.source))
+			p.records = append(p.records, decodeRecord(&d, p.source))
 		}
 	default:
 		d.bad = true
@@ -117,21 +117,21 @@ func decodePacket(data []byte) (packet, error) {
 	return p, nil
 }
 
-func decodeEnvelope(outer *decoder, source string) envelope {
+func decodeRecord(outer *decoder, source string) record {
 	d := decoder{rest: outer.text()}
-	e := envelope{kind: d.byte()}
-	switch e.kind {
-	case envelopeMessage:
-		e.message = Message{Node: source, Op: string(d.text()), Room: string(d.text()), From: string(d.text()), To: string(d.text())}
-		e.message.Frame = d.text()
-	case envelopeView:
-		d.bad = json.Unmarshal(d.rest, &e.change) != nil
-	case envelopeBye:
+	rec := record{kind: d.byte()}
+	switch rec.kind {
+	case recordMessage:
+		rec.message = Message{Node: source, Op: string(d.text()), Room: string(d.text()), From: string(d.text()), To: string(d.text())}
+		rec.message.Frame = d.text()
+	case recordView:
+		d.bad = json.Unmarshal(d.rest, &rec.change) != nil
+	case recordBye:
 	default:
 		d.bad = true
 	}
 	outer.bad = outer.bad || d.bad
-	return e
+	return rec
 }
 
 // decoder takes things off the front of rest. After the first that is not there it is bad and

@@ -7,18 +7,18 @@ import (
 )
 
 func TestPackets(t *testing.T) {
-	envelopes := []envelope{
-		{kind: envelopeMessage, message: Message{Node: "n1", Op: "o", Room: "r", From: "a", To: "b", Frame: []byte("x")}},
-		{kind: envelopeView, change: change{Room: "r", Version: 7, Members: []entry{{ID: "a", Node: "n1", Epoch: 1 << 63, Joined: 5}},
+	records := []record{
+		{kind: recordMessage, message: Message{Node: "n1", Op: "o", Room: "r", From: "a", To: "b", Frame: []byte("x")}},
+		{kind: recordView, change: change{Room: "r", Version: 7, Members: []entry{{ID: "a", Node: "n1", Epoch: 1 << 63, Joined: 5}},
 			Left: []Departure{{Member: Member{ID: "b", Node: "n2", Epoch: 3}, Reason: ReasonKick}}}},
-		{kind: envelopeBye},
+		{kind: recordBye},
 	}
 	var blobs [][]byte
-	for i := range envelopes {
-		blobs = append(blobs, encodeEnvelope(&envelopes[i]))
+	for i := range records {
+		blobs = append(blobs, encodeRecord(&records[i]))
 	}
 	got, err := decodePacket(encodeBatch("n1", 3, 5, true, blobs))
-	want := packet{kind: packetBatch, source: "n1", before: 3, first: 5, lost: true, envelopes: envelopes}
+	want := packet{kind: packetBatch, source: "n1", before: 3, first: 5, lost: true, records: records}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -32,12 +32,12 @@ func TestPackets(t *testing.T) {
 // memory than there is text.
 func FuzzDecodePacket(f *testing.F) {
 	f.Add(encodeNumber(packetProbe, "n", 1))
-	f.Add(encodeBatch("n", 0, 1, false, [][]byte{encodeEnvelope(&envelope{kind: envelopeMessage, message: Message{Frame: []byte("x")}}),
-		encodeEnvelope(&envelope{kind: envelopeView}), {envelopeBye}}))
+	f.Add(encodeBatch("n", 0, 1, false, [][]byte{encodeRecord(&record{kind: recordMessage, message: Message{Frame: []byte("x")}}),
+		encodeRecord(&record{kind: recordView}), {recordBye}}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := decodePacket(bytes.Clone(data))
-		if err == nil && len(p.envelopes) > len(data) {
-			t.Errorf("%d envelopes of %d bytes", len(p.envelopes), len(data))
+		if err == nil && len(p.records) > len(data) {
+			t.Errorf("%d records of %d bytes", len(p.records), len(data))
 		}
 	})
 }

@@ -238,7 +238,7 @@ func (r *Redis) goodbye(ctx context.Context) error {
 	r.mu.Lock()
 	for id, p := range r.peers {
 		if p.alive && id != r.id {
-			r.streamLocked(id).push(&envelope{kind: envelopeBye})
+			r.streamLocked(id).push(&record{kind: recordBye})
 		}
 	}
 	streams := make([]*stream, 0, len(r.streams))

@@ -19,8 +19,8 @@ const (
 // position is what a node knows of the stream from another. It is kept for as long as the process
 // lives, since a node that comes back must not be heard twice.
 type position struct {
-	seen  uint64    // the number of the last envelope that was delivered
-	gap   bool      // envelopes are missing
+	seen  uint64    // the number of the last record that was delivered
+	gap   bool      // records are missing
 	asked time.Time // when they were asked for
 }
 
@@ -128,27 +128,27 @@ func (r *Redis) receiveBatch(p packet) {
 		at.seen = p.before
 	}
 	at.gap = false
-	skip := min(uint64(len(p.envelopes)), max(at.seen+1, p.first)-p.first)
-	at.seen = max(at.seen, p.first+uint64(len(p.envelopes))-1)
+	skip := min(uint64(len(p.records)), max(at.seen+1, p.first)-p.first)
+	at.seen = max(at.seen, p.first+uint64(len(p.records))-1)
 	r.mu.Unlock()
 	if missing {
 		r.lose(p.source)
 	}
-	for _, e := range p.envelopes[skip:] {
-		r.deliver(p.source, e)
+	for _, rec := range p.records[skip:] {
+		r.deliver(p.source, rec)
 	}
 }
 
-func (r *Redis) deliver(source string, e envelope) {
-	switch e.kind {
-	case envelopeMessage:
-		r.events.Message(e.message)
-	case envelopeView:
-		r.log.Debug("room heard of", "node", r.id, "from", source, "room", e.change.Room, "version", e.change.Version, "members", len(e.change.Members))
-		if v, news := r.update(e.change); news {
+func (r *Redis) deliver(source string, rec record) {
+	switch rec.kind {
+	case recordMessage:
+		r.events.Message(rec.message)
+	case recordView:
+		r.log.Debug("room heard of", "node", r.id, "from", source, "room", rec.change.Room, "version", rec.change.Version, "members", len(rec.change.Members))
+		if v, news := r.update(rec.change); news {
 			r.events.View(v)
 		}
-	case envelopeBye:
+	case recordBye:
 		r.farewell(source)
 	}
 }

@@ -310,7 +310,7 @@ func (r *Redis) tellLocked(c change, also ...string) {
 			if _, dead := r.dead[node]; !dead {
 				r.rumourLocked(node, time.Now())
 			}
-			r.streamLocked(node).push(&envelope{kind: envelopeView, change: c})
+			r.streamLocked(node).push(&record{kind: recordView, change: c})
 		}
 	}
 }

@@ -23,7 +23,7 @@ const (
 	pace = 2 * time.Millisecond
 )
 
-// stream is the way of envelopes to one other node. They leave in the order in which they came and
+// stream carries records to one other node. They leave in the order in which they came and
 // have consecutive numbers. The numbers of what Redis did not take, or may not have taken, are not
 // used again, since the receiver may have seen them; it is not made to miss them.
 type stream struct {
@@ -31,7 +31,7 @@ type stream struct {
 	node string
 
 	mu      sync.Mutex
-	queue   []*envelope
+	queue   []*record
 	queued  int // bytes
 	running bool
 	last    uint64 // the last number that was given out
@@ -42,32 +42,32 @@ type stream struct {
 	again   bool   // what comes after from is to be sent once more
 	from    uint64 // see again
 	// owed are views that Redis did not take. They go before anything else.
-	owed  map[string]*envelope
+	owed  map[string]*record
 	retry bool // it is time to try what is owed
 }
 
-// sent is an envelope in the window.
+// sent is a record in the window.
 type sent struct {
 	number uint64
-	before uint64 // the envelope that the receiver must have before this one
+	before uint64 // the record that the receiver must have before this one
 	blob   []byte
 	at     time.Time
 }
 
 // batch is one publish.
 type batch struct {
-	before    uint64
-	first     uint64
-	lost      bool
-	blobs     [][]byte
-	envelopes []*envelope // nil when it was sent before
+	before  uint64
+	first   uint64
+	lost    bool
+	blobs   [][]byte
+	records []*record // nil when it was sent before
 }
 
 // streamLocked returns the stream to a node.
 func (r *Redis) streamLocked(node string) *stream {
 	s := r.streams[node]
 	if s == nil {
-		s = &stream{r: r, node: node, owed: map[string]*envelope{}}
+		s = &stream{r: r, node: node, owed: map[string]*record{}}
 		r.streams[node] = s
 	}
 	return s
@@ -80,7 +80,7 @@ func (r *Redis) streamLocked(node string) *stream {
 // The others get it all the same.
 func (r *Redis) Send(ctx context.Context, nodes []string, m Message) error {
 	m.Node = r.id
-	sent := make([]*envelope, len(nodes))
+	sent := make([]*record, len(nodes))
 	errs := make([]error, len(nodes))
 	for i, node := range nodes {
 		sent[i], errs[i] = r.queue(node, m)
@@ -97,8 +97,8 @@ func (r *Redis) Send(ctx context.Context, nodes []string, m Message) error {
 }
 
 // queue gives a message to the stream to a node.
-func (r *Redis) queue(node string, m Message) (*envelope, error) {
-	e := &envelope{kind: envelopeMessage, message: m, done: make(chan error, 1)}
+func (r *Redis) queue(node string, m Message) (*record, error) {
+	rec := &record{kind: recordMessage, message: m, done: make(chan error, 1)}
 	r.mu.Lock()
 	_, dead := r.dead[node]
 	down := r.down
@@ -109,36 +109,36 @@ func (r *Redis) queue(node string, m Message) (*envelope, error) {
 		return nil, ErrUnavailable
 	case dead:
 		return nil, ErrNoNode
-	case !s.push(e):
+	case !s.push(rec):
 		return nil, fmt.Errorf("too much is waiting: %w", ErrUnavailable)
 	}
-	return e, nil
+	return rec, nil
 }
 
 // await returns what became of a queued message.
-func (r *Redis) await(ctx context.Context, node string, e *envelope) error {
+func (r *Redis) await(ctx context.Context, node string, rec *record) error {
 	select {
-	case err := <-e.done:
+	case err := <-rec.done:
 		return err
 	case <-ctx.Done():
 		r.mu.Lock()
 		s := r.streamLocked(node)
 		r.mu.Unlock()
-		s.abandon(e)
+		s.abandon(rec)
 		return ErrUnavailable
 	}
 }
 
-// push queues an envelope and sees to it that somebody sends it. It reports false when the queue is
+// push queues a record and sees to it that somebody sends it. It reports false when the queue is
 // full, which only messages are subject to.
-func (s *stream) push(e *envelope) bool {
-	size := len(e.message.Frame) + 128
+func (s *stream) push(rec *record) bool {
+	size := len(rec.message.Frame) + 128
 	s.mu.Lock()
-	if e.kind == envelopeMessage && s.queued+size > maxQueueBytes {
+	if rec.kind == recordMessage && s.queued+size > maxQueueBytes {
 		s.mu.Unlock()
 		return false
 	}
-	s.queue = append(s.queue, e)
+	s.queue = append(s.queue, rec)
 	s.queued += size
 	s.mu.Unlock()
 	s.start()
@@ -159,11 +159,11 @@ func (s *stream) start() {
 	}
 }
 
-// abandon notes that nobody waits for an envelope any more, so that it is not sent if it was not yet.
-func (s *stream) abandon(e *envelope) {
+// abandon notes that nobody waits for a record any more, so that it is not sent if it was not yet.
+func (s *stream) abandon(rec *record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.gone = true
+	rec.gone = true
 }
 
 // run publishes until nothing is left to publish.
@@ -194,34 +194,34 @@ func (s *stream) next() (batch, bool) {
 		s.running = false
 		return batch{}, false
 	}
-	b := batch{before: s.tip, first: s.last + 1, envelopes: fresh}
-	for _, e := range fresh {
-		b.blobs = append(b.blobs, encodeEnvelope(e))
+	b := batch{before: s.tip, first: s.last + 1, records: fresh}
+	for _, rec := range fresh {
+		b.blobs = append(b.blobs, encodeRecord(rec))
 	}
 	s.last += uint64(len(fresh))
 	return b, true
 }
 
-// dequeueLocked takes envelopes off the queue, before them the views that are owed.
-func (s *stream) dequeueLocked() []*envelope {
-	var out []*envelope
+// dequeueLocked takes records off the queue, before them the views that are owed.
+func (s *stream) dequeueLocked() []*record {
+	var out []*record
 	if len(s.queue) > 0 || s.retry {
-		for room, e := range s.owed {
-			out = append(out, e)
+		for room, rec := range s.owed {
+			out = append(out, rec)
 			delete(s.owed, room)
 		}
 	}
 	s.retry = false
 	size, n := 0, 0
 	for n < len(s.queue) && len(out) < maxBatch && size < maxBatchBytes {
-		e := s.queue[n]
+		rec := s.queue[n]
 		n++
-		s.queued -= len(e.message.Frame) + 128
-		if e.gone {
+		s.queued -= len(rec.message.Frame) + 128
+		if rec.gone {
 			continue
 		}
-		size += len(e.message.Frame)
-		out = append(out, e)
+		size += len(rec.message.Frame)
+		out = append(out, rec)
 	}
 	s.queue = s.queue[n:]
 	if len(s.queue) == 0 {
@@ -259,15 +259,15 @@ func (s *stream) repeatLocked() batch {
 // publish hands a batch to Redis and notes what became of it.
 func (s *stream) publish(b batch) {
 	kind := "publish"
-	if b.envelopes == nil {
+	if b.records == nil {
 		kind = "repeat"
 	}
 	err := s.r.publish(kind, s.node, encodeBatch(s.r.id, b.before, b.first, b.lost, b.blobs))
-	if b.envelopes == nil {
+	if b.records == nil {
 		return // Who still misses something asks again.
 	}
 	if err != nil {
-		s.refuse(b.envelopes, err)
+		s.refuse(b.records, err)
 		return
 	}
 	s.accept(b)
@@ -275,7 +275,7 @@ func (s *stream) publish(b batch) {
 
 // accept moves a batch to the window and tells those who wait.
 func (s *stream) accept(b batch) {
-	s.r.metrics.messages.Add(float64(len(b.envelopes)))
+	s.r.metrics.messages.Add(float64(len(b.records)))
 	now := time.Now()
 	s.mu.Lock()
 	before := b.before
@@ -288,9 +288,9 @@ func (s *stream) accept(b batch) {
 	s.tip = before
 	s.trimLocked(now.Add(-2 * s.r.cfg.Lease))
 	s.mu.Unlock()
-	for _, e := range b.envelopes {
-		if e.done != nil {
-			e.done <- nil
+	for _, rec := range b.records {
+		if rec.done != nil {
+			rec.done <- nil
 		}
 	}
 }
@@ -320,22 +320,22 @@ func (s *stream) trimLocked(since time.Time) {
 
 // refuse fails the messages of a batch. The views are kept for later unless the node is known to be
 // dead: one without a lease may not have renewed it yet after Redis lost its data.
-func (s *stream) refuse(envelopes []*envelope, err error) {
+func (s *stream) refuse(records []*record, err error) {
 	s.r.mu.Lock()
 	_, dead := s.r.dead[s.node]
 	s.r.mu.Unlock()
 	s.mu.Lock()
-	for _, e := range envelopes {
-		if e.kind == envelopeView && !dead {
-			if old := s.owed[e.change.Room]; old == nil || old.change.Version < e.change.Version {
-				s.owed[e.change.Room] = e
+	for _, rec := range records {
+		if rec.kind == recordView && !dead {
+			if old := s.owed[rec.change.Room]; old == nil || old.change.Version < rec.change.Version {
+				s.owed[rec.change.Room] = rec
 			}
 		}
 	}
 	s.mu.Unlock()
-	for _, e := range envelopes {
-		if e.done != nil {
-			e.done <- err
+	for _, rec := range records {
+		if rec.done != nil {
+			rec.done <- err
 		}
 	}
 }
@@ -355,9 +355,9 @@ func (s *stream) drop(err error) {
 	s.queue, s.queued, s.window, s.held, s.again = nil, 0, nil, 0, false
 	clear(s.owed)
 	s.mu.Unlock()
-	for _, e := range queue {
-		if e.done != nil {
-			e.done <- err
+	for _, rec := range queue {
+		if rec.done != nil {
+			rec.done <- err
 		}
 	}
 }
