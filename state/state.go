@@ -1,5 +1,6 @@
 // Package state is what the nodes of one deployment share: who is in which room, and a way to
-// hand a message to another node. It holds the contract, in this file, and its implementations.
+// hand a message to another node. It holds the contract, in this file, and its implementations. README.md
+// tells what Redis holds and what each failure does.
 //
 // The node, not the room, is the unit of communication: a node is told about the rooms in which
 // it has members, and everything it is told arrives in the order in which it happened at the
