@@ -724,9 +724,10 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv/bench/internal/udpio": nil,
 
 		// The rooms of the TURN server.
-		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/auth", "turnsrv/internal/relayaddr", "turnsrv/internal/peers"},
+		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/engine", "turnsrv/internal/auth", "turnsrv/internal/relayaddr", "turnsrv/internal/peers"},
 		"turnsrv/internal/wire":            nil,
 		"turnsrv/internal/batch":           nil,
+		"turnsrv/internal/engine":          {"turnsrv/internal/wire"},
 		"turnsrv/internal/auth":            {"turnsrv/internal/wire"},
 		"turnsrv/internal/relayaddr":       nil,
 		"turnsrv/internal/peers":           {"turnsrv/internal/relayaddr"},
@@ -756,6 +757,10 @@ func TestImportsPointOneWay(t *testing.T) {
 			name, _ := strconv.Unquote(spec.Path.Value)
 			if ours, ok := strings.CutPrefix(name, module); ok && ours != leaf && !slices.Contains(may, ours) {
 				t.Errorf("%s imports %s", path, name)
+			}
+			if strings.HasPrefix(name, "github.com/pion/turn") && !strings.HasSuffix(path, "_test.go") &&
+				filepath.ToSlash(filepath.Dir(path)) != "turnsrv/internal/engine" {
+				t.Errorf("%s imports %s, which is behind turnsrv/internal/engine", path, name)
 			}
 			if strings.HasPrefix(name, "github.com/pion/dtls/v2") {
 				t.Errorf("%s imports %s, which reuses nonces", path, name)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+
+	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 // Lifetimes of RFC 8656, sections 9 and 12.
@@ -43,6 +45,7 @@ type allocation struct {
 	id      uint64
 	tuple   fiveTuple
 	via     path
+	lane    *engine.Lane // lane is where the engine keeps the relays.
 	created time.Time
 	family  string        // family is that of the relays, as the metrics name it.
 	request [12]byte      // request is the transaction id of the Allocate.

@@ -24,6 +24,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/peers"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+
+	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 // maxRealmLength is the bound of RFC 8489, section 14.9, in bytes instead of characters.
@@ -119,7 +121,7 @@ func DefaultConfig() Config {
 		DataPath: true,
 		MaxNap:   batch.DefaultNap,
 
-		MaxLifetime:    engineMaxLifetime,
+		MaxLifetime:    engine.MaxLifetime,
 		UserQuota:      32,
 		AllocateRate:   500,
 		UnauthRate:     50,
@@ -127,7 +129,7 @@ func DefaultConfig() Config {
 		MaxChannels:    256,
 		AddrConns:      500,
 		now:            time.Now,
-		IdleTimeout:    engineMaxLifetime + time.Minute, // A client may be silent until it refreshes its allocation.
+		IdleTimeout:    engine.MaxLifetime + time.Minute, // A client may be silent until it refreshes its allocation.
 	}
 }
 
@@ -149,7 +151,7 @@ func (c *Config) Settings() setting.Table {
 		setting.List("turn-users", &c.Users, "static users beside those with minted credentials (comma separated `LIST` of name:password)"),
 		setting.Bool("turn-strict-expiry", &c.StrictExpiry, "end an allocation when the credential that it was made or refreshed with expires"),
 		setting.Bool("turn-strict-channels", &c.StrictChannels, "refuse the channel numbers from 0x5000 on, which clients of RFC 5766 use and RFC 8656 reserves"),
-		setting.Duration("turn-max-lifetime", &c.MaxLifetime, defaultLifetime, engineMaxLifetime, "longest lifetime that an allocation gets without a refresh, from 600 to 3599 (`SECONDS`)"),
+		setting.Duration("turn-max-lifetime", &c.MaxLifetime, defaultLifetime, engine.MaxLifetime, "longest lifetime that an allocation gets without a refresh, from 600 to 3599 (`SECONDS`)"),
 		setting.Int("turn-user-quota", &c.UserQuota, 0, setting.Most, "allocations that one user may have, 0 for any number (`NUMBER`)"),
 		setting.Int("turn-total-quota", &c.TotalQuota, 0, setting.Most, "allocations of all users, 0 for what the descriptors of the process allow (`NUMBER`)"),
 		setting.Rate("turn-allocate-rate", &c.AllocateRate, 0, maxRate, "new allocations a second, with twice that at once, 0 for any number (`NUMBER`)"),

@@ -13,6 +13,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/wire"
 
 	"cline-meet/signal/turnsrv/internal/batch"
+
+	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 // listenerNumber is the number of the listener in the poller.
@@ -28,13 +30,11 @@ type dataLoop struct {
 	listener *batch.Socket
 	poller   *batch.Poller
 	relayed  *relayed
-	lane     *lane // lane is the loop's own way to the engine, on which it runs.
+	lane     *engine.Lane // lane is the loop's own way to the engine, on which it runs.
 
 	started, ended chan struct{}
 	starting       sync.Once // starting guards started.
 	closing        atomic.Bool
-
-	released releases // released are on the loop's lane.
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -88,6 +88,7 @@ func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
 		relays: map[uint32]*relay{}, last: listenerNumber, relayed: f.metrics.newRelayed(),
 		scratch: make([]byte, wire.DataIndicationHeader+maxPeerDatagram+4),
 	}
+	l.lane = engine.NewOwnLane(l.run, l.wake, l.close)
 	l.out = batch.NewOutbox(wire.DataIndicationHeader, l.flushed)
 	var err error
 	if l.in, err = batch.NewInbox(); err != nil {
@@ -149,15 +150,8 @@ func (l *dataLoop) relay(number uint32) *relay {
 	return l.relays[number]
 }
 
-// release makes the engine forget a relay that is closed, when the loop has time.
-// It reports false when the loop is over, and the engine has given it up.
-func (l *dataLoop) release(r *relay) bool {
-	wake, kept := l.released.add(r)
-	if wake {
-		l.poller.Interrupt()
-	}
-	return kept
-}
+// wake makes the loop go round.
+func (l *dataLoop) wake() { l.poller.Interrupt() }
 
 // start lets the engine run the loop.
 func (l *dataLoop) start() { l.starting.Do(func() { close(l.started) }) }
@@ -165,40 +159,28 @@ func (l *dataLoop) start() { l.starting.Do(func() { close(l.started) }) }
 // close ends the loop and all allocations on its lane.
 func (l *dataLoop) close() {
 	l.closing.Store(true)
-	l.poller.Interrupt()
+	l.wake()
 	l.start()
 }
 
 // wait returns when the loop has ended. It must have been closed.
 func (l *dataLoop) wait() {
-	if l.lane != nil {
+	if l.front.engine != nil { // Else the start failed, and nobody runs it.
 		<-l.ended
 	}
 }
 
-// run relays until close. The engine calls it, from the loop's lane.
+// run relays until close. It is a coroutine of the engine's read loop for the lane:
+// package engine tells how.
 func (l *dataLoop) run() {
 	defer close(l.ended)
 	<-l.started
 	for !l.closing.Load() && l.poller.Await() {
-		l.released.rouse()
+		l.lane.Rouse()
 		l.turn()
-		l.tellEngine(false)
+		l.lane.ReleaseClosed(false)
 	}
 	l.finish()
-}
-
-// tellEngine releases what was closed, with last for the last time.
-func (l *dataLoop) tellEngine(last bool) {
-	for {
-		closed := l.released.take(last)
-		if len(closed) == 0 {
-			return
-		}
-		for _, r := range closed {
-			_ = l.front.engine.refresh(l, r, 0) // It fails when the lifetime was over.
-		}
-	}
 }
 
 // finish ends what is on the loop's lane, which nobody can use any more.
@@ -207,11 +189,11 @@ func (l *dataLoop) finish() {
 	relays := slices.Collect(maps.Values(l.relays))
 	l.mu.Unlock()
 	for _, r := range relays {
-		if r.lane == l.lane {
+		if r.alloc.lane == l.lane {
 			r.alloc.end(endClosed)
 		}
 	}
-	l.tellEngine(true)
+	l.lane.ReleaseClosed(true)
 }
 
 // turn reads some of what waits at every socket and sends it on.
@@ -337,7 +319,7 @@ func (l *dataLoop) control(from fiveTuple, packet []byte) {
 	if l.out.Waiting(toPeers) {
 		l.out.Flush()
 	}
-	l.front.receiveBy(l, from, l.path(from), packet)
+	l.front.message(request{loop: l, from: from, via: l.path(from)}, packet)
 	l.recent = recent{from: from, alloc: l.front.allocation(from)}
 }
 

@@ -6,21 +6,21 @@ import (
 	"net/netip"
 
 	"cline-meet/signal/turnsrv/internal/batch"
+
+	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 // dataLoop exists on Linux alone. Elsewhere every socket has a goroutine.
-type dataLoop struct{ lane *lane }
+type dataLoop struct{ lane *engine.Lane }
 
 func newDataLoop(*front, *udpServer) (*dataLoop, error) { return nil, errNoDataLoop }
 
-func (*dataLoop) watch(*relay) error  { return errNoDataLoop }
-func (*dataLoop) reply(path, []byte)  {}
-func (*dataLoop) forget(*relay)       {}
-func (*dataLoop) release(*relay) bool { return false }
-func (*dataLoop) start()              {}
-func (*dataLoop) run()                {}
-func (*dataLoop) close()              {}
-func (*dataLoop) wait()               {}
-func (*dataLoop) free()               {}
+func (*dataLoop) watch(*relay) error { return errNoDataLoop }
+func (*dataLoop) reply(path, []byte) {}
+func (*dataLoop) forget(*relay)      {}
+func (*dataLoop) start()             {}
+func (*dataLoop) close()             {}
+func (*dataLoop) wait()              {}
+func (*dataLoop) free()              {}
 
 func openRelay(at netip.AddrPort) (batch.Conn, error) { return listenRelay(at) }

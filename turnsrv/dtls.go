@@ -15,6 +15,8 @@ import (
 
 	"github.com/pion/dtls/v3"
 	"golang.org/x/time/rate"
+
+	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 const (
@@ -74,7 +76,7 @@ func newDTLSServer(c *common, socket *udpSocket) *dtlsServer {
 		socket: socket,
 		options: []dtls.ServerOption{
 			dtls.WithGetCertificate(certificateOf(c.tls)),
-			dtls.WithLoggerFactory(engineLogs{c.log}),
+			dtls.WithLoggerFactory(engine.Logs(c.log)),
 		},
 		handshakes: newAddressLimit(c.maxHandshakes, c.maxHandshakesPer),
 		pace:       rate.NewLimiter(rate.Limit(c.handshakeRate), c.handshakeRate),

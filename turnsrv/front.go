@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/peers"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+
+	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 // noiseRate is how many lines a second may be logged about what clients send.
@@ -42,9 +45,10 @@ type front struct {
 	log      *slog.Logger
 	metrics  *metrics
 	auth     *auth.Authenticator
-	engine   *engine
-	pools    []*relayPool // pools are by family: IPv4 first, IPv6 if there is one.
-	loops    []*dataLoop  // loops are empty where the data path is off.
+	engine   *engine.Engine
+	lanes    []*engine.Lane // lanes are those that no loop owns.
+	pools    []*relayPool   // pools are by family: IPv4 first, IPv6 if there is one.
+	loops    []*dataLoop    // loops are empty where the data path is off.
 	reserved *reservations
 	policy   *peers.Policy
 	quotas   *quotas
@@ -70,20 +74,13 @@ type front struct {
 
 // receive implements receiver.
 func (f *front) receive(from fiveTuple, via path, packet []byte) {
-	f.receiveBy(nil, from, via, packet)
-}
-
-// receiveBy is receive for the loop that read the packet, or nil.
-func (f *front) receiveBy(by *dataLoop, from fiveTuple, via path, packet []byte) {
 	switch {
 	case len(packet) < wire.ChannelHeader:
 		f.metrics.dropped(dropMalformed)
 	case wire.IsDataFromClient(packet):
 		f.relayToPeer(from, packet)
-	case packet[0]>>6 == 0:
-		f.message(by, from, via, packet)
 	default:
-		f.metrics.dropped(dropMalformed)
+		f.message(request{from: from, via: via}, packet)
 	}
 }
 
@@ -151,16 +148,18 @@ func quotaKey(who auth.Identity) string {
 	return who.User
 }
 
-// message handles a STUN message. What is malformed is dropped in silence, as
-// are indications that cannot be served (RFC 8489, section 6.3).
-func (f *front) message(by *dataLoop, from fiveTuple, via path, packet []byte) {
+// message handles what is not data: a STUN message. What is malformed is dropped in
+// silence, as are indications that cannot be served (RFC 8489, section 6.3). The
+// request says where it came from.
+func (f *front) message(q request, packet []byte) {
 	m, err := wire.Decode(packet)
 	if err != nil {
 		f.metrics.dropped(dropMalformed)
 		return
 	}
 	if m.Type.Class == stun.ClassRequest {
-		f.request(&request{front: f, by: by, from: from, via: via, m: m, now: f.now()})
+		q.front, q.m, q.now = f, m, f.now()
+		f.request(&q)
 	}
 }
 
@@ -202,7 +201,7 @@ func (f *front) endAll(why string, match func(*allocation) bool) int {
 // release clears relays away that are closed.
 func (f *front) release(relays []*relay) {
 	for _, r := range relays {
-		f.engine.release(r)
+		r.release()
 	}
 }
 
@@ -240,13 +239,19 @@ func (f *front) startLoops(servers []*udpServer) {
 	}
 }
 
-// loopFor returns the loop that reads an allocation's relays: that of its
-// client's listener, or any for a stream. It is nil without loops.
-func (f *front) loopFor(by *dataLoop, id uint64) *dataLoop {
-	if by != nil || len(f.loops) == 0 {
-		return by
+// startEngine starts the engine, with that many lanes for anybody and those of the
+// loops, which run on them.
+func (f *front) startEngine(shared int) error {
+	for range shared {
+		f.lanes = append(f.lanes, engine.NewLane())
 	}
-	return f.loops[id%uint64(len(f.loops))]
+	all := slices.Clone(f.lanes)
+	for _, l := range f.loops {
+		all = append(all, l.lane)
+	}
+	var err error
+	f.engine, err = engine.New(all, channelLifetime, f.log)
+	return err
 }
 
 // close ends all allocations and the engine.
@@ -258,7 +263,7 @@ func (f *front) close() error {
 	if f.engine == nil { // The start failed.
 		return nil
 	}
-	if err := f.engine.close(); err != nil {
+	if err := f.engine.Close(); err != nil {
 		return fmt.Errorf("closing the front: %w", err)
 	}
 	f.open.Wait()

@@ -323,7 +323,7 @@ func TestCyclesLeaveNothing(t *testing.T) {
 func footprint(t *testing.T, s *Server) (goroutines, descriptors int, heap uint64) {
 	t.Helper()
 	eventually(t, "no allocation is left", func() bool {
-		return s.Allocations() == 0 && s.front.engine.server.AllocationCount() == 0
+		return s.Allocations() == 0 && s.front.engine.Open() == 0
 	})
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -689,7 +689,7 @@ func FuzzFront(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if front.engine, err = newEngine(1, nil, front.log); err != nil {
+	if err = front.startEngine(1); err != nil {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { _ = front.close() })

@@ -16,6 +16,8 @@ import (
 	"cline-meet/signal/turnsrv/internal/batch"
 
 	"cline-meet/signal/turnsrv/internal/relayaddr"
+
+	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 const (
@@ -170,7 +172,8 @@ type relay struct {
 	id    uint64
 	alloc *allocation
 	loop  *dataLoop // loop reads the socket; nil when ReadFrom does.
-	lane  *lane     // lane is where the engine knows it.
+
+	kept *engine.Allocation // kept is what the engine has of it, set before others know the allocation; nil without that.
 
 	number uint32 // number is the loop's.
 
@@ -178,14 +181,19 @@ type relay struct {
 	done      sync.Once
 }
 
-// engineAddr is what the engine knows the client by.
-func (r *relay) engineAddr() net.Addr {
-	ip := make(net.IP, net.IPv6len)
-	ip[0] = 0xfd
-	for i := range 8 {
-		ip[8+i] = byte(r.id >> (56 - 8*i))
+// begin makes the relay an allocation of the engine and starts to relay.
+func (r *relay) begin(lifetime time.Duration) (err error) {
+	if r.kept, err = r.alloc.lane.Allocate(r.id, r, r.seen(), lifetime); err != nil || r.loop == nil {
+		return err
 	}
-	return &net.UDPAddr{IP: ip, Port: 1}
+	return r.loop.watch(r)
+}
+
+// release makes the engine forget a relay that was closed.
+func (r *relay) release() {
+	if r.kept != nil {
+		r.kept.Release()
+	}
 }
 
 // ReadFrom returns when the relay is closed. The engine never gets a packet. With

@@ -11,16 +11,20 @@ import (
 	"cline-meet/signal/turnsrv/internal/wire"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+
+	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 // defaultLifetime is what an allocation lives without a LIFETIME (RFC 8656,
 // section 3.2).
 const defaultLifetime = 10 * time.Minute
 
+var errOtherListener = errors.New("the client has come by another listener")
+
 // request is one STUN request under way.
 type request struct {
 	front *front
-	by    *dataLoop // by is the loop that read the request, or nil.
+	loop  *dataLoop // loop has read the request, and sends what answers it; nil without one.
 	from  fiveTuple
 	via   path
 	m     *stun.Message
@@ -111,8 +115,32 @@ func (q *request) challenge(failure *auth.Failure) {
 	q.fail(failure.Code, realm, nonce)
 }
 
-// forOwner calls handle if the 5-tuple has an allocation and the request comes
-// from its user (RFC 8656, section 5).
+// lane returns the lane that the request came on, nil unless a loop has read it.
+func (q *request) lane() *engine.Lane {
+	if q.loop == nil {
+		return nil
+	}
+	return q.loop.lane
+}
+
+// place returns the loop and the lane of a new allocation: those of the client's
+// listener, to which all its packets come, or any for a client of a stream. The
+// loop is nil without loops.
+func (q *request) place(id uint64) (*dataLoop, *engine.Lane) {
+	if q.loop != nil {
+		return q.loop, q.loop.lane
+	}
+	f := q.front
+	lane := f.lanes[id%uint64(len(f.lanes))]
+	if len(f.loops) == 0 {
+		return nil, lane
+	}
+	return f.loops[id%uint64(len(f.loops))], lane
+}
+
+// forOwner calls handle if the 5-tuple has an allocation, the request comes from its
+// user (RFC 8656, section 5), and its lane may be used: an own lane by its loop
+// alone.
 func forOwner(handle func(*request)) func(*request) {
 	return func(q *request) {
 		switch {
@@ -120,6 +148,8 @@ func forOwner(handle func(*request)) func(*request) {
 			q.fail(stun.CodeAllocMismatch)
 		case quotaKey(q.alloc.owner()) != quotaKey(q.who):
 			q.fail(stun.CodeWrongCredentials)
+		case q.alloc.lane.Own() && q.alloc.lane != q.lane():
+			q.serverError("asking the engine", errOtherListener)
 		default:
 			handle(q)
 		}
@@ -149,7 +179,7 @@ func (q *request) refresh() {
 		return
 	}
 	for _, r := range relays {
-		if err := q.front.engine.refresh(q.by, r, lifetime); err != nil {
+		if err := r.kept.Refresh(lifetime); err != nil {
 			q.serverError("refreshing", err)
 			return
 		}
@@ -166,7 +196,7 @@ func (q *request) release(relays []*relay) {
 	} else {
 		for _, r := range relays {
 			_ = r.Close()
-			q.front.engine.release(r)
+			r.release()
 		}
 	}
 	q.succeed(wire.SetLifetime(0))
@@ -211,7 +241,7 @@ func (q *request) createPermission() {
 		return
 	}
 	for _, r := range q.alloc.allRelays() {
-		if err := q.front.engine.permit(q.by, r, peers); err != nil {
+		if err := r.kept.Permit(peers); err != nil {
 			q.serverError("permitting", err)
 			return
 		}
@@ -266,7 +296,7 @@ func (q *request) channelBind() {
 		q.fail(stun.CodeAllocMismatch)
 		return
 	}
-	if err := q.front.engine.bind(q.by, r, number, peer); err != nil {
+	if err := r.kept.Bind(number, peer); err != nil {
 		q.serverError("binding a channel", err)
 		return
 	}
@@ -346,8 +376,8 @@ func (q *request) answer(class stun.MessageClass, setters []stun.Setter) []byte 
 
 // send sends an answer, which must not change any more.
 func (q *request) send(answer []byte) {
-	if q.by != nil {
-		q.by.reply(q.via, answer)
+	if q.loop != nil {
+		q.loop.reply(q.via, answer)
 		return
 	}
 	if err := q.via.send(answer); err != nil {
@@ -558,7 +588,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 	f := q.front
 	a := f.newAllocation(q, want.lifetime, sockets)
 	for _, r := range a.allRelays() {
-		if err := f.begin(q.by, r, want.lifetime); err != nil {
+		if err := r.begin(want.lifetime); err != nil {
 			a.end(endClosed)
 			if reserved != nil {
 				f.reserved.discard(reserved, quotaKey(q.who))
@@ -593,14 +623,6 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 		"relay", sockets[0].seen(), "user", q.who.User)
 }
 
-// begin makes a relay known to the engine and starts to relay.
-func (f *front) begin(by *dataLoop, r *relay, lifetime time.Duration) error {
-	if err := f.engine.allocate(by, r, lifetime); err != nil || r.loop == nil {
-		return err
-	}
-	return r.loop.watch(r)
-}
-
 func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*relaySocket) *allocation {
 	a := &allocation{
 		front:   f,
@@ -615,10 +637,11 @@ func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*rel
 	}
 	a.toPeer.shaper = newShaper(f.cfg.Bandwidth, f.total)
 	a.fromPeers.shaper = newShaper(f.cfg.Bandwidth, f.total)
-	loop, lane := f.loopFor(q.by, a.id), f.engine.laneOf(q.by, a.id)
+	var loop *dataLoop
+	loop, a.lane = q.place(a.id)
 	for _, s := range sockets {
 		f.open.Add(1)
-		a.relays = append(a.relays, &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop, lane: lane})
+		a.relays = append(a.relays, &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop})
 	}
 	a.family = familyLabel(sockets)
 	return a

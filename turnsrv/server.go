@@ -88,7 +88,7 @@ func (s *Server) start(make sockets) error {
 		return errors.Join(err, s.front.close())
 	}
 	s.front.startLoops(s.transports.datagrams)
-	if s.front.engine, err = newEngine(batch.Cores(), s.front.loops, s.log); err != nil {
+	if err := s.front.startEngine(batch.Cores()); err != nil {
 		return errors.Join(err, s.stop())
 	}
 	if err := s.front.decidePeers(s.Port(), s.TLSPort()); err != nil {
@@ -206,7 +206,7 @@ func (s *Server) waitForEngine() error {
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for s.front.engine != nil && s.front.engine.open() > 0 {
+	for s.front.engine != nil && s.front.engine.Open() > 0 {
 		select {
 		case <-tick.C:
 		case <-deadline.C:

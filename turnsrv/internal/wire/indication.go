@@ -87,7 +87,7 @@ type SendIndication struct {
 // repeated attributes the first counts.
 func ParseSendIndication(packet []byte) (SendIndication, error) {
 	var s SendIndication
-	if !stun.IsMessage(packet) || len(packet) != STUNHeader+int(binary.BigEndian.Uint16(packet[2:])) {
+	if !isWhole(packet) {
 		return s, ErrMessage
 	}
 	id := [stun.TransactionIDSize]byte(packet[8:STUNHeader])

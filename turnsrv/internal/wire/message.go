@@ -34,7 +34,7 @@ var ErrMessage = errors.New("malformed message")
 // of it. Trailing bytes, an absurd number of attributes and a wrong FINGERPRINT
 // are errors (RFC 8489, sections 6.3 and 14.7).
 func Decode(packet []byte) (*stun.Message, error) {
-	if !stun.IsMessage(packet) || len(packet) != STUNHeader+int(binary.BigEndian.Uint16(packet[2:])) {
+	if !isWhole(packet) {
 		return nil, ErrMessage
 	}
 	m := new(stun.Message)
@@ -51,6 +51,12 @@ func Decode(packet []byte) (*stun.Message, error) {
 		}
 	}
 	return m, nil
+}
+
+// isWhole says whether a packet is one STUN message by its header (RFC 8489, section
+// 5): the first two bits are zero, the cookie is there, and the length is right.
+func isWhole(packet []byte) bool {
+	return stun.IsMessage(packet) && packet[0]>>6 == 0 && len(packet) == STUNHeader+int(binary.BigEndian.Uint16(packet[2:]))
 }
 
 // TrimAfterIntegrity forgets what follows MESSAGE-INTEGRITY, which proves
