@@ -15,10 +15,7 @@ import (
 	"os"
 	ossignal "os/signal"
 	"runtime"
-	"runtime/debug"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -58,14 +55,14 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
 		Name:                 "signal",
 		Usage:                "WebRTC signaling and STUN/TURN in one process",
-		Version:              buildVersion(),
+		Version:              packaging.Version(),
 		HideVersion:          true,
 		EnableBashCompletion: true,
 		Writer:               stdout,
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
 		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), turnsrv.CredentialsCommand(stdout),
-			state.RotateCommand(stdout), benchCommand(stdout, stderr), versionCommand(stdout), packaging.CompletionCommand(stdout), packaging.ManCommand(stdout)},
+			state.RotateCommand(stdout), benchCommand(stdout, stderr), packaging.VersionCommand(stdout), packaging.CompletionCommand(stdout), packaging.ManCommand(stdout)},
 	}
 }
 
@@ -217,10 +214,10 @@ func serve(ctx context.Context, s *settings, stdout, stderr io.Writer) error {
 		return err
 	}
 	if s.logFormat == "text" {
-		n.introduce(stdout)
+		n.introduction().Print(stdout)
 	}
 	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.signal.AdminAddr()),
-		"turn", n.turnPort(), "relay", n.relayIP(), "version", buildVersion())
+		"turn", n.turnPort(), "relay", n.relayIP(), "version", packaging.Version())
 	return n.run(ctx)
 }
 
@@ -251,7 +248,6 @@ type sharedState interface {
 	signal.State
 	Subscribe(state.Events)
 	Announce(state.NodeInfo)
-	Nodes() []state.NodeInfo
 	Close(context.Context) error
 }
 
@@ -274,11 +270,12 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 		return nil, err
 	}
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
-	cfg.ICE, cfg.Clustered, cfg.State = n.ice, s.redis.Enabled(), n.state
+	cfg.Clustered, cfg.State = s.redis.Enabled(), n.state
+	cfg.ICE = func(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) } // Nobody asks before run.
 	if n.signal, err = signal.New(cfg); err != nil {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
 	}
-	if err := n.buildTURN(s.turn, registry); err != nil {
+	if err := n.buildTURN(s.turn); err != nil {
 		return nil, errors.Join(err, n.signal.Shutdown(context.Background()), n.state.Close(context.Background()))
 	}
 	n.shared.Use(state.SessionSecret, n.signal.SetSessionSecrets)
@@ -327,9 +324,6 @@ func (n *node) newDirectory() *signal.Directory {
 	})
 }
 
-// ice names ICE servers to clients; nobody asks before the node is built.
-func (n *node) ice(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) }
-
 func (n *node) setTURNSecrets(values []string) {
 	if n.turn != nil {
 		n.turn.SetSecrets(values)
@@ -350,8 +344,8 @@ func (n *node) loadCertificate(web *signal.Config, turn *turnsrv.Config) error {
 	return nil
 }
 
-func (n *node) buildTURN(cfg turnsrv.Config, registry prometheus.Registerer) error {
-	cfg.Logger, cfg.Registerer = n.log, registry
+func (n *node) buildTURN(cfg turnsrv.Config) error {
+	cfg.Logger, cfg.Registerer = n.log, n.registry
 	cfg.ForbiddenPeers = n.ownServices()
 	if cfg.Enabled {
 		var err error
@@ -376,36 +370,9 @@ func (n *node) ownServices() []netip.AddrPort {
 			own = append(own, tcp.AddrPort())
 		}
 	}
-	if !n.settings.redis.Enabled() {
-		return own
-	}
-	for _, addr := range n.settings.redis.Addrs() {
-		own = append(own, resolve(addr)...)
-	}
-	return own
-}
-
-// resolve returns the addresses of a host:port, none when its name is unknown now.
-func resolve(addr string) []netip.AddrPort {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	host, service, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil
-	}
-	port, err := strconv.ParseUint(service, 10, 16)
-	if err != nil {
-		return nil
-	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil
-	}
-	var out []netip.AddrPort
-	for _, ip := range ips {
-		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
-	}
-	return out
+	return append(own, n.settings.redis.AddrPorts(ctx)...)
 }
 
 // generate makes a secret where none is configured. With Redis it is a proposal: the whole cluster
@@ -426,7 +393,7 @@ func (n *node) generate(name string, values *[]string) {
 func (n *node) run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- n.signal.Run() }()
-	defer n.watchCertificate(ctx)()
+	defer n.cert.KeepCurrent()()
 	stopAnnouncing := n.directory.KeepAnnouncing()
 	var failure error
 	select {
@@ -435,15 +402,14 @@ func (n *node) run(ctx context.Context) error {
 	case failure = <-ended:
 		ended <- nil
 	}
-	drainTime := n.settings.drainTimeout
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.settings.drainTimeout)
 	defer cancel()
 	n.directory.Drain()
 	if n.turn != nil {
 		n.turn.Drain() // Who restarts ICE now must not end up here again.
 	}
 	if failure == nil {
-		n.drainSignaling(limit, drainTime*3/4)
+		n.drainSignaling(limit, n.settings.drainTimeout*3/4)
 	}
 	if err := n.signal.Shutdown(limit); err != nil {
 		n.log.Warn("stopping signaling", "error", err)
@@ -484,27 +450,6 @@ func (n *node) drainTURN(ctx context.Context) error {
 	return n.turn.Shutdown(ctx)
 }
 
-// watchCertificate keeps the certificate current until the returned function is
-// called.
-func (n *node) watchCertificate(ctx context.Context) (stop func()) {
-	if n.cert == nil {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	hangup := make(chan os.Signal, 1)
-	ossignal.Notify(hangup, syscall.SIGHUP)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		n.cert.Watch(ctx, hangup)
-	}()
-	return func() {
-		cancel()
-		ossignal.Stop(hangup)
-		<-done
-	}
-}
-
 func (n *node) turnPort() int {
 	if n.turn == nil {
 		return 0
@@ -519,62 +464,27 @@ func (n *node) relayIP() string {
 	return n.turn.RelayIP().String()
 }
 
-// introduce tells a person what runs and where, and what about it is open or unsafe.
-func (n *node) introduce(w io.Writer) {
-	line := func(what, format string, args ...any) {
-		_, _ = fmt.Fprintf(w, "  %-8s %s\n", what, fmt.Sprintf(format, args...))
-	}
-	_, _ = fmt.Fprintf(w, "signal %s: WebRTC signaling and TURN\n\n", buildVersion())
-	scheme, hosts := "http", n.pageHosts()
-	if n.cert != nil {
-		scheme = "https"
-	}
-	port := strconv.Itoa(n.signal.Addr().(*net.TCPAddr).Port)
-	for _, host := range hosts {
-		line("page", "%s://%s/", scheme, net.JoinHostPort(host, port))
+// introduction is what a person reads who starts the node.
+func (n *node) introduction() signal.Introduction {
+	in := signal.Introduction{Version: packaging.Version(), State: n.settings.redis.Where(n.state.Ready()), Notes: n.warnings()}
+	var hosts []string
+	if n.turn == nil {
+		in.Pages, hosts = n.signal.Pages(netip.Addr{})
+	} else {
+		in.Pages, hosts = n.signal.Pages(n.turn.RelayIP())
+		in.Relay = fmt.Sprintf("%s, UDP ports %d-%d", n.relayIP(), n.settings.turn.MinPort, n.settings.turn.MaxPort)
 	}
 	servers, _ := n.issuer.ICEServers(hosts[0], "you", time.Now())
 	for _, s := range servers {
-		line("ICE", "%s", strings.Join(s.URLs, "  "))
+		in.ICE = append(in.ICE, s.URLs)
 	}
-	if n.turn != nil {
-		line("relay", "%s, UDP ports %d-%d", n.relayIP(), n.settings.turn.MinPort, n.settings.turn.MaxPort)
-	}
-	line("state", "%s", n.stateText())
 	if addr := n.signal.AdminAddr(); addr != nil {
-		line("metrics", "http://%s/metrics", addr)
+		in.Metrics = "http://" + addr.String() + "/metrics"
 	}
-	for _, warning := range n.warnings() {
-		line("note", "%s", warning)
-	}
-	_, _ = fmt.Fprintln(w)
+	return in
 }
 
-func (n *node) stateText() string {
-	if !n.settings.redis.Enabled() {
-		return "in memory: this node is alone"
-	}
-	where := "Redis at " + strings.Join(n.settings.redis.Addrs(), ", ")
-	if err := n.state.Ready(); err != nil {
-		return where + ", which is away; joins meanwhile: " + n.settings.redis.Outage
-	}
-	return where
-}
-
-// pageHosts returns the hosts under which this machine's browsers, and others, reach the page.
-func (n *node) pageHosts() []string {
-	ip := n.signal.Addr().(*net.TCPAddr).IP
-	switch {
-	case ip.IsLoopback():
-		return []string{"localhost"}
-	case !ip.IsUnspecified():
-		return []string{ip.String()}
-	case n.turn == nil || n.turn.RelayIP().IsLoopback():
-		return []string{"localhost"}
-	}
-	return []string{"localhost", n.relayIP()}
-}
-
+// warnings say what about the node is open or unsafe.
 func (n *node) warnings() []string {
 	var out []string
 	if n.cert == nil {
@@ -586,44 +496,5 @@ func (n *node) warnings() []string {
 	if n.turn == nil {
 		return out
 	}
-	if slices.ContainsFunc(n.settings.turn.Secrets, func(s string) bool { return len(s) < 16 }) {
-		out = append(out, "--turn-secret is short: whoever gets one credential can find it by trial; use at least 16 characters")
-	}
-	if addr, err := netip.ParseAddr(n.relayIP()); err == nil && (addr.IsPrivate() || addr.IsLoopback()) {
-		out = append(out,
-			fmt.Sprintf("relay address %s is private: clients elsewhere cannot reach it; set --turn-relay-ip or --turn-external-ip", addr),
-			"peers on private addresses are denied; open your network with --turn-allow-peer, such as 192.168.0.0/16")
-	}
-	return out
-}
-
-func versionCommand(stdout io.Writer) *cli.Command {
-	return &cli.Command{
-		Name:  "version",
-		Usage: "Print the version",
-		Action: func(*cli.Context) error {
-			_, err := fmt.Fprintf(stdout, "signal %s\n", buildVersion())
-			return err
-		},
-	}
-}
-
-// buildVersion is the module's version, or the commit when it was built from a checkout.
-func buildVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	of := map[string]string{}
-	for _, s := range info.Settings {
-		of[s.Key] = s.Value
-	}
-	version := info.Main.Version
-	if rev := of["vcs.revision"]; version == "(devel)" && len(rev) >= 12 {
-		version = rev[:12]
-		if of["vcs.modified"] == "true" {
-			version += "+dirty"
-		}
-	}
-	return fmt.Sprintf("%s (%s %s/%s)", version, info.GoVersion, of["GOOS"], of["GOARCH"])
+	return append(out, n.turn.Warnings()...)
 }

@@ -827,7 +827,7 @@ func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
 	want := "turn:127.0.0.1:" + strconv.Itoa(turn.turnPort()) + "?transport=udp"
 	var servers []signal.ICEServer
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
-		if servers = web.ice("signal.example.org", "bob").Servers; len(servers) == 1 {
+		if servers = web.directory.ICE("signal.example.org", "bob").Servers; len(servers) == 1 {
 			break
 		}
 	}
@@ -1002,7 +1002,7 @@ func TestDrainingNodeNamesTheOtherFirst(t *testing.T) {
 		<-time.After(10 * time.Millisecond)
 	}
 	one.directory.Drain()
-	servers := one.ice("127.0.0.1", "bob").Servers
+	servers := one.directory.ICE("127.0.0.1", "bob").Servers
 	if want := fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", two.turnPort()); len(servers) != 3 || servers[1].URLs[0] != want {
 		t.Errorf("ICE servers %v, want %s first", servers, want)
 	}

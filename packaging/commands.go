@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
 )
@@ -51,4 +52,36 @@ func ManCommand(stdout io.Writer) *cli.Command {
 func printText(w io.Writer, text string) error {
 	_, err := io.WriteString(w, text)
 	return err
+}
+
+// VersionCommand is `signal version`.
+func VersionCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:  "version",
+		Usage: "Print the version",
+		Action: func(*cli.Context) error {
+			_, err := fmt.Fprintf(stdout, "signal %s\n", Version())
+			return err
+		},
+	}
+}
+
+// Version is the module's version, or the commit when it was built from a checkout.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	of := map[string]string{}
+	for _, s := range info.Settings {
+		of[s.Key] = s.Value
+	}
+	version := info.Main.Version
+	if rev := of["vcs.revision"]; version == "(devel)" && len(rev) >= 12 {
+		version = rev[:12]
+		if of["vcs.modified"] == "true" {
+			version += "+dirty"
+		}
+	}
+	return fmt.Sprintf("%s (%s %s/%s)", version, info.GoVersion, of["GOOS"], of["GOARCH"])
 }

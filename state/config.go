@@ -1,12 +1,14 @@
 package state
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -138,6 +140,41 @@ func (c *RedisConfig) Addrs() []string {
 		return nil
 	}
 	return o.Addrs
+}
+
+// Where tells a person where the shared state is; away is why it cannot be reached, or nil.
+func (c *RedisConfig) Where(away error) string {
+	if !c.Enabled() {
+		return "in memory: this node is alone"
+	}
+	where := "Redis at " + strings.Join(c.Addrs(), ", ")
+	if away != nil {
+		return where + ", which is away; joins meanwhile: " + c.Outage
+	}
+	return where
+}
+
+// AddrPorts returns the IP addresses of Redis, as far as their names are known now.
+func (c *RedisConfig) AddrPorts(ctx context.Context) []netip.AddrPort {
+	if !c.Enabled() {
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, addr := range c.Addrs() {
+		host, service, err := net.SplitHostPort(addr)
+		if err != nil {
+			continue
+		}
+		port, err := strconv.ParseUint(service, 10, 16)
+		if err != nil {
+			continue
+		}
+		ips, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		for _, ip := range ips {
+			out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+		}
+	}
+	return out
 }
 
 // options translates the settings for the client. Nothing is retried by it except what a Cluster

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	ossignal "os/signal"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -64,6 +66,27 @@ func (f *Files) stat() (stamp, error) {
 		return stamp{}, err
 	}
 	return stamp{cert.ModTime(), key.ModTime(), cert.Size(), key.Size()}, nil
+}
+
+// KeepCurrent watches the files, and reads them again on SIGHUP, until the returned function is called.
+// There may be no files.
+func (f *Files) KeepCurrent() (stop func()) {
+	if f == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	hangup := make(chan os.Signal, 1)
+	ossignal.Notify(hangup, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.Watch(ctx, hangup)
+	}()
+	return func() {
+		cancel()
+		ossignal.Stop(hangup)
+		<-done
+	}
 }
 
 // Watch reloads when a file has changed, and whenever hangup receives, until ctx
