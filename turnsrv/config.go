@@ -31,6 +31,9 @@ import (
 // maxRealmLength is the bound of RFC 8489, section 14.9, in bytes instead of characters.
 const maxRealmLength = 127
 
+// maxUDPSockets is more than any machine has cores.
+const maxUDPSockets = 1024
+
 // Rates a second that mean something.
 const minRate, maxRate = 0.001, 1e9
 
@@ -145,7 +148,7 @@ func (c *Config) Settings() setting.Table {
 		setting.List("turn-listen", &c.Listen, "listen addresses (comma separated `LIST` of IP addresses)"),
 		setting.Port("turn-port", &c.Port, 0, "port of STUN and TURN over UDP and TCP, 0 picks a free one (`PORT`)"),
 		setting.Port("turn-tls-port", &c.TLSPort, 0, "port of TURN over TLS and DTLS, which need --tls-cert (`PORT`)"),
-		setting.Int("turn-udp-sockets", &c.UDPSockets, 0, setting.Most, "sockets that share each UDP listen address, 0 for one a core (`NUMBER`)"),
+		setting.Int("turn-udp-sockets", &c.UDPSockets, 0, maxUDPSockets, "sockets that share each UDP listen address, 0 for one a core (`NUMBER`)"),
 		setting.Bool("turn-data-path", &c.DataPath, "relay packets in batches, where the system can; =false is for diagnosis"),
 		setting.Duration("turn-max-nap", &c.MaxNap, 0, batch.LongestNap, "how long a batch may wait for more packets while many come, at most 0.01, 0 for not at all (`SECONDS`)"),
 		setting.List("turn-users", &c.Users, "static users beside those with minted credentials (comma separated `LIST` of name:password)"),
