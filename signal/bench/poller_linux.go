@@ -52,14 +52,22 @@ func (p *poller) watch(fd, number int, fresh, read, write bool) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epoll, op, fd, &event))
 }
 
-// wait appends the sockets that are ready, after waiting for the first of them.
+// wait appends the sockets that are ready. It sleeps only when none is, until one is or d is over:
+// a generator that is busy makes one system call here.
 func (p *poller) wait(d time.Duration, to []ready) ([]ready, error) {
-	if d > 0 {
-		limit := unix.NsecToTimespec(d.Nanoseconds())
-		if _, err := unix.Ppoll(p.self[:], &limit, nil); err != nil && !errors.Is(err, unix.EINTR) {
-			return to, os.NewSyscallError("ppoll", err)
-		}
+	to, err := p.look(to)
+	if len(to) > 0 || err != nil || d <= 0 {
+		return to, err
 	}
+	limit := unix.NsecToTimespec(d.Nanoseconds())
+	if _, err := unix.Ppoll(p.self[:], &limit, nil); err != nil && !errors.Is(err, unix.EINTR) {
+		return to, os.NewSyscallError("ppoll", err)
+	}
+	return p.look(to)
+}
+
+// look appends the sockets that are ready now.
+func (p *poller) look(to []ready) ([]ready, error) {
 	n, err := unix.EpollWait(p.epoll, p.events[:], 0)
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return to, os.NewSyscallError("epoll_wait", err)

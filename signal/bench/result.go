@@ -107,7 +107,7 @@ func (r *Report) Print(w io.Writer) {
 func (r *result) row(ratio string) string {
 	switch r.Scenario {
 	case idle:
-		return fmt.Sprintf("%7.1f KB a connection, %6s, %.2f %% of a core for 10,000", r.Memory/1024, ratio, 100*r.IdleCPU)
+		return fmt.Sprintf("%10.1f %10.2f %6s   KB a connection, %% of a core for 10,000", r.Memory/1024, 100*r.IdleCPU, ratio)
 	case storm:
 		return fmt.Sprintf("%10d %10.1f %6s   clients, µs for each; all saw all after %.0f ms", r.Delivered, r.CPU, ratio, r.All)
 	case churn:
