@@ -701,7 +701,7 @@ func TestREADMENamesEverySetting(t *testing.T) {
 // and by nothing that is built into the executable.
 func TestImportsPointOneWay(t *testing.T) {
 	const module, leaf = "cline-meet/signal/", "signal/setting" // All may import the leaf.
-	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/testproc", "turnsrv/internal/peers/peerstest"}
+	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/turntest", "turnsrv/internal/peers/peerstest"}
 	allowed := map[string][]string{
 		".":             {"assets", "packaging", "signal", "state", "turnsrv", "signal/certificate", "signal/client", "signal/bench", "turnsrv/bench"},
 		"signal":        {"state", "signal/client"},
@@ -724,16 +724,17 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv/bench/internal/udpio": nil,
 
 		// The rooms of the TURN server.
-		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/engine", "turnsrv/internal/auth", "turnsrv/internal/relayaddr", "turnsrv/internal/peers"},
+		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/transport", "turnsrv/internal/engine", "turnsrv/internal/auth", "turnsrv/internal/relayaddr", "turnsrv/internal/peers"},
 		"turnsrv/internal/wire":            nil,
 		"turnsrv/internal/batch":           nil,
+		"turnsrv/internal/transport":       {"turnsrv/internal/wire", "turnsrv/internal/batch"},
 		"turnsrv/internal/engine":          {"turnsrv/internal/wire"},
 		"turnsrv/internal/auth":            {"turnsrv/internal/wire"},
 		"turnsrv/internal/relayaddr":       nil,
 		"turnsrv/internal/peers":           {"turnsrv/internal/relayaddr"},
 		"turnsrv/internal/wire/wiretest":   nil,
 		"turnsrv/internal/peers/peerstest": nil,
-		"turnsrv/internal/testproc":        nil,
+		"turnsrv/internal/turntest":        nil,
 	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == "dist" {

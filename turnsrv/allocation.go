@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/auth"
-
 	"cline-meet/signal/turnsrv/internal/engine"
+	"cline-meet/signal/turnsrv/internal/transport"
 )
 
 // Lifetimes of RFC 8656, sections 9 and 12.
@@ -43,8 +43,8 @@ type allocation struct {
 	// Fixed after construction.
 	front   *front
 	id      uint64
-	tuple   fiveTuple
-	via     path
+	tuple   transport.FiveTuple
+	via     transport.Path
 	lane    *engine.Lane // lane is where the engine keeps the relays.
 	created time.Time
 	family  string        // family is that of the relays, as the metrics name it.

@@ -17,15 +17,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cline-meet/signal/signal/setting"
-	"cline-meet/signal/turnsrv/internal/batch"
-
-	"cline-meet/signal/turnsrv/internal/relayaddr"
-
-	"cline-meet/signal/turnsrv/internal/peers"
-
 	"cline-meet/signal/turnsrv/internal/auth"
-
+	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/engine"
+	"cline-meet/signal/turnsrv/internal/peers"
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+	"cline-meet/signal/turnsrv/internal/transport"
 )
 
 // maxRealmLength is the bound of RFC 8489, section 14.9, in bytes instead of characters.
@@ -271,16 +268,16 @@ func (c *Config) peers() peers.Config {
 }
 
 // transports is what the transports need to know of c, which is valid.
-func (c *Config) transports(counters *transportMetrics) transportConfig {
-	t := transportConfig{
-		port: c.Port, tlsPort: c.TLSPort, tls: c.TLS, udpSockets: c.UDPSockets,
-		ipv6Optional: slices.Equal(c.Listen, defaultListen()),
-		idleTimeout:  c.IdleTimeout, maxConnsPerAddress: c.AddrConns,
-		log: c.logger(), metrics: counters,
+func (c *Config) transports(counters *transport.Metrics) transport.Config {
+	t := transport.Config{
+		Port: c.Port, TLSPort: c.TLSPort, TLS: c.TLS, UDPSockets: c.UDPSockets,
+		IPv6Optional: slices.Equal(c.Listen, defaultListen()),
+		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns,
+		Log: c.logger(), DTLSLogs: engine.Logs(c.logger()), Metrics: counters,
 	}
 	for _, text := range c.Listen {
 		if addr, err := netip.ParseAddr(text); err == nil {
-			t.listen = append(t.listen, addr)
+			t.Listen = append(t.Listen, addr)
 		}
 	}
 	return t

@@ -20,6 +20,8 @@ import (
 
 	"github.com/pion/stun/v2"
 	"github.com/pion/turn/v3"
+
+	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 // Names of the servers that the table is held against.
@@ -118,7 +120,7 @@ func startPion(t *testing.T) *confTarget {
 	permits := func(_ net.Addr, peer net.IP) bool { return !peer.Equal(deniedPeer.Addr().AsSlice()) }
 	s, err := turn.NewServer(turn.ServerConfig{
 		Realm:         "pion",
-		LoggerFactory: quietLogs(),
+		LoggerFactory: turntest.QuietLogs(),
 		AuthHandler:   pionKey,
 		PacketConnConfigs: []turn.PacketConnConfig{
 			{PacketConn: packets, RelayAddressGenerator: relay, PermissionHandler: permits},
@@ -164,7 +166,7 @@ func credentialOf(secret, username string) string {
 // bindBoth binds UDP and TCP on loopback at the same port.
 func bindBoth(t *testing.T) (net.PacketConn, net.Listener) {
 	t.Helper()
-	for range maxPortPicks {
+	for range portPicks {
 		packets, err := net.ListenPacket("udp4", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -204,7 +206,7 @@ func startCoturn(t *testing.T) *confTarget {
 			t.Logf("coturn said:\n%s", log)
 		}
 	})
-	eventually(t, "coturn answers", func() bool {
+	turntest.Eventually(t, "coturn answers", func() bool {
 		return bindingWorks("udp", server) == nil && bindingWorks("tcp", server) == nil
 	})
 	return &confTarget{server: server, server6: onIPv6Loopback(int(server.Port()))}

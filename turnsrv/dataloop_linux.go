@@ -10,11 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cline-meet/signal/turnsrv/internal/wire"
-
 	"cline-meet/signal/turnsrv/internal/batch"
-
 	"cline-meet/signal/turnsrv/internal/engine"
+	"cline-meet/signal/turnsrv/internal/transport"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // listenerNumber is the number of the listener in the poller.
@@ -26,7 +25,7 @@ const listenerNumber = 1
 type dataLoop struct {
 	// Fixed after construction.
 	front    *front
-	server   *udpServer
+	server   *transport.UDPServer
 	listener *batch.Socket
 	poller   *batch.Poller
 	relayed  *relayed
@@ -62,7 +61,7 @@ const (
 // recent is what a turn found out last about a client's channel. It is for
 // that turn alone, in which nothing can change but by requests.
 type recent struct {
-	from   fiveTuple
+	from   transport.FiveTuple
 	alloc  *allocation
 	number uint16     // number is 0 when no channel is known.
 	slot   batch.Slot // slot is where that channel leads.
@@ -78,8 +77,8 @@ type recentPeer struct {
 }
 
 // newDataLoop takes the socket of a server that does not run yet.
-func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
-	conn, ok := s.socket.conn.(*net.UDPConn)
+func newDataLoop(f *front, s *transport.UDPServer) (*dataLoop, error) {
+	conn, ok := s.Conn().(*net.UDPConn)
 	if !ok {
 		return nil, errNoDataLoop
 	}
@@ -107,7 +106,10 @@ func newDataLoop(f *front, s *udpServer) (*dataLoop, error) {
 		l.free()
 		return nil, err
 	}
-	s.socket.conn = l.listener
+	s.GiveAway(l.listener, l.start, func() {
+		l.close()
+		l.wait()
+	})
 	return l, nil
 }
 
@@ -236,7 +238,7 @@ func (l *dataLoop) flushed(sent *batch.Flushed) {
 		l.front.metrics.droppedPackets(dropSendError, failed)
 	}
 	if failed := down.Failed + sent[answers].Failed; failed > 0 {
-		l.server.socket.unsent.Add(float64(failed))
+		l.server.Unsent(failed)
 	}
 	l.packets += up.Packets + up.Failed + down.Packets + down.Failed
 }
@@ -280,19 +282,19 @@ func (l *dataLoop) read(number uint32) (more bool) {
 // failed notes an error of a socket, which reading it has cleared.
 func (l *dataLoop) failed(r *relay, err error) {
 	if r == nil {
-		l.server.common.metrics.socketErrors.WithLabelValues(transportUDP.String()).Inc()
+		l.server.Failed()
 	}
-	l.front.debug("turn packet not read", "transport", transportUDP.String(), "error", err)
+	l.front.debug("turn packet not read", "transport", transport.UDP.String(), "error", err)
 }
 
 // fromClient handles a datagram of a client, which may be merged from several.
 func (l *dataLoop) fromClient(i, segment int) {
 	client := l.in.Sender(i)
 	if client.Port() == 0 {
-		l.server.common.metrics.drop(transportUDP, dropUnreachable, 1)
+		l.server.Refused(1)
 		return
 	}
-	from := fiveTuple{transportUDP, client, l.server.socket.asked(l.in.Control(i))}
+	from := transport.FiveTuple{Protocol: transport.UDP, Client: client, Server: l.server.Asked(l.in.Control(i))}
 	if from != l.recent.from {
 		l.recent = recent{from: from, alloc: l.front.allocation(from)}
 	}
@@ -312,7 +314,7 @@ func (l *dataLoop) fromClient(i, segment int) {
 
 // control hands over what is not data, after the data before it, whose relays it
 // may close.
-func (l *dataLoop) control(from fiveTuple, packet []byte) {
+func (l *dataLoop) control(from transport.FiveTuple, packet []byte) {
 	if len(packet) == 0 {
 		return
 	}
@@ -324,17 +326,17 @@ func (l *dataLoop) control(from fiveTuple, packet []byte) {
 }
 
 // path returns the way back to the recent client.
-func (l *dataLoop) path(from fiveTuple) path {
+func (l *dataLoop) path(from transport.FiveTuple) transport.Path {
 	if a := l.recent.alloc; a != nil {
 		return a.via
 	}
-	return l.server.socket.pathTo(from.client, from.server)
+	return l.server.PathTo(from.Client, from.Server)
 }
 
 // reply sends an answer to a client of the listener with the rest of the turn. The
 // packet must not change any more.
-func (l *dataLoop) reply(via path, packet []byte) {
-	to := clientSlot(via.(*udpPath), answers)
+func (l *dataLoop) reply(via transport.Path, packet []byte) {
+	to := clientSlot(via.(*transport.UDPPath), answers)
 	l.out.AddFrame(&to, packet, 0)
 }
 
@@ -387,7 +389,7 @@ func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 	if source := l.in.Sender(i); p.relay != r || p.source != source {
 		*p = recentPeer{relay: r, source: source}
 		p.inbound, p.permitted = r.inbound(source, l.now)
-		if client, ok := r.alloc.via.(*udpPath); ok {
+		if client, ok := r.alloc.via.(*transport.UDPPath); ok {
 			p.slot = clientSlot(client, toClients)
 		}
 	}
@@ -417,7 +419,7 @@ func (l *dataLoop) toStream(r *relay, payload []byte) {
 	frame, padding := l.peer.inbound.appendHeader(l.scratch[:0], len(payload))
 	frame = append(append(frame, payload...), make([]byte, padding)...)
 	l.packets++
-	if err := r.alloc.via.send(frame); err != nil {
+	if err := r.alloc.via.Send(frame); err != nil {
 		l.front.metrics.dropped(dropSendError)
 		return
 	}
@@ -431,12 +433,9 @@ func peerSlot(r *relay, peer netip.AddrPort) batch.Slot {
 
 // clientSlot is where packets to a UDP client are collected. It leads nowhere when
 // no loop reads the client's listener.
-func clientSlot(client *udpPath, class batch.Class) batch.Slot {
-	socket, _ := client.socket.conn.(*batch.Socket)
-	to := batch.Destination{Socket: socket, To: client.client}
-	if len(client.control) > 0 {
-		to.Control = &client.control
-	}
+func clientSlot(client *transport.UDPPath, class batch.Class) batch.Slot {
+	socket, _ := client.Conn().(*batch.Socket)
+	to := batch.Destination{Socket: socket, To: client.Client(), Control: client.Control()}
 	return batch.NewSlot(to, class)
 }
 

@@ -14,9 +14,9 @@ import (
 	"github.com/pion/stun/v2"
 	"golang.org/x/sys/unix"
 
-	"cline-meet/signal/turnsrv/internal/wire"
-
 	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/turntest"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // TestRelaysComeAndGoUnderLoad closes and opens allocations, whose descriptors
@@ -79,11 +79,11 @@ func TestChannelsExpireAndAreBoundAgain(t *testing.T) {
 	ahead.Store(int64(channelLifetime + time.Second))
 	f.dead(t)
 	refused := s.front.metrics.dropCounters[dropNoPermission]
-	before := valueOf(t, refused)
+	before := turntest.ValueOf(t, refused)
 	if _, err := f.peer.WriteToUDPAddrPort([]byte("late"), f.relay); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the late packet is dropped", func() bool { return valueOf(t, refused) > before })
+	turntest.Eventually(t, "the late packet is dropped", func() bool { return turntest.ValueOf(t, refused) > before })
 	peer := f.peer.LocalAddr().(*net.UDPAddr).AddrPort()
 	if _, err := f.client.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(peer)); err != nil {
 		t.Fatal(err)
@@ -153,14 +153,14 @@ func TestFloodIsCutToItsShare(t *testing.T) {
 	var flooding sync.WaitGroup
 	flooding.Go(func() { inundate(t, flood.client.conn.(*net.UDPConn), stop) })
 	dropped := s.front.metrics.dropCounters[dropShare]
-	eventually(t, "data of the flood is dropped", func() bool {
+	turntest.Eventually(t, "data of the flood is dropped", func() bool {
 		_ = call.client.sendOn(flowChannel, []byte("call"))
-		return valueOf(t, dropped) > 0
+		return turntest.ValueOf(t, dropped) > 0
 	})
 	close(stop)
 	flooding.Wait()
 	for _, f := range []*flow{call, flood} {
-		eventually(t, "it relays again", f.calm)
+		turntest.Eventually(t, "it relays again", f.calm)
 	}
 	newFlow(t, s, "udp", "carol").volley(t, 24)
 }

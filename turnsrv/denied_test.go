@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/relayaddr"
+	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 func TestListenersAreForbidden(t *testing.T) {
@@ -34,7 +35,7 @@ func TestDeniedPeersOverTheWire(t *testing.T) {
 		if err != nil {
 			t.Fatalf("Allocate over %s: %v", network, err)
 		}
-		before := valueOf(t, s.front.metrics.peersDenied)
+		before := turntest.ValueOf(t, s.front.metrics.peersDenied)
 		denied := []string{"10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "64:ff9b::7f00:2"}
 		if s.RelayIP() != loopbackIPv4 { // On a machine with loopback alone it is the relay address.
 			denied = append(denied, "127.0.0.1", "::ffff:127.0.0.1")
@@ -44,7 +45,7 @@ func TestDeniedPeersOverTheWire(t *testing.T) {
 				t.Errorf("%s: a permission for %s was granted", network, text)
 			}
 		}
-		if got := valueOf(t, s.front.metrics.peersDenied) - before; got != float64(len(denied)) {
+		if got := turntest.ValueOf(t, s.front.metrics.peersDenied) - before; got != float64(len(denied)) {
 			t.Errorf("%s: %v denials were counted, want %d", network, got, len(denied))
 		}
 		own := relay.LocalAddr()

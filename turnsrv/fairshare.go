@@ -1,6 +1,10 @@
 package turnsrv
 
-import "time"
+import (
+	"time"
+
+	"cline-meet/signal/turnsrv/internal/transport"
+)
 
 const (
 	// shareDelay is how long the queue of a listener may last before what makes it
@@ -26,7 +30,7 @@ type fairShare struct {
 
 	// What was seen in the window: majority holds more than half of the packets if
 	// anybody does (Boyer and Moore's vote), suspect is that of the window before.
-	majority, suspect fiveTuple
+	majority, suspect transport.FiveTuple
 	votes             int
 	packets, hits     int // hits are the suspect's.
 
@@ -61,7 +65,7 @@ func (s *fairShare) judge() {
 
 // drops notes packets that came from a client at once, and says whether their data
 // is to be dropped. It costs nothing while the queue is short.
-func (s *fairShare) drops(from fiveTuple, packets int, now time.Time) bool {
+func (s *fairShare) drops(from transport.FiveTuple, packets int, now time.Time) bool {
 	if s.since.IsZero() {
 		return false
 	}

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"cline-meet/signal/turnsrv/internal/transport"
 )
 
 // TestShareOfAListener reads a queue for a while and counts what each client loses.
@@ -78,6 +80,6 @@ func TestShareForgets(t *testing.T) {
 	}
 }
 
-func shareClient(i int) fiveTuple {
-	return fiveTuple{transportUDP, netip.AddrPortFrom(loopbackIPv4, uint16(1000+i)), netip.AddrPortFrom(loopbackIPv4, 3478)}
+func shareClient(i int) transport.FiveTuple {
+	return transport.FiveTuple{Protocol: transport.UDP, Client: netip.AddrPortFrom(loopbackIPv4, uint16(1000+i)), Server: netip.AddrPortFrom(loopbackIPv4, 3478)}
 }

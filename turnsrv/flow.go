@@ -4,9 +4,9 @@ import (
 	"net/netip"
 	"time"
 
-	"cline-meet/signal/turnsrv/internal/wire"
-
 	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/transport"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // parcel is a payload on its way from a client to a peer.
@@ -19,7 +19,7 @@ type parcel struct {
 
 // outbound decides where data of a client goes, and counts it. It reports false
 // for what is dropped, counted as well.
-func (f *front) outbound(from fiveTuple, packet []byte, now time.Time) (parcel, bool) {
+func (f *front) outbound(from transport.FiveTuple, packet []byte, now time.Time) (parcel, bool) {
 	a := f.allocation(from)
 	if a == nil {
 		f.metrics.dropped(dropNoAllocation)
@@ -78,7 +78,7 @@ func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now 
 }
 
 // relayToPeer sends data of a client at once.
-func (f *front) relayToPeer(from fiveTuple, packet []byte) {
+func (f *front) relayToPeer(from transport.FiveTuple, packet []byte) {
 	if p, ok := f.outbound(from, packet, f.now()); ok {
 		f.send(p)
 	}
@@ -159,7 +159,7 @@ func (r *relay) relayToClient(source netip.AddrPort, buffer []byte, n int) {
 	start, end := wire.DataIndicationHeader-len(header), wire.DataIndicationHeader+n+padding
 	copy(buffer[start:], header)
 	clear(buffer[wire.DataIndicationHeader+n : end])
-	if err := r.alloc.via.send(buffer[start:end]); err != nil {
+	if err := r.alloc.via.Send(buffer[start:end]); err != nil {
 		f.metrics.dropped(dropSendError)
 		return
 	}

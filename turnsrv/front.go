@@ -12,15 +12,12 @@ import (
 	"github.com/pion/stun/v2"
 	"golang.org/x/time/rate"
 
-	"cline-meet/signal/turnsrv/internal/wire"
-
-	"cline-meet/signal/turnsrv/internal/relayaddr"
-
-	"cline-meet/signal/turnsrv/internal/peers"
-
 	"cline-meet/signal/turnsrv/internal/auth"
-
 	"cline-meet/signal/turnsrv/internal/engine"
+	"cline-meet/signal/turnsrv/internal/peers"
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+	"cline-meet/signal/turnsrv/internal/transport"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // noiseRate is how many lines a second may be logged about what clients send.
@@ -72,8 +69,8 @@ type front struct {
 	known  atomic.Int64 // known is how many there are.
 }
 
-// receive implements receiver.
-func (f *front) receive(from fiveTuple, via path, packet []byte) {
+// Receive implements receiver.
+func (f *front) Receive(from transport.FiveTuple, via transport.Path, packet []byte) {
 	switch {
 	case len(packet) < wire.ChannelHeader:
 		f.metrics.dropped(dropMalformed)
@@ -84,16 +81,16 @@ func (f *front) receive(from fiveTuple, via path, packet []byte) {
 	}
 }
 
-// gone implements receiver: an allocation ends with its connection (RFC 8656,
+// Gone implements receiver: an allocation ends with its connection (RFC 8656,
 // section 3.1).
-func (f *front) gone(from fiveTuple) {
+func (f *front) Gone(from transport.FiveTuple) {
 	if a := f.allocation(from); a != nil {
 		a.end(endGone)
 	}
 }
 
 // allocation returns the allocation of a 5-tuple, or nil.
-func (f *front) allocation(of fiveTuple) *allocation {
+func (f *front) allocation(of transport.FiveTuple) *allocation {
 	a, _ := f.allocs.Load(of)
 	found, _ := a.(*allocation)
 	return found
@@ -216,7 +213,7 @@ func (f *front) openPools(addresses ...relayaddr.Address) {
 
 // startLoops gives every UDP listener, and the relays of its clients, to a data
 // loop. It comes before anybody is served.
-func (f *front) startLoops(servers []*udpServer) {
+func (f *front) startLoops(servers []*transport.UDPServer) {
 	if !f.cfg.DataPath {
 		return
 	}
@@ -224,10 +221,9 @@ func (f *front) startLoops(servers []*udpServer) {
 	for _, s := range servers {
 		l, err := newDataLoop(f, s)
 		if err != nil {
-			f.log.Info("turn server relays without a data loop", "listener", s.socket.local, "error", err)
+			f.log.Info("turn server relays without a data loop", "listener", s.Address(), "error", err)
 			continue
 		}
-		s.loop = l
 		loops = append(loops, l)
 	}
 	if len(loops) == 0 {

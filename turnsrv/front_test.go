@@ -19,9 +19,10 @@ import (
 	"github.com/pion/stun/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"cline-meet/signal/turnsrv/internal/wire"
-
 	"cline-meet/signal/turnsrv/internal/peers/peerstest"
+	"cline-meet/signal/turnsrv/internal/transport"
+	"cline-meet/signal/turnsrv/internal/turntest"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // loopbackConfig is a node whose relays and peers are on loopback.
@@ -284,7 +285,7 @@ func TestAllocationEndsWithItsConnection(t *testing.T) {
 	s := startServer(t, loopbackConfig())
 	f := newFlow(t, s, "tcp", "alice")
 	_ = f.client.conn.Close()
-	eventually(t, "the allocation is gone", func() bool { return s.Allocations() == 0 })
+	turntest.Eventually(t, "the allocation is gone", func() bool { return s.Allocations() == 0 })
 }
 
 // TestCyclesLeaveNothing makes and deletes many allocations and counts what is
@@ -310,7 +311,7 @@ func TestCyclesLeaveNothing(t *testing.T) {
 	for range cycles {
 		cycle()
 	}
-	eventually(t, "goroutines and descriptors are given back", func() bool {
+	turntest.Eventually(t, "goroutines and descriptors are given back", func() bool {
 		g, d, _ := footprint(t, s)
 		return g <= goroutines && d <= descriptors
 	})
@@ -322,7 +323,7 @@ func TestCyclesLeaveNothing(t *testing.T) {
 // footprint counts what the process holds once the server has no allocation.
 func footprint(t *testing.T, s *Server) (goroutines, descriptors int, heap uint64) {
 	t.Helper()
-	eventually(t, "no allocation is left", func() bool {
+	turntest.Eventually(t, "no allocation is left", func() bool {
 		return s.Allocations() == 0 && s.front.engine.Open() == 0
 	})
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -696,15 +697,15 @@ func FuzzFront(f *testing.F) {
 	if err := front.decidePeers(); err != nil {
 		f.Fatal(err)
 	}
-	from := fiveTuple{transportUDP, netip.MustParseAddrPort("127.0.0.1:1000"), netip.MustParseAddrPort("127.0.0.1:3478")}
+	from := transport.FiveTuple{Protocol: transport.UDP, Client: netip.MustParseAddrPort("127.0.0.1:1000"), Server: netip.MustParseAddrPort("127.0.0.1:3478")}
 	username, credential := Credentials(testSecret, "fuzz", time.Now().Add(24*time.Hour))
 	key := stun.NewLongTermIntegrity(username, cfg.Realm, credential)
 	f.Fuzz(func(t *testing.T, packet []byte, sign bool) {
 		if sign {
-			packet = signedForFuzz(packet, username, cfg.Realm, freshNonce(front, from.client.Addr()), key)
+			packet = signedForFuzz(packet, username, cfg.Realm, freshNonce(front, from.Client.Addr()), key)
 		}
 		var p recorder
-		front.receive(from, &p, packet)
+		front.Receive(from, &p, packet)
 		if len(p.sent) > 1 {
 			t.Fatalf("%d answers", len(p.sent))
 		}
@@ -737,12 +738,10 @@ func signedForFuzz(packet []byte, username, realm, nonce string, key stun.Messag
 // recorder is a path that keeps what is sent.
 type recorder struct{ sent [][]byte }
 
-func (r *recorder) send(packet []byte) error {
+func (r *recorder) Send(packet []byte) error {
 	r.sent = append(r.sent, slices.Clone(packet))
 	return nil
 }
-
-func (r *recorder) close() {}
 
 // freshNonce is a nonce for a client.
 func freshNonce(f *front, client netip.Addr) string {

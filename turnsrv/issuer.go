@@ -9,9 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cline-meet/signal/turnsrv/internal/relayaddr"
-
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 
 // maxHostLength is the longest DNS name.

@@ -9,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"flag"
-	"io"
 	"math/big"
 	"net"
 	"os"
@@ -18,10 +17,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pion/logging"
 	"github.com/pion/turn/v3"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+
+	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 // TestMain makes this process, and no other, trust the certificate of testTLS:
@@ -104,11 +103,6 @@ func serverAddress(s *Server) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port()))
 }
 
-// quietLogs keeps clients from writing to the test's output.
-func quietLogs() logging.LoggerFactory {
-	return &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
-}
-
 // newClient returns a TURN client over network, "udp" or "tcp".
 func newClient(t *testing.T, s *Server, network, username, credential string) *turn.Client {
 	t.Helper()
@@ -127,7 +121,7 @@ func newClient(t *testing.T, s *Server, network, username, credential string) *t
 	}
 	client, err := turn.NewClient(&turn.ClientConfig{
 		STUNServerAddr: serverAddress(s), TURNServerAddr: serverAddress(s),
-		Conn: conn, Username: username, Password: credential, Realm: "signal", LoggerFactory: quietLogs(),
+		Conn: conn, Username: username, Password: credential, Realm: "signal", LoggerFactory: turntest.QuietLogs(),
 	})
 	if err != nil {
 		t.Fatalf("turn.NewClient: %v", err)
@@ -140,32 +134,4 @@ func newClient(t *testing.T, s *Server, network, username, credential string) *t
 		t.Fatalf("client.Listen: %v", err)
 	}
 	return client
-}
-
-// eventually polls until the condition holds or ten seconds have passed.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not: %s", what)
-		}
-		<-time.After(2 * time.Millisecond)
-	}
-}
-
-// valueOf returns what one metric, a counter or a gauge, says now.
-func valueOf(t *testing.T, c prometheus.Collector) float64 {
-	t.Helper()
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(c)
-	families, err := registry.Gather()
-	if err != nil || len(families) != 1 || len(families[0].GetMetric()) != 1 {
-		t.Fatalf("gathering one metric: %v, %v", families, err)
-	}
-	metric := families[0].GetMetric()[0]
-	if metric.GetCounter() != nil {
-		return metric.GetCounter().GetValue()
-	}
-	return metric.GetGauge().GetValue()
 }

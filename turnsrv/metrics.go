@@ -171,13 +171,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) allocated(a *allocation) {
-	m.created.WithLabelValues(a.tuple.transport.String(), a.family).Inc()
-	m.allocations.WithLabelValues(a.tuple.transport.String(), a.family).Inc()
+	m.created.WithLabelValues(a.tuple.Protocol.String(), a.family).Inc()
+	m.allocations.WithLabelValues(a.tuple.Protocol.String(), a.family).Inc()
 }
 
 func (m *metrics) ended(a *allocation, why string) {
 	m.endedTotal.WithLabelValues(why).Inc()
-	m.allocations.WithLabelValues(a.tuple.transport.String(), a.family).Dec()
+	m.allocations.WithLabelValues(a.tuple.Protocol.String(), a.family).Dec()
 }
 
 func (m *metrics) dropped(reason string) { m.dropCounters[reason].Inc() }

@@ -16,9 +16,8 @@ import (
 
 	"github.com/pion/stun/v2"
 
+	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
-
-	"cline-meet/signal/turnsrv/internal/testproc"
 )
 
 const processEnv = "TURNSRV_TEST_PROCESS"
@@ -32,7 +31,7 @@ type processSettings struct {
 
 // serverProcess is a server in a process of its own.
 type serverProcess struct {
-	*testproc.Child
+	*turntest.Child
 	Port, TLSPort int
 }
 
@@ -52,7 +51,7 @@ func TestServerProcess(t *testing.T) {
 	cfg.AddrConns = max(settings.AddrConns, 1)
 	s := startServer(t, cfg)
 	if settings.SpareDescriptors > 0 {
-		testproc.LimitDescriptors(t, settings.SpareDescriptors)
+		turntest.LimitDescriptors(t, settings.SpareDescriptors)
 	}
 	line, _ := json.Marshal(serverProcess{Port: s.Port(), TLSPort: s.TLSPort()})
 	fmt.Printf("serving %s\n", line)
@@ -79,7 +78,7 @@ func startProcess(t *testing.T, settings processSettings) serverProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := serverProcess{Child: testproc.Start(t, "TestServerProcess", processEnv, string(text))}
+	p := serverProcess{Child: turntest.Start(t, "TestServerProcess", processEnv, string(text))}
 	if err := json.Unmarshal([]byte(p.Says(t, "serving")), &p); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +154,7 @@ func TestHalfOpenFlood(t *testing.T) {
 	p := startProcess(t, processSettings{AddrConns: perAddress})
 	f := p.flow(t)
 	before := p.holding(t)
-	hello := helloPacket(t)
+	hello := turntest.DTLSHello(t)
 	relayed := 0
 	relay := func() {
 		t.Helper()

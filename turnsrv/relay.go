@@ -11,22 +11,17 @@ import (
 	"syscall"
 	"time"
 
-	"cline-meet/signal/turnsrv/internal/wire"
-
 	"cline-meet/signal/turnsrv/internal/batch"
-
-	"cline-meet/signal/turnsrv/internal/relayaddr"
-
 	"cline-meet/signal/turnsrv/internal/engine"
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+	"cline-meet/signal/turnsrv/internal/transport"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
 	// maxRelayBinds bounds the attempts for one relay when other programs hold
 	// ports of the range.
 	maxRelayBinds = 32
-
-	// socketBuffer holds a burst of a video stream; the kernel may grant less.
-	socketBuffer = 4 << 20
 
 	// maxPeerDatagram is the largest payload that is relayed to a client. A longer
 	// one is dropped, never cut.
@@ -139,7 +134,7 @@ func (p *relayPool) bind(port uint16) (*relaySocket, error) {
 		p.release(port)
 		return nil, err
 	}
-	if err := conn.SetReadBuffer(socketBuffer); err != nil {
+	if err := conn.SetReadBuffer(batch.SocketBuffer); err != nil {
 		p.log.Debug("turn relay keeps its small receive buffer", "error", err)
 	}
 	batch.AllowFragments(conn, p.address.Bind.Is6())
@@ -210,14 +205,14 @@ func (r *relay) ReadFrom([]byte) (int, net.Addr, error) {
 // read relays packets of peers until the relay is closed.
 func (r *relay) read() (int, net.Addr, error) {
 	buffer := make([]byte, wire.DataIndicationHeader+maxPeerDatagram+4) // One byte to see what is too long, three to pad.
-	var delay backoff
+	var delay transport.Backoff
 	for {
 		n, _, _, peer, err := r.conn.ReadMsgUDPAddrPort(buffer[wire.DataIndicationHeader:wire.DataIndicationHeader+maxPeerDatagram+1], nil)
 		switch {
 		case err == nil:
-			delay = backoff{}
+			delay = transport.Backoff{}
 			r.relayToClient(netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()), buffer, n)
-		case errors.Is(err, net.ErrClosed) || !delay.wait(r.alloc.ended):
+		case errors.Is(err, net.ErrClosed) || !delay.Wait(r.alloc.ended):
 			return 0, nil, net.ErrClosed
 		}
 	}

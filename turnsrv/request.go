@@ -8,11 +8,10 @@ import (
 
 	"github.com/pion/stun/v2"
 
-	"cline-meet/signal/turnsrv/internal/wire"
-
 	"cline-meet/signal/turnsrv/internal/auth"
-
 	"cline-meet/signal/turnsrv/internal/engine"
+	"cline-meet/signal/turnsrv/internal/transport"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // defaultLifetime is what an allocation lives without a LIFETIME (RFC 8656,
@@ -25,8 +24,8 @@ var errOtherListener = errors.New("the client has come by another listener")
 type request struct {
 	front *front
 	loop  *dataLoop // loop has read the request, and sends what answers it; nil without one.
-	from  fiveTuple
-	via   path
+	from  transport.FiveTuple
+	via   transport.Path
 	m     *stun.Message
 	now   time.Time
 
@@ -61,13 +60,13 @@ func (q *request) binding() {
 		q.fail(stun.CodeUnknownAttribute, unknown)
 		return
 	}
-	q.succeed(wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.client))
+	q.succeed(wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.Client))
 }
 
 // mayAnswerStranger bounds the answers that a source address gets without having
 // proved itself, since a source may be forged to flood its owner.
 func (q *request) mayAnswerStranger() bool {
-	if q.front.sources.Allow(q.from.client.Addr(), q.now) {
+	if q.front.sources.Allow(q.from.Client.Addr(), q.now) {
 		return true
 	}
 	q.front.metrics.dropped(dropSourceLimit)
@@ -83,7 +82,7 @@ func (q *request) authenticated(handle func(*request)) {
 		owner := q.alloc.owner()
 		known = &owner
 	}
-	who, failure := f.auth.Authenticate(q.m, q.from.client.Addr(), known, q.now)
+	who, failure := f.auth.Authenticate(q.m, q.from.Client.Addr(), known, q.now)
 	if failure != nil {
 		q.challenge(failure)
 		return
@@ -102,7 +101,7 @@ func (q *request) challenge(failure *auth.Failure) {
 	f := q.front
 	f.metrics.authFailures.WithLabelValues(failure.Reason).Inc()
 	if failure.Reason != auth.FailMissing {
-		f.debug("turn authentication failed", "client", q.from.client, "reason", failure.Reason)
+		f.debug("turn authentication failed", "client", q.from.Client, "reason", failure.Reason)
 	}
 	if !q.mayAnswerStranger() {
 		return
@@ -111,7 +110,7 @@ func (q *request) challenge(failure *auth.Failure) {
 		q.fail(failure.Code)
 		return
 	}
-	realm, nonce := f.auth.Challenge(q.from.client.Addr(), q.now)
+	realm, nonce := f.auth.Challenge(q.from.Client.Addr(), q.now)
 	q.fail(failure.Code, realm, nonce)
 }
 
@@ -255,7 +254,7 @@ func (q *request) checkPeers(peers []netip.AddrPort) stun.ErrorCode {
 	for _, peer := range peers {
 		if !q.front.policy.Permits(peer) {
 			q.front.metrics.peersDenied.Inc()
-			q.front.debug("turn peer denied", "client", q.from.client, "peer", peer)
+			q.front.debug("turn peer denied", "client", q.from.Client, "peer", peer)
 			return stun.CodeForbidden
 		}
 		if q.alloc.relayFor(peer.Addr()) == nil {
@@ -380,8 +379,8 @@ func (q *request) send(answer []byte) {
 		q.loop.reply(q.via, answer)
 		return
 	}
-	if err := q.via.send(answer); err != nil {
-		q.front.debug("turn response not sent", "client", q.from.client, "error", err)
+	if err := q.via.Send(answer); err != nil {
+		q.front.debug("turn response not sent", "client", q.from.Client, "error", err)
 	}
 }
 
@@ -601,7 +600,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 	for _, s := range sockets {
 		setters = append(setters, wire.SetXORAddress(stun.AttrXORRelayedAddress, s.seen()))
 	}
-	setters = append(setters, wire.SetLifetime(want.lifetime), wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.client))
+	setters = append(setters, wire.SetLifetime(want.lifetime), wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.Client))
 	if reserved != nil {
 		token := f.reserved.hold(reserved, quotaKey(q.who))
 		setters = append(setters, wire.SetValue(stun.AttrReservationToken, token[:]...))
@@ -619,7 +618,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 	a.mu.Lock()
 	a.answer = answer
 	a.mu.Unlock()
-	f.log.Debug("turn allocation created", "id", a.id, "client", q.from.client, "transport", q.from.transport.String(),
+	f.log.Debug("turn allocation created", "id", a.id, "client", q.from.Client, "transport", q.from.Protocol.String(),
 		"relay", sockets[0].seen(), "user", q.who.User)
 }
 

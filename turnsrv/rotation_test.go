@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 // TestSetSecrets rotates the secret of a server and an issuer that run.
@@ -55,12 +56,12 @@ func TestCredentialsOverTheWire(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "every allocation is gone", func() bool { return s.Allocations() == 0 })
-	if got := valueOf(t, s.front.metrics.authFailures.WithLabelValues(auth.FailPassword)); got != 2 {
+	turntest.Eventually(t, "every allocation is gone", func() bool { return s.Allocations() == 0 })
+	if got := turntest.ValueOf(t, s.front.metrics.authFailures.WithLabelValues(auth.FailPassword)); got != 2 {
 		t.Errorf("%v password failures were counted, want 2", got)
 	}
 	for _, network := range []string{"udp", "tcp"} {
-		if got := valueOf(t, s.front.metrics.created.WithLabelValues(network, "ipv4")); got != 2 {
+		if got := turntest.ValueOf(t, s.front.metrics.created.WithLabelValues(network, "ipv4")); got != 2 {
 			t.Errorf("%v allocations over %s were counted, want 2", got, network)
 		}
 	}

@@ -17,13 +17,11 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"cline-meet/signal/turnsrv/internal/batch"
-
-	"cline-meet/signal/turnsrv/internal/relayaddr"
-
-	"cline-meet/signal/turnsrv/internal/peers"
-
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/peers"
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+	"cline-meet/signal/turnsrv/internal/transport"
 )
 
 const (
@@ -49,7 +47,7 @@ type Server struct {
 	cfg        Config
 	log        *slog.Logger
 	front      *front
-	transports *transports
+	transports *transport.Transports
 
 	closeOnce sync.Once
 	closeErr  error
@@ -58,10 +56,6 @@ type Server struct {
 // New binds every listener of cfg and serves on them until Close. After an
 // error nothing is left behind.
 func New(cfg Config) (*Server, error) {
-	return newServer(cfg, systemSockets())
-}
-
-func newServer(cfg Config, make sockets) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -69,7 +63,7 @@ func newServer(cfg Config, make sockets) (*Server, error) {
 		return nil, errors.New("--turn-secret: a server needs a shared secret")
 	}
 	s := &Server{cfg: cfg, log: cfg.logger()}
-	if err := s.start(make); err != nil {
+	if err := s.start(); err != nil {
 		return nil, err
 	}
 	s.log.Info("turn server listening", "addresses", cfg.Listen, "port", s.Port(), "tls_port", s.TLSPort(),
@@ -77,24 +71,24 @@ func newServer(cfg Config, make sockets) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) start(make sockets) error {
-	counters := newTransportMetrics()
-	m := newMetrics(counters.collectors()...)
+func (s *Server) start() error {
+	counters := transport.NewMetrics()
+	m := newMetrics(counters.Collectors()...)
 	var err error
 	if s.front, err = newFront(s.cfg, m); err != nil {
 		return err
 	}
-	if s.transports, err = bindTransports(s.cfg.transports(counters), s.front, make); err != nil {
+	if s.transports, err = transport.Bind(s.cfg.transports(counters), s.front); err != nil {
 		return errors.Join(err, s.front.close())
 	}
-	s.front.startLoops(s.transports.datagrams)
+	s.front.startLoops(s.transports.UDPServers())
 	if err := s.front.startEngine(batch.Cores()); err != nil {
 		return errors.Join(err, s.stop())
 	}
 	if err := s.front.decidePeers(s.Port(), s.TLSPort()); err != nil {
 		return errors.Join(err, s.stop())
 	}
-	s.transports.serve()
+	s.transports.Serve()
 	if s.cfg.Registerer == nil {
 		return nil
 	}
@@ -191,7 +185,7 @@ func (s *Server) Close() error {
 // stop goes from the outside in: no request can come, then no relay can be
 // opened, then the relays are closed and their readers end.
 func (s *Server) stop() error {
-	s.transports.close()
+	s.transports.Close()
 	err := errors.Join(s.front.close(), s.waitForEngine())
 	for _, l := range s.front.loops {
 		l.free()
@@ -237,10 +231,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // Port returns the port of UDP and TCP.
-func (s *Server) Port() int { return s.transports.port() }
+func (s *Server) Port() int { return s.transports.Port() }
 
 // TLSPort returns the port of TLS and DTLS, 0 without a certificate.
-func (s *Server) TLSPort() int { return s.transports.tlsPort() }
+func (s *Server) TLSPort() int { return s.transports.TLSPort() }
 
 // RelayIP returns the address that relays are seen at, IPv4 if there is one.
 func (s *Server) RelayIP() netip.Addr { return s.front.pools[0].address.Seen }
@@ -298,7 +292,7 @@ func (a *allocation) describe(now time.Time) Allocation {
 	defer a.mu.RUnlock()
 	d := Allocation{
 		ID: strconv.FormatUint(a.id, 10), User: a.who.User, Username: a.who.Username,
-		Client: a.tuple.client, Server: a.tuple.server, Transport: a.tuple.transport.String(),
+		Client: a.tuple.Client, Server: a.tuple.Server, Transport: a.tuple.Protocol.String(),
 		Created: a.created, Expires: a.expires,
 		BytesToPeers: a.toPeer.bytes.Load(), PacketsToPeers: a.toPeer.packets.Load(),
 		BytesFromPeers: a.fromPeers.bytes.Load(), PacketsFromPeers: a.fromPeers.packets.Load(),

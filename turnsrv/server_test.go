@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cline-meet/signal/turnsrv/internal/relayaddr"
+	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 // TestStartClose starts and closes three times in one process with the same
@@ -125,7 +126,7 @@ func TestPortInUse(t *testing.T) {
 }
 
 func TestFailedStartLeavesThePortFree(t *testing.T) {
-	for range maxPortPicks { // Another program may take the port in between.
+	for range portPicks { // Another program may take the port in between.
 		free, err := net.ListenPacket("udp4", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -262,7 +263,7 @@ func TestRelayPortsAreBoundedAndReused(t *testing.T) {
 		t.Errorf("third: %v, want 508", err)
 	}
 	_ = first.Close()
-	eventually(t, "the first relay is gone", func() bool { return s.Allocations() == 1 })
+	turntest.Eventually(t, "the first relay is gone", func() bool { return s.Allocations() == 1 })
 	third, err := allocate()
 	if err != nil {
 		t.Errorf("after a release: %v", err)
@@ -271,6 +272,10 @@ func TestRelayPortsAreBoundedAndReused(t *testing.T) {
 	}
 	_ = second.Close()
 }
+
+// portPicks bounds the search for a free port, which another program may take in
+// between.
+const portPicks = 32
 
 // freePair finds two neighbouring ports that nobody has on the relay address.
 func freePair(t *testing.T) (int, int) {

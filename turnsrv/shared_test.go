@@ -4,14 +4,17 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
+
+	"cline-meet/signal/turnsrv/internal/transport"
+	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 // manyTuples returns the 5-tuples of so many clients.
-func manyTuples(n int) []fiveTuple {
-	tuples := make([]fiveTuple, n)
+func manyTuples(n int) []transport.FiveTuple {
+	tuples := make([]transport.FiveTuple, n)
 	for i := range tuples {
 		client := netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)})
-		tuples[i] = fiveTuple{transportUDP, netip.AddrPortFrom(client, 40000), netip.AddrPortFrom(loopbackIPv4, 3478)}
+		tuples[i] = transport.FiveTuple{Protocol: transport.UDP, Client: netip.AddrPortFrom(client, 40000), Server: netip.AddrPortFrom(loopbackIPv4, 3478)}
 	}
 	return tuples
 }
@@ -58,7 +61,7 @@ func TestRelayedIsTheSumOfAllLoops(t *testing.T) {
 		r.sentToPeer(1, 10)
 		r.receivedFromPeer(100, 1000)
 	}
-	got := []float64{valueOf(t, m.toPeerPackets), valueOf(t, m.toPeerBytes), valueOf(t, m.fromPeerPackets), valueOf(t, m.fromPeerBytes)}
+	got := []float64{turntest.ValueOf(t, m.toPeerPackets), turntest.ValueOf(t, m.toPeerBytes), turntest.ValueOf(t, m.fromPeerPackets), turntest.ValueOf(t, m.fromPeerBytes)}
 	for i, want := range []float64{3, 30, 300, 3000} {
 		if got[i] != want {
 			t.Errorf("counted %v, want %v", got[i], want)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/pion/webrtc/v4"
+
+	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 const (
@@ -32,7 +34,7 @@ func TestWebRTCRelayOnly(t *testing.T) {
 				cfg.TLS = testTLS(t)
 				s := startServer(t, cfg)
 				transfer(t, s, cfg, transport)
-				if got := valueOf(t, s.front.metrics.toPeerBytes); got < transferSize {
+				if got := turntest.ValueOf(t, s.front.metrics.toPeerBytes); got < transferSize {
 					t.Errorf("%v relayed bytes were counted for a transfer of %d", got, transferSize)
 				}
 			})
@@ -81,7 +83,7 @@ func newPeer(t *testing.T, s *Server, cfg Config, transport string) *webrtc.Peer
 		url = "turns:" + net.JoinHostPort("127.0.0.1", strconv.Itoa(s.TLSPort())) + "?transport=tcp"
 	}
 	var settings webrtc.SettingEngine
-	settings.LoggerFactory = quietLogs()
+	settings.LoggerFactory = turntest.QuietLogs()
 	peer, err := webrtc.NewAPI(webrtc.WithSettingEngine(settings)).NewPeerConnection(webrtc.Configuration{
 		ICETransportPolicy: webrtc.ICETransportPolicyRelay,
 		ICEServers: []webrtc.ICEServer{{

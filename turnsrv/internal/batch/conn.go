@@ -12,6 +12,9 @@ const (
 
 	// ControlSpace is room for what the kernel says about a datagram.
 	ControlSpace = 128
+
+	// SocketBuffer holds a burst of a video stream; the kernel may grant less.
+	SocketBuffer = 4 << 20
 )
 
 // Conn is a UDP socket: a *net.UDPConn, which a goroutine reads, or a Socket.

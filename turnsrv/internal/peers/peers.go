@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"cline-meet/signal/signal/setting"
-
 	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 

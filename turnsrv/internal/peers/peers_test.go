@@ -9,10 +9,8 @@ import (
 	"testing"
 
 	"cline-meet/signal/signal/setting"
-
-	"cline-meet/signal/turnsrv/internal/relayaddr"
-
 	"cline-meet/signal/turnsrv/internal/peers/peerstest"
+	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 
 // policyConfig is a node with relay ports from 50000 to 50010.

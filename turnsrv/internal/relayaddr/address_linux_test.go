@@ -4,21 +4,21 @@ import (
 	"net/netip"
 	"testing"
 
-	"cline-meet/signal/turnsrv/internal/testproc"
+	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 // TestRelayAddressesOfANetwork runs where it may give the machine addresses:
 // none but loopback, a private IPv6 one, a global one.
-func TestRelayAddressesOfANetwork(t *testing.T) { testproc.InOwnNetwork(t, findRelayAddresses) }
+func TestRelayAddressesOfANetwork(t *testing.T) { turntest.InOwnNetwork(t, findRelayAddresses) }
 
 func findRelayAddresses(t *testing.T) {
-	testproc.IP(t, "link", "set", "lo", "up")
+	turntest.IP(t, "link", "set", "lo", "up")
 	expectRelays(t, "127.0.0.1", "")
-	testproc.IP(t, "-6", "addr", "add", "fd00::7/128", "dev", "lo", "nodad")
-	testproc.IP(t, "addr", "add", "10.7.7.7/32", "dev", "lo")
+	turntest.IP(t, "-6", "addr", "add", "fd00::7/128", "dev", "lo", "nodad")
+	turntest.IP(t, "addr", "add", "10.7.7.7/32", "dev", "lo")
 	expectRelays(t, "10.7.7.7", "")
-	testproc.IP(t, "-6", "addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
-	testproc.IP(t, "addr", "add", "198.51.100.7/32", "dev", "lo")
+	turntest.IP(t, "-6", "addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
+	turntest.IP(t, "addr", "add", "198.51.100.7/32", "dev", "lo")
 	expectRelays(t, "198.51.100.7", "2001:db8::7")
 }
 

@@ -1,6 +1,6 @@
 //go:build unix
 
-package testproc
+package turntest
 
 import (
 	"bufio"

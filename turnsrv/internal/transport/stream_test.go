@@ -1,4 +1,4 @@
-package turnsrv
+package transport
 
 import (
 	"bytes"
@@ -14,9 +14,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cline-meet/signal/turnsrv/internal/wire/wiretest"
-
+	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
+	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
 
 // expectClosed waits for the server to end a connection.
@@ -32,7 +32,7 @@ func expectClosed(conn net.Conn) error {
 func TestFramingAttack(t *testing.T) {
 	cfg := testTransports(t)
 	s := startTransports(t, cfg, newEcho())
-	for _, kind := range []transport{transportTCP, transportTLS} {
+	for _, kind := range []Protocol{TCP, TLS} {
 		other := dialTransport(t, s, kind)
 		for _, header := range [][]byte{
 			wiretest.STUN(0xffec)[:20],
@@ -57,12 +57,12 @@ func TestFramingAttack(t *testing.T) {
 				t.Errorf("%v, another client: %v", kind, err)
 			}
 		}
-		closed := cfg.metrics.closed.WithLabelValues(kind.String(), closedFrame)
-		eventually(t, "all were closed for their framing", func() bool { return valueOf(t, closed) == 10 })
+		closed := cfg.Metrics.closed.WithLabelValues(kind.String(), closedFrame)
+		turntest.Eventually(t, "all were closed for their framing", func() bool { return turntest.ValueOf(t, closed) == 10 })
 	}
 }
 
-func channelOrSTUN(kind transport) []byte { return wiretest.STUN(int(kind) * 4) }
+func channelOrSTUN(kind Protocol) []byte { return wiretest.STUN(int(kind) * 4) }
 
 // flakyListener fails some times before it accepts.
 type flakyListener struct {
@@ -86,16 +86,16 @@ func TestAcceptErrorsPass(t *testing.T) {
 		return &flakyListener{l, []error{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED, syscall.ENOBUFS}}, err
 	}
 	cfg := testTransports(t)
-	s, err := listenTransports(cfg, newEcho(), flaky)
+	s, err := listen(cfg, newEcho(), flaky)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
-	for _, kind := range []transport{transportTCP, transportTLS} {
+	defer s.Close()
+	for _, kind := range []Protocol{TCP, TLS} {
 		if err := ping(dialTransport(t, s, kind), wiretest.STUN(0)); err != nil {
 			t.Errorf("%v: %v", kind, err)
 		}
-		if got := valueOf(t, cfg.metrics.socketErrors.WithLabelValues(kind.String())); got != 4 {
+		if got := turntest.ValueOf(t, cfg.Metrics.socketErrors.WithLabelValues(kind.String())); got != 4 {
 			t.Errorf("%v: %v errors counted", kind, got)
 		}
 	}
@@ -105,17 +105,17 @@ func TestAcceptErrorsPass(t *testing.T) {
 // more when others left.
 func TestConnectionLimits(t *testing.T) {
 	cfg := testTransports(t)
-	cfg.maxConnsPerAddress, cfg.maxConns = 3, 5
+	cfg.ConnsOfAddress, cfg.conns = 3, 5
 	s := startTransports(t, cfg, newEcho())
 	var conns []net.Conn
-	for _, kind := range []transport{transportTCP, transportTLS, transportDTLS} {
+	for _, kind := range []Protocol{TCP, TLS, DTLS} {
 		conn := dialTransport(t, s, kind)
 		if err := ping(conn, wiretest.STUN(0)); err != nil {
 			t.Fatal(err)
 		}
 		conns = append(conns, conn)
 	}
-	above, err := net.Dial("tcp4", at("127.0.0.1", s.port()))
+	above, err := net.Dial("tcp4", at("127.0.0.1", s.Port()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,11 +123,11 @@ func TestConnectionLimits(t *testing.T) {
 	if err := expectClosed(above); err != nil {
 		t.Errorf("above the limit: %v", err)
 	}
-	if got := valueOf(t, cfg.metrics.closed.WithLabelValues("tcp", closedLimit)); got != 1 {
+	if got := turntest.ValueOf(t, cfg.Metrics.closed.WithLabelValues("tcp", closedLimit)); got != 1 {
 		t.Errorf("%v connections refused", got)
 	}
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 44)}}
-	other, err := dialer.Dial("tcp4", at("127.0.0.1", s.port()))
+	other, err := dialer.Dial("tcp4", at("127.0.0.1", s.Port()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,8 +136,8 @@ func TestConnectionLimits(t *testing.T) {
 		t.Errorf("another address: %v", err)
 	}
 	_ = conns[0].Close()
-	eventually(t, "there is room again", func() bool {
-		conn, err := net.Dial("tcp4", at("127.0.0.1", s.port()))
+	turntest.Eventually(t, "there is room again", func() bool {
+		conn, err := net.Dial("tcp4", at("127.0.0.1", s.Port()))
 		if err != nil {
 			return false
 		}
@@ -149,14 +149,14 @@ func TestConnectionLimits(t *testing.T) {
 // TestHalfOpenStreams holds 2,000 TLS and TCP connections that say nothing.
 func TestHalfOpenStreams(t *testing.T) {
 	cfg := testTransports(t)
-	cfg.maxConnsPerAddress = 3000
+	cfg.ConnsOfAddress = 3000
 	s := startTransports(t, cfg, newEcho())
-	live := []net.Conn{dialTransport(t, s, transportTCP), dialTransport(t, s, transportTLS)}
+	live := []net.Conn{dialTransport(t, s, TCP), dialTransport(t, s, TLS)}
 	before := heapInUse()
 	for i := range 2000 {
-		port := s.port()
+		port := s.Port()
 		if i%2 == 1 {
-			port = s.tlsPort()
+			port = s.TLSPort()
 		}
 		conn, err := net.Dial("tcp4", at("127.0.0.1", port))
 		if err != nil {
@@ -172,10 +172,10 @@ func TestHalfOpenStreams(t *testing.T) {
 		}
 	}
 	connections := func() float64 {
-		return valueOf(t, cfg.metrics.connections.WithLabelValues("tcp")) +
-			valueOf(t, cfg.metrics.connections.WithLabelValues("tls"))
+		return turntest.ValueOf(t, cfg.Metrics.connections.WithLabelValues("tcp")) +
+			turntest.ValueOf(t, cfg.Metrics.connections.WithLabelValues("tls"))
 	}
-	eventually(t, "all are accepted", func() bool { return connections() == 2002 })
+	turntest.Eventually(t, "all are accepted", func() bool { return connections() == 2002 })
 	// The clients' half of the descriptors is counted, too.
 	used := heapInUse() - before
 	t.Logf("%d bytes for each half-open connection", used/2000)
@@ -200,24 +200,24 @@ func heapInUse() int64 {
 // TestSlowReaderLosesItsDataAlone floods two clients, one of which does not
 // read. It gets all its control messages when it does.
 func TestSlowReaderLosesItsDataAlone(t *testing.T) {
-	for _, kind := range []transport{transportTCP, transportTLS} {
+	for _, kind := range []Protocol{TCP, TLS} {
 		t.Run(kind.String(), func(t *testing.T) { testSlowReader(t, kind) })
 	}
 }
 
-func testSlowReader(t *testing.T, kind transport) {
+func testSlowReader(t *testing.T, kind Protocol) {
 	var mu sync.Mutex
-	paths := map[netip.AddrPort]path{}
+	paths := map[netip.AddrPort]Path{}
 	e := newEcho()
-	e.hook = func(from fiveTuple, via path, packet []byte) {
+	e.hook = func(from FiveTuple, via Path, packet []byte) {
 		mu.Lock()
-		paths[from.client] = via
+		paths[from.Client] = via
 		mu.Unlock()
-		_ = via.send(packet)
+		_ = via.Send(packet)
 	}
 	cfg := testTransports(t)
 	s := startTransports(t, cfg, e)
-	pathOf := func(conn net.Conn) path {
+	pathOf := func(conn net.Conn) Path {
 		if err := ping(conn, wiretest.STUN(0)); err != nil {
 			t.Fatal(err)
 		}
@@ -227,19 +227,19 @@ func testSlowReader(t *testing.T, kind transport) {
 	}
 	slow, fast := dialTransport(t, s, kind), dialTransport(t, s, kind)
 	toSlow, toFast := pathOf(slow), pathOf(fast)
-	drops := cfg.metrics.drops.WithLabelValues(kind.String(), dropSlowClient)
+	drops := cfg.Metrics.drops.WithLabelValues(kind.String(), dropSlowClient)
 
 	data, sent, controls := wiretest.ChannelData(1000), 0, 0
-	for valueOf(t, drops) < 1000 {
+	for turntest.ValueOf(t, drops) < 1000 {
 		for range 100 {
-			if err := toSlow.send(data); err != nil {
+			if err := toSlow.Send(data); err != nil {
 				t.Fatalf("after %d packets: %v", sent, err)
 			}
 			sent++
 		}
 		if controls < 50 {
 			controls++
-			if err := toSlow.send(wiretest.STUN(8)); err != nil {
+			if err := toSlow.Send(wiretest.STUN(8)); err != nil {
 				t.Fatalf("control message %d: %v", controls, err)
 			}
 		}
@@ -247,17 +247,17 @@ func testSlowReader(t *testing.T, kind transport) {
 			t.Fatalf("the fast client: %v", err)
 		}
 	}
-	if queued := queuedBytes(toSlow); queued > cfg.withDefaults().sendQueue {
+	if queued := queuedBytes(toSlow); queued > cfg.sendQueue {
 		t.Errorf("%d bytes wait", queued)
 	}
 	got := drainFrames(t, slow, controls)
-	dropped := int(valueOf(t, drops))
+	dropped := int(turntest.ValueOf(t, drops))
 	if got > sent-dropped {
 		t.Errorf("%d of %d data frames arrived, %d were counted as dropped", got, sent, dropped)
 	}
 }
 
-func queuedBytes(to path) int {
+func queuedBytes(to Path) int {
 	c := to.(*streamConn)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -265,8 +265,8 @@ func queuedBytes(to path) int {
 }
 
 // pingPath sends to a client and reads it there.
-func pingPath(conn net.Conn, to path, frame []byte) error {
-	if err := to.send(frame); err != nil {
+func pingPath(conn net.Conn, to Path, frame []byte) error {
+	if err := to.Send(frame); err != nil {
 		return err
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -325,7 +325,7 @@ func TestSendQueue(t *testing.T) {
 // pipeClient is a client of a stream server without a network.
 func pipeClient(s *streamServer) net.Conn {
 	client, server := net.Pipe()
-	s.serve(server, fiveTuple{s.transport, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2")})
+	s.serve(server, FiveTuple{s.transport, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2")})
 	return client
 }
 
@@ -333,8 +333,8 @@ type noListener struct{ net.Listener }
 
 func (noListener) Close() error { return nil }
 
-func pipeServer(cfg transportConfig, e *echo) *streamServer {
-	return newStreamServer(newTransports(cfg.withDefaults(), e).common, noListener{}, nil)
+func pipeServer(cfg options, e *echo) *streamServer {
+	return newStreamServer(newTransports(cfg, e).common, noListener{}, nil)
 }
 
 // TestStreamDeadlines checks when a silent, an idle and a trickling client are
@@ -345,19 +345,19 @@ func TestStreamDeadlines(t *testing.T) {
 		after  time.Duration
 		reason string
 	}{
-		"silent":    {func(net.Conn) {}, defaultFirstMessageTimeout, closedSilent},
-		"trickling": {trickle, defaultFirstMessageTimeout, closedSilent},
-		"idle":      {func(c net.Conn) { _ = ping(c, wiretest.STUN(0)) }, defaultIdleTimeout, closedIdle},
+		"silent":    {func(net.Conn) {}, standardLimits().firstMessageTimeout, closedSilent},
+		"trickling": {trickle, standardLimits().firstMessageTimeout, closedSilent},
+		"idle":      {func(c net.Conn) { _ = ping(c, wiretest.STUN(0)) }, testIdle, closedIdle},
 		"active": {func(c net.Conn) {
 			for range 4 {
 				_ = ping(c, wiretest.STUN(0))
 				time.Sleep(4 * time.Minute)
 			}
-		}, 12*time.Minute + defaultIdleTimeout, closedIdle},
+		}, 12*time.Minute + testIdle, closedIdle},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e, cfg := newEcho(), transportConfig{metrics: newTransportMetrics()}
+				e, cfg := newEcho(), testOptions()
 				s := pipeServer(cfg, e)
 				start := time.Now()
 				client := pipeClient(s)
@@ -366,7 +366,7 @@ func TestStreamDeadlines(t *testing.T) {
 				if took := time.Since(start); took != tt.after {
 					t.Errorf("disconnected after %v, want %v", took, tt.after)
 				}
-				if valueOf(t, cfg.metrics.closed.WithLabelValues("tcp", tt.reason)) != 1 || !e.goneOnce() {
+				if turntest.ValueOf(t, cfg.Metrics.closed.WithLabelValues("tcp", tt.reason)) != 1 || !e.goneOnce() {
 					t.Error("for another reason")
 				}
 				_ = client.Close()
@@ -391,28 +391,29 @@ func trickle(conn net.Conn) {
 // and one whose write takes too long.
 func TestControlOverflowCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := transportConfig{metrics: newTransportMetrics(), sendQueue: 1000}
+		cfg := testOptions()
+		cfg.sendQueue = 1000
 		s := pipeServer(cfg, newEcho())
-		var to path
-		s.common.receiver.(*echo).hook = func(_ fiveTuple, via path, _ []byte) { to = via }
+		var to Path
+		s.common.receiver.(*echo).hook = func(_ FiveTuple, via Path, _ []byte) { to = via }
 		for name, end := range map[string]func(){
 			"answers without end": func() {
-				for to.send(wiretest.STUN(0)) == nil {
+				for to.Send(wiretest.STUN(0)) == nil {
 				}
 			},
-			"one answer": func() { _ = to.send(wiretest.STUN(0)) },
+			"one answer": func() { _ = to.Send(wiretest.STUN(0)) },
 		} {
 			client := pipeClient(s)
 			_, _ = client.Write(wiretest.STUN(0))
 			synctest.Wait()
 			end()
 			s.running.Wait()
-			if err := to.send(wiretest.STUN(0)); !errors.Is(err, errGone) {
+			if err := to.Send(wiretest.STUN(0)); !errors.Is(err, errGone) {
 				t.Errorf("%s: %v", name, err)
 			}
 			_ = client.Close()
 		}
-		if got := valueOf(t, cfg.metrics.closed.WithLabelValues("tcp", closedSlow)); got != 2 {
+		if got := turntest.ValueOf(t, cfg.Metrics.closed.WithLabelValues("tcp", closedSlow)); got != 2 {
 			t.Errorf("%v slow clients", got)
 		}
 	})
@@ -421,15 +422,16 @@ func TestControlOverflowCloses(t *testing.T) {
 // TestPathClose ends the connection from the receiver.
 func TestPathClose(t *testing.T) {
 	e := newEcho()
-	e.hook = func(_ fiveTuple, via path, packet []byte) {
-		via.close()
-		via.close()
-		if via.send(packet) == nil {
+	e.hook = func(_ FiveTuple, via Path, packet []byte) {
+		ends := via.(interface{ close() })
+		ends.close()
+		ends.close()
+		if via.Send(packet) == nil {
 			t.Error("sent after close")
 		}
 	}
 	s := startTransports(t, testTransports(t), e)
-	for _, kind := range []transport{transportTCP, transportTLS, transportDTLS} {
+	for _, kind := range []Protocol{TCP, TLS, DTLS} {
 		conn := dialTransport(t, s, kind)
 		if _, err := conn.Write(wiretest.STUN(0)); err != nil {
 			t.Fatal(err)
@@ -438,7 +440,7 @@ func TestPathClose(t *testing.T) {
 			t.Errorf("%v: %v", kind, err)
 		}
 	}
-	eventually(t, "all clients are gone", e.goneOnce)
+	turntest.Eventually(t, "all clients are gone", e.goneOnce)
 }
 
 // TestTLSHandshakeDeadline starts a handshake and stops.
@@ -446,7 +448,7 @@ func TestTLSHandshakeDeadline(t *testing.T) {
 	cfg := testTransports(t)
 	cfg.handshakeTimeout = 50 * time.Millisecond
 	s := startTransports(t, cfg, newEcho())
-	conn, err := net.Dial("tcp4", at("127.0.0.1", s.tlsPort()))
+	conn, err := net.Dial("tcp4", at("127.0.0.1", s.TLSPort()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -457,7 +459,7 @@ func TestTLSHandshakeDeadline(t *testing.T) {
 	if err := expectClosed(conn); err != nil {
 		t.Error(err)
 	}
-	if got := valueOf(t, cfg.metrics.handshakes.WithLabelValues("tls", handshakeTimeout)); got != 1 {
+	if got := turntest.ValueOf(t, cfg.Metrics.handshakes.WithLabelValues("tls", handshakeTimeout)); got != 1 {
 		t.Errorf("%v handshakes timed out", got)
 	}
 }
@@ -466,12 +468,12 @@ func TestTLSHandshakeDeadline(t *testing.T) {
 func TestCertificateSwap(t *testing.T) {
 	var current swapped
 	cfg := testTransports(t)
-	cfg.tls = &tls.Config{GetCertificate: current.get}
+	cfg.TLS = &tls.Config{GetCertificate: current.get}
 	s := startTransports(t, cfg, newEcho())
 	var old []net.Conn
 	for _, name := range []string{"first.example", "second.example"} {
 		current.now.Store(newCertificate(t, name))
-		for _, kind := range []transport{transportTLS, transportDTLS} {
+		for _, kind := range []Protocol{TLS, DTLS} {
 			conn := dialTransport(t, s, kind)
 			if got := peerName(t, conn); got != name {
 				t.Errorf("%v: the certificate of %s, want %s", kind, got, name)
@@ -491,7 +493,7 @@ func TestCertificateSwap(t *testing.T) {
 // share records when they are written together.
 func TestRecordIsAFrame(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
-	conn := dialTransport(t, s, transportTLS)
+	conn := dialTransport(t, s, TLS)
 	frames := [][]byte{wiretest.STUN(0)}
 	for size := range 200 {
 		frames = append(frames, wiretest.ChannelData(8*size))
@@ -503,7 +505,7 @@ func TestRecordIsAFrame(t *testing.T) {
 	if _, err := conn.Write(all); err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(wirePatience))
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	record := make([]byte, 1<<16)
 	for i, f := range frames {
 		n, err := conn.Read(record)

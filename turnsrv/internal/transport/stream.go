@@ -1,4 +1,4 @@
-package turnsrv
+package transport
 
 import (
 	"crypto/tls"
@@ -23,7 +23,7 @@ const (
 type streamServer struct {
 	// Fixed after construction.
 	common    *common
-	transport transport
+	transport Protocol
 	listener  net.Listener
 	tls       *tls.Config // tls is nil for plain TCP.
 
@@ -37,10 +37,10 @@ type streamServer struct {
 
 func newStreamServer(c *common, listener net.Listener, config *tls.Config) *streamServer {
 	s := &streamServer{
-		common: c, transport: transportTCP, listener: listener, conns: map[*streamConn]struct{}{},
+		common: c, transport: TCP, listener: listener, conns: map[*streamConn]struct{}{},
 	}
 	if config != nil {
-		s.transport = transportTLS
+		s.transport = TLS
 		s.tls = config.Clone()
 		s.tls.DynamicRecordSizingDisabled = true // A frame is a record.
 	}
@@ -52,20 +52,20 @@ func (s *streamServer) start() { s.running.Go(s.accept) }
 // accept takes connections until the listener is closed. Other errors, such as
 // a lack of descriptors, pass.
 func (s *streamServer) accept() {
-	var delay backoff
+	var delay Backoff
 	for {
 		conn, err := s.listener.Accept()
 		if err == nil {
-			delay = backoff{}
+			delay = Backoff{}
 			s.admit(conn)
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		s.common.metrics.socketErrors.WithLabelValues(s.transport.String()).Inc()
-		s.common.log.Debug("turn connection not accepted", "transport", s.transport.String(), "error", err)
-		if !delay.wait(s.common.done) {
+		s.common.Metrics.socketErrors.WithLabelValues(s.transport.String()).Inc()
+		s.common.Log.Debug("turn connection not accepted", "transport", s.transport.String(), "error", err)
+		if !delay.Wait(s.common.done) {
 			return
 		}
 	}
@@ -79,30 +79,30 @@ func (s *streamServer) admit(conn net.Conn) {
 		return
 	}
 	limitUnsent(conn)
-	s.serve(conn, fiveTuple{s.transport, unmapped(remote.AddrPort()), unmapped(local.AddrPort())})
+	s.serve(conn, FiveTuple{s.transport, unmapped(remote.AddrPort()), unmapped(local.AddrPort())})
 }
 
 // serve gives a connection a goroutine, unless there are too many already.
-func (s *streamServer) serve(conn net.Conn, from fiveTuple) {
-	if err := s.common.conns.take(from.client.Addr()); err != nil {
-		s.common.metrics.closed.WithLabelValues(s.transport.String(), closedLimit).Inc()
+func (s *streamServer) serve(conn net.Conn, from FiveTuple) {
+	if err := s.common.open.take(from.Client.Addr()); err != nil {
+		s.common.Metrics.closed.WithLabelValues(s.transport.String(), closedLimit).Inc()
 		_ = conn.Close()
-		s.common.log.Debug("turn connection refused", "transport", s.transport.String(), "client", from.client, "error", err)
+		s.common.Log.Debug("turn connection refused", "transport", s.transport.String(), "client", from.Client, "error", err)
 		return
 	}
 	c := newStreamConn(s.common, conn, from, s.tls)
 	if !s.track(c) {
 		_ = conn.Close()
-		s.common.conns.release(from.client.Addr())
+		s.common.open.release(from.Client.Addr())
 		return
 	}
-	connections := s.common.metrics.connections.WithLabelValues(s.transport.String())
+	connections := s.common.Metrics.connections.WithLabelValues(s.transport.String())
 	connections.Inc()
 	s.running.Go(func() {
 		c.serve()
 		connections.Dec()
 		s.forget(c)
-		s.common.conns.release(from.client.Addr())
+		s.common.open.release(from.Client.Addr())
 	})
 }
 
@@ -144,14 +144,14 @@ var errGone = errors.New("the client has disconnected")
 type streamConn struct {
 	// Fixed after construction.
 	common *common
-	from   fiveTuple
+	from   FiveTuple
 	raw    net.Conn
 	stream net.Conn     // stream is raw or the TLS on it.
 	batch  *recordBatch // batch is between raw and TLS, nil without TLS.
 
 	// Owned by the goroutine of serve.
-	received bool      // received says that the receiver knows the client.
-	deadline time.Time // deadline is when reading fails.
+	received bool // received says that the receiver knows the client.
+	patience patience
 
 	writer sync.WaitGroup // writer counts the goroutine that writes, added to under mu.
 
@@ -162,7 +162,7 @@ type streamConn struct {
 	ended   string // ended is why the connection was closed, empty while it is open.
 }
 
-func newStreamConn(c *common, conn net.Conn, from fiveTuple, config *tls.Config) *streamConn {
+func newStreamConn(c *common, conn net.Conn, from FiveTuple, config *tls.Config) *streamConn {
 	s := &streamConn{common: c, from: from, raw: conn, stream: conn}
 	if config != nil {
 		s.batch = &recordBatch{Conn: conn}
@@ -176,11 +176,11 @@ func (c *streamConn) serve() {
 	c.end(c.read())
 	c.writer.Wait()
 	if c.received {
-		c.common.receiver.gone(c.from)
+		c.common.receiver.Gone(c.from)
 	}
 	reason := c.reason()
-	c.common.metrics.closed.WithLabelValues(c.from.transport.String(), reason).Inc()
-	c.common.log.Debug("turn connection ended", "transport", c.from.transport.String(), "client", c.from.client, "reason", reason)
+	c.common.Metrics.closed.WithLabelValues(c.from.Protocol.String(), reason).Inc()
+	c.common.Log.Debug("turn connection ended", "transport", c.from.Protocol.String(), "client", c.from.Client, "reason", reason)
 }
 
 // read returns why it can go on no more.
@@ -188,7 +188,8 @@ func (c *streamConn) read() string {
 	if !c.handshake() {
 		return closedHandshake
 	}
-	c.wait(c.common.firstMessageTimeout)
+	c.patience = patience{conn: c.raw, idle: c.common.IdleTimeout}
+	c.patience.wait(c.common.firstMessageTimeout)
 	frames := wire.NewFramer(c.stream)
 	for {
 		frame, err := frames.Next()
@@ -196,8 +197,8 @@ func (c *streamConn) read() string {
 			return c.readError(err)
 		}
 		c.received = true
-		c.renew()
-		c.common.receiver.receive(c.from, c, frame)
+		c.patience.renew()
+		c.common.receiver.Receive(c.from, c, frame)
 	}
 }
 
@@ -227,29 +228,15 @@ func (c *streamConn) handshake() bool {
 		outcome = handshakeTimeout
 	case err != nil:
 		outcome = handshakeFailed
-		c.common.log.Debug("turn handshake failed", "transport", "tls", "client", c.from.client, "error", err)
+		c.common.Log.Debug("turn handshake failed", "transport", "tls", "client", c.from.Client, "error", err)
 	}
-	c.common.metrics.handshakes.WithLabelValues(c.from.transport.String(), outcome).Inc()
+	c.common.Metrics.handshakes.WithLabelValues(c.from.Protocol.String(), outcome).Inc()
 	return err == nil
 }
 
-// wait sets how long to wait for the next message.
-func (c *streamConn) wait(limit time.Duration) {
-	c.deadline = time.Now().Add(limit)
-	_ = c.raw.SetReadDeadline(c.deadline)
-}
-
-// renew sets the idle deadline, if that makes much of a difference.
-func (c *streamConn) renew() {
-	idle := c.common.idleTimeout
-	if remaining := time.Until(c.deadline); remaining < idle-idle/16 || remaining > idle {
-		c.wait(idle)
-	}
-}
-
-// send implements path. When the queue is full, the oldest data in it is lost;
+// Send implements path. When the queue is full, the oldest data in it is lost;
 // a client that does not even take control messages is closed.
-func (c *streamConn) send(packet []byte) error {
+func (c *streamConn) Send(packet []byte) error {
 	c.mu.Lock()
 	if c.ended != "" {
 		c.mu.Unlock()
@@ -262,7 +249,7 @@ func (c *streamConn) send(packet []byte) error {
 	}
 	c.mu.Unlock()
 	if dropped > 0 {
-		c.common.metrics.drop(c.from.transport, dropSlowClient, dropped)
+		c.common.Metrics.drop(c.from.Protocol, dropSlowClient, dropped)
 	}
 	if !kept && !wire.IsDataToClient(packet) {
 		c.end(closedSlow)
@@ -335,7 +322,7 @@ func (c *streamConn) writeRecords(batch []byte) error {
 	return c.batch.flush()
 }
 
-// close implements path. What is queued is lost.
+// close ends the connection. What is queued is lost.
 func (c *streamConn) close() { c.end(closedByServer) }
 
 // end closes the connection; the first reason counts. It closes TCP without a

@@ -1,6 +1,6 @@
 //go:build unix
 
-package turnsrv
+package transport
 
 import (
 	"fmt"
@@ -12,9 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
-
-	"cline-meet/signal/turnsrv/internal/testproc"
 )
 
 func cpuTime(t *testing.T) time.Duration {
@@ -30,7 +29,7 @@ func cpuTime(t *testing.T) time.Duration {
 // measures the process while they wait.
 func TestUnfinishedFramesCostNothing(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
-	for _, kind := range []transport{transportTCP, transportTLS} {
+	for _, kind := range []Protocol{TCP, TLS} {
 		for range 20 {
 			conn := dialTransport(t, s, kind)
 			if _, err := conn.Write(wiretest.STUN(65480)[:2000]); err != nil {
@@ -38,7 +37,7 @@ func TestUnfinishedFramesCostNothing(t *testing.T) {
 			}
 		}
 	}
-	live := dialTransport(t, s, transportTCP)
+	live := dialTransport(t, s, TCP)
 	if err := ping(live, wiretest.STUN(0)); err != nil {
 		t.Fatal(err)
 	}
@@ -63,10 +62,10 @@ func TestDescriptorsServer(t *testing.T) {
 		t.Skip("only runs as another test's server")
 	}
 	s := startTransports(t, testTransports(t), newEcho())
-	testproc.LimitDescriptors(t, 4)
-	fmt.Printf("port %d\n", s.port())
+	turntest.LimitDescriptors(t, 4)
+	fmt.Printf("port %d\n", s.Port())
 	_, _ = io.Copy(io.Discard, os.Stdin)
-	if valueOf(t, s.common.metrics.socketErrors.WithLabelValues("tcp")) == 0 {
+	if turntest.ValueOf(t, s.common.Metrics.socketErrors.WithLabelValues("tcp")) == 0 {
 		t.Error("the process never ran out of descriptors")
 	}
 }
@@ -76,7 +75,7 @@ func TestDescriptorsComeBack(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("there is no /proc here")
 	}
-	port, err := strconv.Atoi(testproc.Start(t, "TestDescriptorsServer", descriptorsEnv, "1").Says(t, "port"))
+	port, err := strconv.Atoi(turntest.Start(t, "TestDescriptorsServer", descriptorsEnv, "1").Says(t, "port"))
 	if err != nil {
 		t.Fatal(err)
 	}

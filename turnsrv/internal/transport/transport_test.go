@@ -1,4 +1,4 @@
-package turnsrv
+package transport
 
 import (
 	"bytes"
@@ -22,26 +22,25 @@ import (
 	"testing"
 	"time"
 
-	"cline-meet/signal/turnsrv/internal/wire/wiretest"
-
-	"cline-meet/signal/turnsrv/internal/wire"
-
 	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/turntest"
+	"cline-meet/signal/turnsrv/internal/wire"
+	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
 
 // echo is a receiver that sends everything back.
 type echo struct {
-	hook func(from fiveTuple, via path, packet []byte) // hook, if set, is called instead.
+	hook func(from FiveTuple, via Path, packet []byte) // hook, if set, is called instead.
 
 	mu       sync.Mutex
-	received map[fiveTuple]int
-	left     map[fiveTuple]int
+	received map[FiveTuple]int
+	left     map[FiveTuple]int
 	late     int // late counts what came after gone.
 }
 
-func newEcho() *echo { return &echo{received: map[fiveTuple]int{}, left: map[fiveTuple]int{}} }
+func newEcho() *echo { return &echo{received: map[FiveTuple]int{}, left: map[FiveTuple]int{}} }
 
-func (e *echo) receive(from fiveTuple, via path, packet []byte) {
+func (e *echo) Receive(from FiveTuple, via Path, packet []byte) {
 	e.mu.Lock()
 	e.received[from]++
 	if e.left[from] > 0 {
@@ -52,10 +51,10 @@ func (e *echo) receive(from fiveTuple, via path, packet []byte) {
 		e.hook(from, via, packet)
 		return
 	}
-	_ = via.send(packet)
+	_ = via.Send(packet)
 }
 
-func (e *echo) gone(from fiveTuple) {
+func (e *echo) Gone(from FiveTuple) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.left[from]++
@@ -66,7 +65,7 @@ func (e *echo) goneOnce() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for from := range e.received {
-		if from.transport != transportUDP && e.left[from] != 1 {
+		if from.Protocol != UDP && e.left[from] != 1 {
 			return false
 		}
 	}
@@ -74,27 +73,47 @@ func (e *echo) goneOnce() bool {
 }
 
 // clients returns how many clients of a transport there were.
-func (e *echo) clients(t transport) (n int) {
+func (e *echo) clients(t Protocol) (n int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for from := range e.received {
-		if from.transport == t {
+		if from.Protocol == t {
 			n++
 		}
 	}
 	return n
 }
 
-// testTransports is a configuration on free ports of this machine.
-func testTransports(t *testing.T) transportConfig {
-	certificate := newCertificate(t, "localhost")
-	return transportConfig{
-		listen: []netip.Addr{netip.IPv4Unspecified()},
-		tls: &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return certificate, nil
-		}},
-		metrics: newTransportMetrics(),
+// testIdle is how long a client may be silent in tests.
+const testIdle = 5 * time.Minute
+
+// testOptions are those of transports that listen nowhere.
+func testOptions() options {
+	return options{
+		Config{
+			IdleTimeout: testIdle, ConnsOfAddress: 500,
+			Log: slog.New(slog.DiscardHandler), DTLSLogs: turntest.QuietLogs(), Metrics: NewMetrics(),
+		},
+		standardLimits(),
 	}
+}
+
+// testTransports is a configuration on free ports of this machine.
+func testTransports(t *testing.T) options {
+	certificate := newCertificate(t, "localhost")
+	opts := testOptions()
+	opts.Listen = []netip.Addr{netip.IPv4Unspecified()}
+	opts.TLS = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate, nil }}
+	return opts
+}
+
+// listen binds transports and serves them.
+func listen(opts options, r Receiver, make sockets) (*Transports, error) {
+	t, err := bind(opts, r, make)
+	if err == nil {
+		t.Serve()
+	}
+	return t, err
 }
 
 // newCertificate returns one that nobody but its clients trusts.
@@ -115,13 +134,13 @@ func newCertificate(t *testing.T, name string) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func startTransports(t *testing.T, cfg transportConfig, r receiver) *transports {
+func startTransports(t *testing.T, cfg options, r Receiver) *Transports {
 	t.Helper()
-	s, err := listenTransports(cfg, r, systemSockets())
+	s, err := listen(cfg, r, systemSockets())
 	if err != nil {
-		t.Fatalf("listenTransports: %v", err)
+		t.Fatalf("listen: %v", err)
 	}
-	t.Cleanup(s.close)
+	t.Cleanup(s.Close)
 	return s
 }
 
@@ -129,19 +148,19 @@ func startTransports(t *testing.T, cfg transportConfig, r receiver) *transports 
 func at(host string, port int) string { return hostPort(netip.MustParseAddr(host), port) }
 
 // dialTransport connects a real client of a transport.
-func dialTransport(t *testing.T, s *transports, kind transport) net.Conn {
+func dialTransport(t *testing.T, s *Transports, kind Protocol) net.Conn {
 	t.Helper()
 	var conn net.Conn
 	var err error
 	switch kind {
-	case transportUDP:
-		conn, err = net.Dial("udp4", at("127.0.0.1", s.port()))
-	case transportTCP:
-		conn, err = net.Dial("tcp4", at("127.0.0.1", s.port()))
-	case transportTLS:
-		conn, err = tls.Dial("tcp4", at("127.0.0.1", s.tlsPort()), &tls.Config{InsecureSkipVerify: true})
-	case transportDTLS:
-		conn, err = dialDTLS(at("127.0.0.1", s.tlsPort()))
+	case UDP:
+		conn, err = net.Dial("udp4", at("127.0.0.1", s.Port()))
+	case TCP:
+		conn, err = net.Dial("tcp4", at("127.0.0.1", s.Port()))
+	case TLS:
+		conn, err = tls.Dial("tcp4", at("127.0.0.1", s.TLSPort()), &tls.Config{InsecureSkipVerify: true})
+	case DTLS:
+		conn, err = dialDTLS(at("127.0.0.1", s.TLSPort()))
 	}
 	if err != nil {
 		t.Fatalf("dialing %v: %v", kind, err)
@@ -188,7 +207,7 @@ func pingDatagram(conn net.Conn, frame []byte) error {
 	return nil
 }
 
-var allTransports = []transport{transportUDP, transportTCP, transportTLS, transportDTLS}
+var allTransports = []Protocol{UDP, TCP, TLS, DTLS}
 
 // TestEveryTransportEchoes sends control messages and data of all kinds of
 // sizes, by clients that are not ours.
@@ -205,22 +224,22 @@ func TestEveryTransportEchoes(t *testing.T) {
 				t.Errorf("%v, %d bytes: %v", kind, len(frame), err)
 			}
 		}
-		if kind != transportUDP {
+		if kind != UDP {
 			name := kind.String()
-			if got := valueOf(t, cfg.metrics.connections.WithLabelValues(name)); got != 1 {
+			if got := turntest.ValueOf(t, cfg.Metrics.connections.WithLabelValues(name)); got != 1 {
 				t.Errorf("%v: %v connections", kind, got)
 			}
 		}
 		_ = conn.Close()
 	}
-	eventually(t, "all clients are gone", e.goneOnce)
+	turntest.Eventually(t, "all clients are gone", e.goneOnce)
 	for _, kind := range allTransports {
 		if e.clients(kind) != 1 {
 			t.Errorf("%v: %d clients", kind, e.clients(kind))
 		}
 	}
-	for _, kind := range []transport{transportTLS, transportDTLS} {
-		if got := valueOf(t, cfg.metrics.handshakes.WithLabelValues(kind.String(), handshakeOK)); got != 1 {
+	for _, kind := range []Protocol{TLS, DTLS} {
+		if got := turntest.ValueOf(t, cfg.Metrics.handshakes.WithLabelValues(kind.String(), handshakeOK)); got != 1 {
 			t.Errorf("%v: %v handshakes", kind, got)
 		}
 	}
@@ -229,7 +248,7 @@ func TestEveryTransportEchoes(t *testing.T) {
 // TestLargeFramesOfStreams relays the largest frames both ways.
 func TestLargeFramesOfStreams(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
-	for _, kind := range []transport{transportTCP, transportTLS} {
+	for _, kind := range []Protocol{TCP, TLS} {
 		conn := dialTransport(t, s, kind)
 		for _, frame := range [][]byte{wiretest.STUN(65484), wiretest.ChannelData(65503)} {
 			if err := ping(conn, frame); err != nil {
@@ -244,7 +263,7 @@ func TestStartCloseThrice(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 3 {
 		e := newEcho()
-		s, err := listenTransports(testTransports(t), e, systemSockets())
+		s, err := listen(testTransports(t), e, systemSockets())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -256,8 +275,8 @@ func TestStartCloseThrice(t *testing.T) {
 			}
 			conns = append(conns, conn)
 		}
-		s.close()
-		s.close()
+		s.Close()
+		s.Close()
 		if !e.goneOnce() {
 			t.Error("close returned before every client was gone")
 		}
@@ -270,14 +289,14 @@ func TestStartCloseThrice(t *testing.T) {
 		}
 		_ = conns[0].Close()
 		for _, network := range []string{"udp4", "tcp4"} {
-			for _, port := range []int{s.port(), s.tlsPort()} {
+			for _, port := range []int{s.Port(), s.TLSPort()} {
 				if err := canBind(network, at("0.0.0.0", port)); err != nil {
 					t.Errorf("%s port %d is not free: %v", network, port, err)
 				}
 			}
 		}
 	}
-	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
+	turntest.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 func isTimeoutError(err error) bool {
@@ -306,27 +325,27 @@ func TestRepliesLeaveFromTheAskedAddress(t *testing.T) {
 	var mu sync.Mutex
 	asked := map[netip.AddrPort]netip.AddrPort{}
 	e := newEcho()
-	e.hook = func(from fiveTuple, via path, packet []byte) {
+	e.hook = func(from FiveTuple, via Path, packet []byte) {
 		mu.Lock()
-		asked[from.client] = from.server
+		asked[from.Client] = from.Server
 		mu.Unlock()
-		_ = via.send(packet)
+		_ = via.Send(packet)
 	}
 	cfg := testTransports(t)
-	cfg.udpSockets = 3
+	cfg.UDPSockets = 3
 	hosts := []string{"127.0.0.1", "127.0.0.2", "127.9.8.7"}
 	if canBind("udp6", "[::1]:0") == nil {
-		cfg.listen = append(cfg.listen, netip.IPv6Unspecified())
+		cfg.Listen = append(cfg.Listen, netip.IPv6Unspecified())
 		hosts = append(hosts, "::1")
 	}
 	s := startTransports(t, cfg, e)
 	for _, host := range hosts {
-		for _, kind := range []transport{transportUDP, transportDTLS} {
-			port := s.port()
+		for _, kind := range []Protocol{UDP, DTLS} {
+			port := s.Port()
 			var conn net.Conn
 			var err error
-			if kind == transportDTLS {
-				port = s.tlsPort()
+			if kind == DTLS {
+				port = s.TLSPort()
 				conn, err = dialDTLS(at(host, port))
 			} else {
 				conn, err = net.Dial("udp", at(host, port))
@@ -352,15 +371,15 @@ func TestRepliesLeaveFromTheAskedAddress(t *testing.T) {
 // TestSeveralAddresses binds two addresses, one of them IPv6, each alone.
 func TestSeveralAddresses(t *testing.T) {
 	cfg := testTransports(t)
-	cfg.listen = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.3")}
+	cfg.Listen = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.3")}
 	if canBind("udp6", "[::1]:0") == nil {
-		cfg.listen = append(cfg.listen, netip.IPv6Loopback())
+		cfg.Listen = append(cfg.Listen, netip.IPv6Loopback())
 	}
 	e := newEcho()
 	s := startTransports(t, cfg, e)
-	for _, addr := range cfg.listen {
+	for _, addr := range cfg.Listen {
 		for _, network := range []string{"udp", "tcp"} {
-			conn, err := net.Dial(network, at(addr.String(), s.port()))
+			conn, err := net.Dial(network, at(addr.String(), s.Port()))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -371,7 +390,7 @@ func TestSeveralAddresses(t *testing.T) {
 		}
 	}
 	for from := range e.received {
-		if from.client.Addr().Is4In6() || from.server.Addr().Is4In6() || int(from.server.Port()) != s.port() {
+		if from.Client.Addr().Is4In6() || from.Server.Addr().Is4In6() || int(from.Server.Port()) != s.Port() {
 			t.Errorf("five-tuple %v", from)
 		}
 	}
@@ -388,29 +407,29 @@ func TestPickedNumbersAreFreeEverywhere(t *testing.T) {
 		}
 		return listenPacket(network, address, share)
 	}
-	s, err := listenTransports(testTransports(t), newEcho(), busy)
+	s, err := listen(testTransports(t), newEcho(), busy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
-	if s.port() == 0 || s.tlsPort() == 0 || collisions != 0 {
-		t.Errorf("ports %d and %d, %d collisions left", s.port(), s.tlsPort(), collisions)
+	defer s.Close()
+	if s.Port() == 0 || s.TLSPort() == 0 || collisions != 0 {
+		t.Errorf("ports %d and %d, %d collisions left", s.Port(), s.TLSPort(), collisions)
 	}
 }
 
 // TestTakenPort names the flag, although UDP sockets share ports.
 func TestTakenPort(t *testing.T) {
 	first := startTransports(t, testTransports(t), newEcho())
-	for flag, change := range map[string]func(*transportConfig){
-		"--turn-port":     func(c *transportConfig) { c.port = first.port() },
-		"--turn-tls-port": func(c *transportConfig) { c.tlsPort = first.tlsPort() },
-		"--turn-listen":   func(c *transportConfig) { c.listen = []netip.Addr{netip.MustParseAddr("203.0.113.1")} },
+	for flag, change := range map[string]func(*options){
+		"--turn-port":     func(c *options) { c.Port = first.Port() },
+		"--turn-tls-port": func(c *options) { c.TLSPort = first.TLSPort() },
+		"--turn-listen":   func(c *options) { c.Listen = []netip.Addr{netip.MustParseAddr("203.0.113.1")} },
 	} {
 		cfg := testTransports(t)
 		change(&cfg)
-		s, err := listenTransports(cfg, newEcho(), systemSockets())
+		s, err := listen(cfg, newEcho(), systemSockets())
 		if err == nil {
-			s.close()
+			s.Close()
 			t.Errorf("%s: no error", flag)
 		} else if !strings.HasPrefix(err.Error(), flag+": ") {
 			t.Errorf("%s: %v", flag, err)
@@ -422,11 +441,11 @@ func TestTakenPort(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg := testTransports(t)
-		cfg.port, cfg.udpSockets = udp.LocalAddr().(*net.UDPAddr).Port, 2
-		if s, err := listenTransports(cfg, newEcho(), systemSockets()); !errors.Is(err, syscall.EADDRINUSE) {
+		cfg.Port, cfg.UDPSockets = udp.LocalAddr().(*net.UDPAddr).Port, 2
+		if s, err := listen(cfg, newEcho(), systemSockets()); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("a port that UDP alone has, shared %v: %v", share, err)
 			if err == nil {
-				s.close()
+				s.Close()
 			}
 		}
 		_ = udp.Close()
@@ -443,16 +462,16 @@ func TestWithoutIPv6(t *testing.T) {
 		return net.Listen(network, address)
 	}
 	cfg := testTransports(t)
-	cfg.listen = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-	if _, err := listenTransports(cfg, newEcho(), lacking); err == nil || !strings.Contains(err.Error(), "--turn-listen") {
+	cfg.Listen = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	if _, err := listen(cfg, newEcho(), lacking); err == nil || !strings.Contains(err.Error(), "--turn-listen") {
 		t.Errorf("configured: %v", err)
 	}
-	cfg.ipv6Optional = true
-	s, err := listenTransports(cfg, newEcho(), lacking)
+	cfg.IPv6Optional = true
+	s, err := listen(cfg, newEcho(), lacking)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.close()
+	s.Close()
 }
 
 // flakyUDP fails some reads.
@@ -473,21 +492,21 @@ func (c *flakyUDP) ReadMsgUDPAddrPort(b, oob []byte) (int, int, int, netip.AddrP
 // TestReadErrorsPass keeps a UDP and a DTLS listener through errors.
 func TestReadErrorsPass(t *testing.T) {
 	cfg := testTransports(t)
-	s := newTransports(cfg.withDefaults(), newEcho())
-	s.common.udpSockets = 1
+	s := newTransports(cfg, newEcho())
+	s.common.UDPSockets = 1
 	if err := s.bindAll(systemSockets()); err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
+	defer s.Close()
 	for _, socket := range []*udpSocket{s.datagrams[0].socket, s.secure[0].socket} {
 		socket.conn = &flakyUDP{socket.conn, []error{syscall.ENOBUFS, syscall.ECONNREFUSED, syscall.ENOMEM}}
 	}
-	s.serve()
-	for _, kind := range []transport{transportUDP, transportDTLS} {
+	s.Serve()
+	for _, kind := range []Protocol{UDP, DTLS} {
 		if err := ping(dialTransport(t, s, kind), wiretest.STUN(0)); err != nil {
 			t.Errorf("%v: %v", kind, err)
 		}
-		if got := valueOf(t, cfg.metrics.socketErrors.WithLabelValues(kind.String())); got != 3 {
+		if got := turntest.ValueOf(t, cfg.Metrics.socketErrors.WithLabelValues(kind.String())); got != 3 {
 			t.Errorf("%v: %v errors counted", kind, got)
 		}
 	}
@@ -496,7 +515,7 @@ func TestReadErrorsPass(t *testing.T) {
 // TestDatagramsKeepTheirSize sends the largest there is.
 func TestDatagramsKeepTheirSize(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
-	conn := dialTransport(t, s, transportUDP)
+	conn := dialTransport(t, s, UDP)
 	frame := wiretest.ChannelData(65507 - wire.ChannelHeader)
 	if _, err := conn.Write(frame); err != nil {
 		t.Fatal(err)
@@ -519,13 +538,13 @@ func TestDatagramsKeepTheirSize(t *testing.T) {
 func TestUDPPathsAreReused(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
 	u := newUDPServer(s.common, s.datagrams[0].socket)
-	from := fiveTuple{transportUDP, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("127.0.0.1:3478")}
+	from := FiveTuple{UDP, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("127.0.0.1:3478")}
 	first := u.path(from)
 	if allocs := testing.AllocsPerRun(100, func() { u.path(from) }); allocs != 0 || u.path(from) != first {
 		t.Errorf("%v allocations", allocs)
 	}
 	for port := range uint16(3 * maxKnownPaths) {
-		from.client = netip.AddrPortFrom(from.client.Addr(), port)
+		from.Client = netip.AddrPortFrom(from.Client.Addr(), port)
 		u.path(from)
 	}
 	if len(u.paths) > maxKnownPaths {
@@ -535,13 +554,14 @@ func TestUDPPathsAreReused(t *testing.T) {
 
 // BenchmarkUDPEcho is what a datagram costs through the transport, both ways.
 func BenchmarkUDPEcho(b *testing.B) {
-	cfg := transportConfig{listen: []netip.Addr{netip.IPv4Unspecified()}, log: slog.New(slog.DiscardHandler)}
-	s, err := listenTransports(cfg, newEcho(), systemSockets())
+	cfg := testOptions()
+	cfg.Listen = []netip.Addr{netip.IPv4Unspecified()}
+	s, err := listen(cfg, newEcho(), systemSockets())
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.close()
-	conn, err := net.Dial("udp4", at("127.0.0.1", s.port()))
+	defer s.Close()
+	conn, err := net.Dial("udp4", at("127.0.0.1", s.Port()))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,10 +1,9 @@
-package turnsrv
+package transport
 
 import (
 	fifo "container/list"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/pion/dtls/v3"
 	"golang.org/x/time/rate"
-
-	"cline-meet/signal/turnsrv/internal/engine"
 )
 
 const (
@@ -34,23 +31,6 @@ const (
 	handshakeBudget = 64 << 10
 )
 
-// What is looked at in a record (RFC 6347, sections 4.1 and 4.2.2).
-const (
-	recordChangeCipher = 20
-	recordHandshake    = 22
-	dtlsMajor          = 254
-	helloClient        = 1
-	helloServer        = 2
-
-	recordVersionAt  = 1
-	recordEpochAt    = 3
-	recordLengthAt   = 11
-	recordHeader     = 13
-	handshakeTypeAt  = recordHeader
-	fragmentOffsetAt = recordHeader + 6
-	handshakeHeader  = 12
-)
-
 // dtlsServer serves the DTLS clients of one socket. It keeps them apart by
 // address, and lets nothing but a ClientHello begin a session.
 type dtlsServer struct {
@@ -65,7 +45,7 @@ type dtlsServer struct {
 
 	// Guarded by mu.
 	mu         sync.Mutex
-	conns      map[fiveTuple]*dtlsConn
+	conns      map[FiveTuple]*dtlsConn
 	unverified fifo.List // unverified holds the sessions whose client has not shown its address, oldest first.
 	closed     bool
 }
@@ -75,12 +55,12 @@ func newDTLSServer(c *common, socket *udpSocket) *dtlsServer {
 		common: c,
 		socket: socket,
 		options: []dtls.ServerOption{
-			dtls.WithGetCertificate(certificateOf(c.tls)),
-			dtls.WithLoggerFactory(engine.Logs(c.log)),
+			dtls.WithGetCertificate(certificateOf(c.TLS)),
+			dtls.WithLoggerFactory(c.DTLSLogs),
 		},
-		handshakes: newAddressLimit(c.maxHandshakes, c.maxHandshakesPer),
+		handshakes: newAddressLimit(c.limits.handshakes, c.handshakesOfAddress),
 		pace:       rate.NewLimiter(rate.Limit(c.handshakeRate), c.handshakeRate),
-		conns:      map[fiveTuple]*dtlsConn{},
+		conns:      map[FiveTuple]*dtlsConn{},
 	}
 }
 
@@ -125,12 +105,12 @@ func (s *dtlsServer) start() {
 
 // handle takes a datagram to its session.
 func (s *dtlsServer) handle(client, server netip.AddrPort, packet []byte) {
-	from := fiveTuple{transportDTLS, client, server}
+	from := FiveTuple{DTLS, client, server}
 	s.mu.Lock()
 	c := s.conns[from]
 	s.mu.Unlock()
 	if c == nil && !isClientHello(packet) {
-		s.common.metrics.drop(transportDTLS, dropNoSession, 1)
+		s.common.Metrics.drop(DTLS, dropNoSession, 1)
 		return
 	}
 	if c == nil {
@@ -140,12 +120,12 @@ func (s *dtlsServer) handle(client, server netip.AddrPort, packet []byte) {
 		return
 	}
 	if reason := c.push(packet); reason != "" {
-		s.common.metrics.drop(transportDTLS, reason, 1)
+		s.common.Metrics.drop(DTLS, reason, 1)
 	}
 }
 
 // open begins a session. It returns nil when there are too many handshakes.
-func (s *dtlsServer) open(from fiveTuple) *dtlsConn {
+func (s *dtlsServer) open(from FiveTuple) *dtlsConn {
 	if !s.pace.Allow() {
 		s.refuse(from, errTotalLimit)
 		return nil
@@ -155,13 +135,13 @@ func (s *dtlsServer) open(from fiveTuple) *dtlsConn {
 	if s.closed {
 		return nil
 	}
-	if err := s.takeHandshake(from.client.Addr()); err != nil {
+	if err := s.takeHandshake(from.Client.Addr()); err != nil {
 		s.refuse(from, err)
 		return nil
 	}
 	c, err := newDTLSConn(s, from)
 	if err != nil {
-		s.handshakes.release(from.client.Addr())
+		s.handshakes.release(from.Client.Addr())
 		s.refuse(from, err)
 		return nil
 	}
@@ -171,10 +151,10 @@ func (s *dtlsServer) open(from fiveTuple) *dtlsConn {
 	return c
 }
 
-func (s *dtlsServer) refuse(from fiveTuple, err error) {
-	s.common.metrics.handshakes.WithLabelValues(transportDTLS.String(), handshakeRefused).Inc()
-	s.common.metrics.drop(transportDTLS, dropHandshakes, 1)
-	s.common.log.Debug("turn handshake refused", "transport", "dtls", "client", from.client, "error", err)
+func (s *dtlsServer) refuse(from FiveTuple, err error) {
+	s.common.Metrics.handshakes.WithLabelValues(DTLS.String(), handshakeRefused).Inc()
+	s.common.Metrics.drop(DTLS, dropHandshakes, 1)
+	s.common.Log.Debug("turn handshake refused", "transport", "dtls", "client", from.Client, "error", err)
 }
 
 // takeHandshake finds room for one handshake more. Anybody can send a
@@ -187,7 +167,7 @@ func (s *dtlsServer) takeHandshake(client netip.Addr) error {
 	}
 	for place := s.unverified.Front(); place != nil; place = place.Next() {
 		c := place.Value.(*dtlsConn)
-		if errors.Is(err, errTotalLimit) || siteOf(c.from.client.Addr()) == siteOf(client) {
+		if errors.Is(err, errTotalLimit) || siteOf(c.from.Client.Addr()) == siteOf(client) {
 			s.evict(c)
 			return s.handshakes.take(client)
 		}
@@ -210,7 +190,7 @@ func (s *dtlsServer) settle(c *dtlsConn) {
 	}
 	if !c.settled {
 		c.settled = true
-		s.handshakes.release(c.from.client.Addr())
+		s.handshakes.release(c.from.Client.Addr())
 	}
 }
 
@@ -235,22 +215,22 @@ func (s *dtlsServer) serve(c *dtlsConn) {
 	}
 	s.mu.Unlock()
 	if c.received {
-		s.common.receiver.gone(c.from)
+		s.common.receiver.Gone(c.from)
 	}
 	reason = c.reason()
-	s.common.metrics.closed.WithLabelValues(transportDTLS.String(), reason).Inc()
-	s.common.log.Debug("turn connection ended", "transport", "dtls", "client", c.from.client, "reason", reason)
+	s.common.Metrics.closed.WithLabelValues(DTLS.String(), reason).Inc()
+	s.common.Log.Debug("turn connection ended", "transport", "dtls", "client", c.from.Client, "reason", reason)
 }
 
 func (s *dtlsServer) run(c *dtlsConn) string {
 	if !s.handshake(c) {
 		return closedHandshake
 	}
-	if err := s.common.conns.take(c.from.client.Addr()); err != nil {
+	if err := s.common.open.take(c.from.Client.Addr()); err != nil {
 		return closedLimit
 	}
-	defer s.common.conns.release(c.from.client.Addr())
-	connections := s.common.metrics.connections.WithLabelValues(transportDTLS.String())
+	defer s.common.open.release(c.from.Client.Addr())
+	connections := s.common.Metrics.connections.WithLabelValues(DTLS.String())
 	connections.Inc()
 	defer connections.Dec()
 	return c.read()
@@ -270,9 +250,9 @@ func (s *dtlsServer) handshake(c *dtlsConn) bool {
 		outcome = handshakeTimeout
 	case err != nil:
 		outcome = handshakeFailed
-		s.common.log.Debug("turn handshake failed", "transport", "dtls", "client", c.from.client, "error", err)
+		s.common.Log.Debug("turn handshake failed", "transport", "dtls", "client", c.from.Client, "error", err)
 	}
-	s.common.metrics.handshakes.WithLabelValues(transportDTLS.String(), outcome).Inc()
+	s.common.Metrics.handshakes.WithLabelValues(DTLS.String(), outcome).Inc()
 	return err == nil && c.establish()
 }
 
@@ -292,66 +272,20 @@ func (s *dtlsServer) close() {
 	s.running.Wait()
 }
 
-// isClientHello says whether a datagram begins with the beginning of a
-// ClientHello that nobody has encrypted.
-func isClientHello(packet []byte) bool {
-	if len(packet) < recordHeader+handshakeHeader {
-		return false
-	}
-	length := int(binary.BigEndian.Uint16(packet[recordLengthAt:]))
-	offset := packet[fragmentOffsetAt : fragmentOffsetAt+3]
-	return packet[0] == recordHandshake && packet[recordVersionAt] == dtlsMajor &&
-		binary.BigEndian.Uint16(packet[recordEpochAt:]) == 0 && length >= handshakeHeader && recordHeader+length <= len(packet) &&
-		packet[handshakeTypeAt] == helloClient && offset[0]|offset[1]|offset[2] == 0
-}
-
-// inspect looks at the records of a datagram for an established session. It
-// says whether any is of a handshake, and whether one is plaintext that no
-// client sends then, which the implementation would answer with a fatal alert:
-// anybody can send one in the client's name. What remains is a client that
-// repeats its last flight.
-func inspect(packet []byte) (handshake, stray bool) {
-	for len(packet) > 0 {
-		if len(packet) < recordHeader {
-			return handshake, true
-		}
-		end := recordHeader + int(binary.BigEndian.Uint16(packet[recordLengthAt:]))
-		if end > len(packet) {
-			return handshake, true
-		}
-		body := packet[recordHeader:end]
-		plain := binary.BigEndian.Uint16(packet[recordEpochAt:]) == 0
-		switch packet[0] {
-		case recordHandshake:
-			handshake = true
-		case recordChangeCipher:
-			// The implementation takes one for plaintext in every epoch.
-			stray = !plain || len(body) != 1 || body[0] != 1
-		default:
-			stray = plain
-		}
-		if stray {
-			return handshake, true
-		}
-		packet = packet[end:]
-	}
-	return handshake, false
-}
-
 // dtlsConn is one DTLS client and the path to it. To the DTLS implementation it
 // is the socket that this client alone sends to.
 type dtlsConn struct {
 	// Fixed after construction.
 	server  *dtlsServer
-	from    fiveTuple
-	out     *udpPath
+	from    FiveTuple
+	out     *UDPPath
 	session *dtls.Conn
 	context context.Context // context ends with the connection; handshakes ask it.
 	cancel  context.CancelFunc
 
 	// Owned by the goroutine of serve.
-	received bool      // received says that the receiver knows the client.
-	deadline time.Time // deadline is when reading fails.
+	received bool // received says that the receiver knows the client.
+	patience patience
 
 	// Guarded by the server's mu.
 	place   *fifo.Element // place is where the server has it among the unverified.
@@ -368,10 +302,10 @@ type dtlsConn struct {
 	ended       string
 }
 
-func newDTLSConn(s *dtlsServer, from fiveTuple) (*dtlsConn, error) {
-	c := &dtlsConn{server: s, from: from, out: s.socket.pathTo(from.client, from.server), budget: handshakeBudget}
+func newDTLSConn(s *dtlsServer, from FiveTuple) (*dtlsConn, error) {
+	c := &dtlsConn{server: s, from: from, out: s.socket.pathTo(from.Client, from.Server), budget: handshakeBudget}
 	c.arrived.L = &c.mu
-	session, err := dtls.ServerWithOptions(c, net.UDPAddrFromAddrPort(from.client), s.options...)
+	session, err := dtls.ServerWithOptions(c, net.UDPAddrFromAddrPort(from.Client), s.options...)
 	if err != nil {
 		return nil, err
 	}
@@ -420,7 +354,8 @@ func (c *dtlsConn) establish() bool {
 // read hands messages to the receiver and returns why there are no more.
 func (c *dtlsConn) read() string {
 	config := c.server.common
-	c.wait(config.firstMessageTimeout)
+	c.patience = patience{conn: c.session, idle: config.IdleTimeout}
+	c.patience.wait(config.firstMessageTimeout)
 	buffer := make([]byte, maxRecord)
 	for {
 		n, err := c.session.Read(buffer)
@@ -434,8 +369,8 @@ func (c *dtlsConn) read() string {
 			continue
 		}
 		c.received = true
-		c.renew()
-		config.receiver.receive(c.from, c, buffer[:n])
+		c.patience.renew()
+		config.receiver.Receive(c.from, c, buffer[:n])
 	}
 }
 
@@ -454,34 +389,20 @@ func (c *dtlsConn) readError(err error) string {
 	return ""
 }
 
-// wait sets how long to wait for the next message.
-func (c *dtlsConn) wait(limit time.Duration) {
-	c.deadline = time.Now().Add(limit)
-	_ = c.session.SetReadDeadline(c.deadline)
-}
-
-// renew sets the idle deadline, if that makes much of a difference.
-func (c *dtlsConn) renew() {
-	idle := c.server.common.idleTimeout
-	if remaining := time.Until(c.deadline); remaining < idle-idle/16 || remaining > idle {
-		c.wait(idle)
-	}
-}
-
-// send implements path. A packet too large for a record is lost.
-func (c *dtlsConn) send(packet []byte) error {
+// Send implements path. A packet too large for a record is lost.
+func (c *dtlsConn) Send(packet []byte) error {
 	if c.reason() != "" {
 		return errGone
 	}
 	if len(packet) > maxPayload {
-		c.server.common.metrics.drop(transportDTLS, dropTooLarge, 1)
+		c.server.common.Metrics.drop(DTLS, dropTooLarge, 1)
 		return nil
 	}
 	_, err := c.session.Write(packet)
 	return err
 }
 
-// close implements path.
+// close ends the session.
 func (c *dtlsConn) close() { c.end(closedByServer) }
 
 // end closes the session; the first reason counts.
@@ -525,7 +446,7 @@ func (c *dtlsConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	n := copy(p, c.inbox[0])
 	c.inbox[0] = nil
 	c.inbox = c.inbox[1:]
-	return n, net.UDPAddrFromAddrPort(c.from.client), nil
+	return n, net.UDPAddrFromAddrPort(c.from.Client), nil
 }
 
 // WriteTo implements net.PacketConn for the session. Its ServerHello is the
@@ -535,7 +456,7 @@ func (c *dtlsConn) WriteTo(p []byte, _ net.Addr) (int, error) {
 	if len(p) > handshakeTypeAt && p[0] == recordHandshake && p[handshakeTypeAt] == helloServer {
 		c.server.verified(c)
 	}
-	_ = c.out.send(p)
+	_ = c.out.Send(p)
 	return len(p), nil
 }
 
@@ -549,7 +470,7 @@ func (c *dtlsConn) Close() error {
 }
 
 // LocalAddr implements net.PacketConn for the session.
-func (c *dtlsConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.from.server) }
+func (c *dtlsConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.from.Server) }
 
 // SetReadDeadline implements net.PacketConn for the session, which only ever
 // sets a deadline that has passed, to be woken up, or none.

@@ -1,4 +1,4 @@
-package turnsrv
+package transport
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/pion/dtls/v3"
 
+	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
 
@@ -26,7 +27,7 @@ func dialDTLS(address string) (net.Conn, error) {
 		return nil, err
 	}
 	conn, err := dtls.ClientWithOptions(connectedPacketConn{socket}, remote,
-		dtls.WithInsecureSkipVerify(true), dtls.WithServerName("localhost"), dtls.WithLoggerFactory(quietLogs()))
+		dtls.WithInsecureSkipVerify(true), dtls.WithServerName("localhost"), dtls.WithLoggerFactory(turntest.QuietLogs()))
 	if err != nil {
 		_ = socket.Close()
 		return nil, err
@@ -68,46 +69,11 @@ func peerName(t *testing.T, conn net.Conn) string {
 	return certificate.Subject.CommonName
 }
 
-// helloPacket returns the first packet of a real client.
-func helloPacket(t *testing.T) []byte {
-	t.Helper()
-	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = server.Close() }()
-	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := dtls.ClientWithOptions(socket, server.LocalAddr(),
-		dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(quietLogs()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = client.HandshakeContext(ctx)
-	}()
-	_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
-	buffer := make([]byte, 2000)
-	n, _, err := server.ReadFrom(buffer)
-	cancel()
-	<-done
-	_ = client.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return buffer[:n]
-}
-
 // TestOnlyAHelloBeginsASession sends records that must leave no state.
 func TestOnlyAHelloBeginsASession(t *testing.T) {
 	cfg := testTransports(t)
 	s := startTransports(t, cfg, newEcho())
-	hello := helloPacket(t)
+	hello := turntest.DTLSHello(t)
 	change := func(at int, to byte) []byte {
 		packet := append([]byte(nil), hello...)
 		packet[at] = to
@@ -122,7 +88,7 @@ func TestOnlyAHelloBeginsASession(t *testing.T) {
 			t.Errorf("packet %d passes for a ClientHello", i)
 		}
 	}
-	conn, err := net.Dial("udp4", at("127.0.0.1", s.tlsPort()))
+	conn, err := net.Dial("udp4", at("127.0.0.1", s.TLSPort()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +98,8 @@ func TestOnlyAHelloBeginsASession(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	drops := cfg.metrics.drops.WithLabelValues("dtls", dropNoSession)
-	eventually(t, "all are dropped", func() bool { return valueOf(t, drops) == float64(len(packets)) })
+	drops := cfg.Metrics.drops.WithLabelValues("dtls", dropNoSession)
+	turntest.Eventually(t, "all are dropped", func() bool { return turntest.ValueOf(t, drops) == float64(len(packets)) })
 	if s.secure[0].sessions() != 0 {
 		t.Error("there is a session")
 	}
@@ -149,18 +115,21 @@ func (s *dtlsServer) sessions() int {
 	return len(s.conns)
 }
 
+// halfOpen is how many handshakes may be under way.
+var halfOpen = standardLimits().handshakes
+
 // TestHalfOpenDTLS sends 2,000 ClientHellos of as many clients that go no
 // further. A live client is unaffected and a new one gets in.
 func TestHalfOpenDTLS(t *testing.T) {
 	cfg := testTransports(t)
 	s := startTransports(t, cfg, newEcho())
-	live := dialTransport(t, s, transportDTLS)
+	live := dialTransport(t, s, DTLS)
 	if err := ping(live, wiretest.STUN(0)); err != nil {
 		t.Fatal(err)
 	}
-	hello := helloPacket(t)
+	hello := turntest.DTLSHello(t)
 	before := heapInUse()
-	remote := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(s.tlsPort()))
+	remote := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(s.TLSPort()))
 	for i := range 2000 {
 		local := net.UDPAddr{IP: net.IPv4(127, 1, byte(i/8>>8), byte(i/8))}
 		socket, err := net.ListenUDP("udp4", &local)
@@ -176,17 +145,17 @@ func TestHalfOpenDTLS(t *testing.T) {
 				t.Fatalf("with %d handshakes: %v", i, err)
 			}
 		}
-		if got := s.secure[0].sessions(); got > defaultMaxHandshakes+1 {
+		if got := s.secure[0].sessions(); got > halfOpen+1 {
 			t.Fatalf("%d handshakes", got-1)
 		}
 	}
-	eventually(t, "the table is full", func() bool { return s.secure[0].sessions() == defaultMaxHandshakes+1 })
+	turntest.Eventually(t, "the table is full", func() bool { return s.secure[0].sessions() == halfOpen+1 })
 	used := heapInUse() - before
-	t.Logf("%d bytes for each of %d half-open handshakes", used/defaultMaxHandshakes, defaultMaxHandshakes)
-	if used > defaultMaxHandshakes*96<<10 {
+	t.Logf("%d bytes for each of %d half-open handshakes", used/int64(halfOpen), halfOpen)
+	if used > int64(halfOpen)*96<<10 {
 		t.Error("too much")
 	}
-	if err := ping(dialTransport(t, s, transportDTLS), wiretest.STUN(0)); err != nil {
+	if err := ping(dialTransport(t, s, DTLS), wiretest.STUN(0)); err != nil {
 		t.Errorf("a new client: %v", err)
 	}
 	if err := ping(live, wiretest.STUN(0)); err != nil {
@@ -198,11 +167,11 @@ func TestHalfOpenDTLS(t *testing.T) {
 // oldest, as only a client that answers is known to be there.
 func TestHandshakesOfOneAddress(t *testing.T) {
 	cfg := testTransports(t)
-	cfg.maxHandshakesPer = 4
+	cfg.handshakesOfAddress = 4
 	s := startTransports(t, cfg, newEcho())
-	hello := helloPacket(t)
+	hello := turntest.DTLSHello(t)
 	for range 12 {
-		socket, err := net.Dial("udp4", at("127.0.0.1", s.tlsPort()))
+		socket, err := net.Dial("udp4", at("127.0.0.1", s.TLSPort()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +187,7 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 	if got := s.secure[0].sessions(); got > 4 {
 		t.Errorf("%d handshakes of one address", got)
 	}
-	if err := ping(dialTransport(t, s, transportDTLS), wiretest.STUN(0)); err != nil {
+	if err := ping(dialTransport(t, s, DTLS), wiretest.STUN(0)); err != nil {
 		t.Errorf("a real client of the address: %v", err)
 	}
 }
@@ -227,15 +196,15 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 // that has shown the cookie takes its time.
 func TestVerifiedHandshakesStay(t *testing.T) {
 	cfg := testTransports(t)
-	cfg.maxHandshakesPer = 4
+	cfg.handshakesOfAddress = 4
 	s := startTransports(t, cfg, newEcho())
-	remote := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at("127.0.0.1", s.tlsPort())))
+	remote := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at("127.0.0.1", s.TLSPort())))
 	socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	slow := &pausedSocket{UDPConn: socket, resume: make(chan struct{})}
-	client, err := dtls.ClientWithOptions(slow, remote, dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(quietLogs()))
+	client, err := dtls.ClientWithOptions(slow, remote, dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(turntest.QuietLogs()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +218,7 @@ func TestVerifiedHandshakesStay(t *testing.T) {
 		done <- client.HandshakeContext(ctx)
 	}()
 	server := s.secure[0]
-	eventually(t, "the client has shown the cookie", func() bool {
+	turntest.Eventually(t, "the client has shown the cookie", func() bool {
 		server.mu.Lock()
 		defer server.mu.Unlock()
 		return len(server.conns) == 1 && server.unverified.Len() == 0
@@ -257,8 +226,8 @@ func TestVerifiedHandshakesStay(t *testing.T) {
 	for range 12 {
 		sayHello(t, s)
 	}
-	refusals := cfg.metrics.handshakes.WithLabelValues("dtls", handshakeFailed)
-	eventually(t, "the oldest made room", func() bool { return valueOf(t, refusals) == 9 })
+	refusals := cfg.Metrics.handshakes.WithLabelValues("dtls", handshakeFailed)
+	turntest.Eventually(t, "the oldest made room", func() bool { return turntest.ValueOf(t, refusals) == 9 })
 	resume()
 	if err := <-done; err != nil {
 		t.Errorf("the slow client: %v", err)
@@ -283,15 +252,15 @@ func (s *pausedSocket) WriteTo(p []byte, to net.Addr) (int, error) {
 func TestDTLSDeadlines(t *testing.T) {
 	const soon = 100 * time.Millisecond
 	for reason, tt := range map[string]struct {
-		change func(*transportConfig)
-		dial   func(*testing.T, *transports) net.Conn
+		change func(*options)
+		dial   func(*testing.T, *Transports) net.Conn
 	}{
-		closedHandshake: {func(c *transportConfig) { c.handshakeTimeout = soon }, sayHello},
-		closedSilent: {func(c *transportConfig) { c.firstMessageTimeout = soon }, func(t *testing.T, s *transports) net.Conn {
-			return dialTransport(t, s, transportDTLS)
+		closedHandshake: {func(c *options) { c.handshakeTimeout = soon }, sayHello},
+		closedSilent: {func(c *options) { c.firstMessageTimeout = soon }, func(t *testing.T, s *Transports) net.Conn {
+			return dialTransport(t, s, DTLS)
 		}},
-		closedIdle: {func(c *transportConfig) { c.idleTimeout = soon }, func(t *testing.T, s *transports) net.Conn {
-			conn := dialTransport(t, s, transportDTLS)
+		closedIdle: {func(c *options) { c.IdleTimeout = soon }, func(t *testing.T, s *Transports) net.Conn {
+			conn := dialTransport(t, s, DTLS)
 			if err := ping(conn, wiretest.STUN(0)); err != nil {
 				t.Error(err)
 			}
@@ -309,14 +278,14 @@ func TestDTLSDeadlines(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			closed := cfg.metrics.closed.WithLabelValues("dtls", reason)
-			eventually(t, "the session has ended", func() bool {
-				return s.secure[0].sessions() == 0 && valueOf(t, closed) == 1 && e.goneOnce()
+			closed := cfg.Metrics.closed.WithLabelValues("dtls", reason)
+			turntest.Eventually(t, "the session has ended", func() bool {
+				return s.secure[0].sessions() == 0 && turntest.ValueOf(t, closed) == 1 && e.goneOnce()
 			})
-			if took := time.Since(start); took > defaultFirstMessageTimeout/2 {
+			if took := time.Since(start); took > standardLimits().firstMessageTimeout/2 {
 				t.Errorf("it took %v", took)
 			}
-			if timedOut := valueOf(t, cfg.metrics.handshakes.WithLabelValues("dtls", handshakeTimeout)); timedOut > 0 != (reason == closedHandshake) {
+			if timedOut := turntest.ValueOf(t, cfg.Metrics.handshakes.WithLabelValues("dtls", handshakeTimeout)); timedOut > 0 != (reason == closedHandshake) {
 				t.Errorf("%v handshakes timed out", timedOut)
 			}
 		})
@@ -324,14 +293,14 @@ func TestDTLSDeadlines(t *testing.T) {
 }
 
 // sayHello begins a handshake and goes no further.
-func sayHello(t *testing.T, s *transports) net.Conn {
+func sayHello(t *testing.T, s *Transports) net.Conn {
 	t.Helper()
-	socket, err := net.Dial("udp4", at("127.0.0.1", s.tlsPort()))
+	socket, err := net.Dial("udp4", at("127.0.0.1", s.TLSPort()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = socket.Close() })
-	if _, err := socket.Write(helloPacket(t)); err != nil {
+	if _, err := socket.Write(turntest.DTLSHello(t)); err != nil {
 		t.Fatal(err)
 	}
 	return socket
@@ -341,16 +310,16 @@ func sayHello(t *testing.T, s *transports) net.Conn {
 func TestDTLSHandshakeBudget(t *testing.T) {
 	cfg := testTransports(t)
 	s := startTransports(t, cfg, newEcho())
-	socket, err := net.Dial("udp4", at("127.0.0.1", s.tlsPort()))
+	socket, err := net.Dial("udp4", at("127.0.0.1", s.TLSPort()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = socket.Close() }()
-	hello := helloPacket(t)
-	drops := cfg.metrics.drops.WithLabelValues("dtls", dropBudget)
-	eventually(t, "the budget is spent", func() bool {
+	hello := turntest.DTLSHello(t)
+	drops := cfg.Metrics.drops.WithLabelValues("dtls", dropBudget)
+	turntest.Eventually(t, "the budget is spent", func() bool {
 		_, err := socket.Write(append(hello, make([]byte, 4000)...))
-		return err == nil && valueOf(t, drops) > 10
+		return err == nil && turntest.ValueOf(t, drops) > 10
 	})
 }
 
@@ -358,13 +327,13 @@ func TestDTLSHandshakeBudget(t *testing.T) {
 // needs no more than its address.
 func TestStrangersCannotEndASession(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
-	conn := dialTransport(t, s, transportDTLS)
+	conn := dialTransport(t, s, DTLS)
 	if err := ping(conn, wiretest.STUN(0)); err != nil {
 		t.Fatal(err)
 	}
 	client := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	server := netip.MustParseAddrPort(at("127.0.0.1", s.tlsPort()))
-	packets := [][]byte{helloPacket(t), wiretest.STUN(0)}
+	server := netip.MustParseAddrPort(at("127.0.0.1", s.TLSPort()))
+	packets := [][]byte{turntest.DTLSHello(t), wiretest.STUN(0)}
 	for _, kind := range []byte{20, 21, 22, 23, 24, 25, 99} {
 		for _, epoch := range []byte{0, 1, 2} {
 			for _, body := range [][]byte{{}, {1}, {2, 0}, {2, 40}, {1, 0}, make([]byte, 12), make([]byte, 300)} {

@@ -1,4 +1,4 @@
-package turnsrv
+package transport
 
 import (
 	"context"
@@ -16,9 +16,9 @@ import (
 // read, in bytes. What is queued above it stays where it can still be dropped.
 const unsentLimit = 128 << 10
 
-// defaultUDPSockets is one socket for every core: the kernel spreads the
+// usualUDPSockets is one socket for every core: the kernel spreads the
 // clients over them.
-func defaultUDPSockets() int { return batch.Cores() }
+func usualUDPSockets() int { return batch.Cores() }
 
 // listenPacket opens a UDP socket, which may share its port with others.
 func listenPacket(network, address string, share bool) (*net.UDPConn, error) {

@@ -1,4 +1,4 @@
-package turnsrv
+package transport
 
 import (
 	"net"

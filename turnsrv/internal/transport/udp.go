@@ -1,4 +1,4 @@
-package turnsrv
+package transport
 
 import (
 	"errors"
@@ -22,29 +22,29 @@ const maxKnownPaths = 4096
 type udpSocket struct {
 	// Fixed after construction.
 	common    *common
-	transport transport
+	transport Protocol
 	conn      batch.Conn
 	local     netip.AddrPort
 	told      bool               // told says that the kernel names the address that was asked.
 	unsent    prometheus.Counter // unsent counts what the system refused to send.
 }
 
-func newUDPSocket(c *common, t transport, conn *net.UDPConn) *udpSocket {
+func newUDPSocket(c *common, t Protocol, conn *net.UDPConn) *udpSocket {
 	s := &udpSocket{
 		common:    c,
 		transport: t,
 		conn:      conn,
 		local:     unmapped(conn.LocalAddr().(*net.UDPAddr).AddrPort()),
-		unsent:    c.metrics.drops.WithLabelValues(t.String(), dropSendFailed),
+		unsent:    c.Metrics.drops.WithLabelValues(t.String(), dropSendFailed),
 	}
 	// Every client shares this socket. Less than asked for still works.
-	_ = conn.SetReadBuffer(socketBuffer)
-	_ = conn.SetWriteBuffer(socketBuffer)
+	_ = conn.SetReadBuffer(batch.SocketBuffer)
+	_ = conn.SetWriteBuffer(batch.SocketBuffer)
 	if !s.local.Addr().IsUnspecified() {
 		return s
 	}
 	if err := tellAsked(conn, s.local.Addr()); err != nil {
-		c.log.Info("turn replies may leave from another address than was asked", "error", err)
+		c.Log.Info("turn replies may leave from another address than was asked", "error", err)
 		return s
 	}
 	s.told = true
@@ -63,7 +63,7 @@ func tellAsked(conn *net.UDPConn, local netip.Addr) error {
 // closed. Errors never end it.
 func (s *udpSocket) serve(handle func(client, server netip.AddrPort, packet []byte)) {
 	packet, control := make([]byte, batch.MaxDatagram), make([]byte, batch.ControlSpace)
-	var delay backoff
+	var delay Backoff
 	for {
 		n, oobn, _, client, err := s.conn.ReadMsgUDPAddrPort(packet, control)
 		if err != nil {
@@ -72,9 +72,9 @@ func (s *udpSocket) serve(handle func(client, server netip.AddrPort, packet []by
 			}
 			continue
 		}
-		delay = backoff{}
+		delay = Backoff{}
 		if client.Port() == 0 {
-			s.common.metrics.drop(s.transport, dropUnreachable, 1)
+			s.common.Metrics.drop(s.transport, dropUnreachable, 1)
 			continue
 		}
 		handle(unmapped(client), s.asked(control[:oobn]), packet[:n])
@@ -82,13 +82,17 @@ func (s *udpSocket) serve(handle func(client, server netip.AddrPort, packet []by
 }
 
 // survive waits after an error, and returns false when the server is closed.
-func (s *udpSocket) survive(err error, delay *backoff) bool {
+func (s *udpSocket) survive(err error, delay *Backoff) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
 	}
-	s.common.metrics.socketErrors.WithLabelValues(s.transport.String()).Inc()
-	s.common.log.Debug("turn packet not read", "transport", s.transport.String(), "error", err)
-	return delay.wait(s.common.done)
+	s.countError()
+	s.common.Log.Debug("turn packet not read", "transport", s.transport.String(), "error", err)
+	return delay.Wait(s.common.done)
+}
+
+func (s *udpSocket) countError() {
+	s.common.Metrics.socketErrors.WithLabelValues(s.transport.String()).Inc()
 }
 
 // asked returns the address that a datagram was sent to.
@@ -104,8 +108,8 @@ func (s *udpSocket) asked(control []byte) netip.AddrPort {
 }
 
 // pathTo returns the way back to a client that asked server.
-func (s *udpSocket) pathTo(client, server netip.AddrPort) *udpPath {
-	p := &udpPath{socket: s, client: client}
+func (s *udpSocket) pathTo(client, server netip.AddrPort) *UDPPath {
+	p := &UDPPath{socket: s, client: client}
 	if !s.told || server.Addr().IsUnspecified() {
 		return p
 	}
@@ -117,17 +121,32 @@ func (s *udpSocket) pathTo(client, server netip.AddrPort) *udpPath {
 	return p
 }
 
-// udpPath is the way to one client of a socket. It does not change, and it
+// UDPPath is the way to one client of a socket. It does not change, and it
 // does not end either: any number of them may exist for a client.
-type udpPath struct {
+type UDPPath struct {
 	// Fixed after construction.
 	socket  *udpSocket
 	client  netip.AddrPort
 	control []byte // control tells the kernel which address of ours to send from.
 }
 
-// send implements path. It waits for the machine's own network interface at most.
-func (p *udpPath) send(packet []byte) error {
+// Conn returns the socket that the path leads from.
+func (p *UDPPath) Conn() batch.Conn { return p.socket.conn }
+
+// Client returns the client's address.
+func (p *UDPPath) Client() netip.AddrPort { return p.client }
+
+// Control returns what tells the kernel which address of ours to send from, nil where
+// that need not be told.
+func (p *UDPPath) Control() *[]byte {
+	if len(p.control) == 0 {
+		return nil
+	}
+	return &p.control
+}
+
+// Send implements path. It waits for the machine's own network interface at most.
+func (p *UDPPath) Send(packet []byte) error {
 	_, _, err := p.socket.conn.WriteMsgUDPAddrPort(packet, p.control, p.client)
 	if err != nil {
 		p.socket.unsent.Inc()
@@ -135,61 +154,90 @@ func (p *udpPath) send(packet []byte) error {
 	return err
 }
 
-// close implements path.
-func (p *udpPath) close() {}
-
-// udpServer reads one of the sockets that plain UDP clients send to.
-type udpServer struct {
+// UDPServer reads one of the sockets that plain UDP clients send to.
+type UDPServer struct {
 	// Fixed before start.
 	common *common
 	socket *udpSocket
-	loop   *dataLoop // loop reads the socket and relays; nil when a goroutine reads it for the receiver.
+	begin  func() // begin and end are those of who reads the socket, nil when a goroutine does for the receiver.
+	end    func()
 
 	reader sync.WaitGroup
 
 	// Owned by the read loop.
-	paths map[fiveTuple]path // paths saves making one for every packet.
+	paths map[FiveTuple]Path // paths saves making one for every packet.
 }
 
-func newUDPServer(c *common, socket *udpSocket) *udpServer {
-	return &udpServer{common: c, socket: socket, paths: map[fiveTuple]path{}}
+func newUDPServer(c *common, socket *udpSocket) *UDPServer {
+	return &UDPServer{common: c, socket: socket, paths: map[FiveTuple]Path{}}
 }
 
-func (s *udpServer) start() {
-	if s.loop != nil {
-		s.loop.start()
+// GiveAway lets somebody else read the server's socket, who has put conn in its place.
+// It begins when the server does, and end returns when nothing is read any more.
+func (s *UDPServer) GiveAway(conn batch.Conn, begin, end func()) {
+	s.socket.conn, s.begin, s.end = conn, begin, end
+}
+
+// Conn returns the socket as it is.
+func (s *UDPServer) Conn() batch.Conn { return s.socket.conn }
+
+// Address returns the address that the socket is bound to.
+func (s *UDPServer) Address() netip.AddrPort { return s.socket.local }
+
+// Asked returns the address that a datagram was sent to, by what the kernel says
+// about it.
+func (s *UDPServer) Asked(control []byte) netip.AddrPort { return s.socket.asked(control) }
+
+// PathTo returns the way back to a client that asked server.
+func (s *UDPServer) PathTo(client, server netip.AddrPort) *UDPPath {
+	return s.socket.pathTo(client, server)
+}
+
+// Refused counts datagrams from addresses that cannot be answered.
+func (s *UDPServer) Refused(packets int) {
+	s.common.Metrics.drop(UDP, dropUnreachable, packets)
+}
+
+// Unsent counts datagrams that the system refused to send.
+func (s *UDPServer) Unsent(packets int) { s.socket.unsent.Add(float64(packets)) }
+
+// Failed counts an error of the socket.
+func (s *UDPServer) Failed() { s.socket.countError() }
+
+func (s *UDPServer) start() {
+	if s.begin != nil {
+		s.begin()
 		return
 	}
 	s.reader.Go(func() { s.socket.serve(s.handle) })
 }
 
-func (s *udpServer) handle(client, server netip.AddrPort, packet []byte) {
+func (s *UDPServer) handle(client, server netip.AddrPort, packet []byte) {
 	if len(packet) == 0 {
 		return
 	}
-	from := fiveTuple{transportUDP, client, server}
-	s.common.receiver.receive(from, s.path(from), packet)
+	from := FiveTuple{UDP, client, server}
+	s.common.receiver.Receive(from, s.path(from), packet)
 }
 
 // path returns the way back to a client. It forgets all it knows when that is
 // too much, which costs the live clients one allocation each.
-func (s *udpServer) path(to fiveTuple) path {
+func (s *UDPServer) path(to FiveTuple) Path {
 	if p, ok := s.paths[to]; ok {
 		return p
 	}
 	if len(s.paths) >= maxKnownPaths {
 		clear(s.paths)
 	}
-	p := s.socket.pathTo(to.client, to.server)
+	p := s.socket.pathTo(to.Client, to.Server)
 	s.paths[to] = p
 	return p
 }
 
 // close closes the socket and waits for its reader.
-func (s *udpServer) close() {
-	if s.loop != nil {
-		s.loop.close()
-		s.loop.wait()
+func (s *UDPServer) close() {
+	if s.end != nil {
+		s.end()
 	}
 	_ = s.socket.conn.Close()
 	s.reader.Wait()

@@ -1,4 +1,4 @@
-package testproc
+package turntest
 
 import (
 	"os"

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package turnsrv
+package transport
 
 import (
 	"net"
@@ -10,9 +10,9 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// defaultUDPSockets is one: only Linux spreads clients over sockets that share
+// usualUDPSockets is one: only Linux spreads clients over sockets that share
 // a port.
-func defaultUDPSockets() int { return 1 }
+func usualUDPSockets() int { return 1 }
 
 // listenPacket opens a UDP socket. Sockets that were to share a port fail to
 // bind here.

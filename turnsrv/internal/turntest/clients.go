@@ -1,0 +1,52 @@
+package turntest
+
+import (
+	"context"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/pion/dtls/v3"
+	"github.com/pion/logging"
+)
+
+// QuietLogs keeps clients from writing to the test's output.
+func QuietLogs() logging.LoggerFactory {
+	return &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
+}
+
+// DTLSHello returns the first packet of a real client.
+func DTLSHello(t *testing.T) []byte {
+	t.Helper()
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = server.Close() }()
+	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := dtls.ClientWithOptions(socket, server.LocalAddr(),
+		dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(QuietLogs()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = client.HandshakeContext(ctx)
+	}()
+	_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+	buffer := make([]byte, 2000)
+	n, _, err := server.ReadFrom(buffer)
+	cancel()
+	<-done
+	_ = client.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buffer[:n]
+}
