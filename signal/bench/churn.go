@@ -31,54 +31,65 @@ const (
 // contract says: who is there gets every message that was acked, once and in order, whatever happens
 // to its connection, and sees who is in its room.
 func roam(ctx context.Context, s scenario, t *target, o Options) (result, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	book, roomOf := newLedger(), newRoomNames()
-	roamers := make([]*roamer, s.clients)
-	for i := range roamers {
-		roamers[i] = &roamer{
-			number: i, url: "http://" + t.Address + t.dialect.path(""), book: book,
-			random: rand.New(rand.NewPCG(uint64(i), rand.Uint64())),
-			pause:  time.Duration(s.clients) * time.Second / time.Duration(s.rate),
-			room:   func(r *rand.Rand) string { return roomOf(r.IntN(s.clients/perRoamRoom + 1)) },
-		}
-	}
-	defer func() {
-		for _, r := range roamers {
-			r.close()
-		}
-	}()
-	all := func(do func(*roamer) error) error {
-		var running sync.WaitGroup
-		for _, r := range roamers {
-			running.Go(func() {
-				if err := do(r); err != nil {
-					cancel(fmt.Errorf("client %d: %w", r.number, err))
-				}
-			})
-		}
-		running.Wait()
-		return context.Cause(ctx)
-	}
-	if err := all(func(r *roamer) error { return r.connect(ctx) }); err != nil {
+	book := newLedger()
+	all := newCrowd(s, "http://"+t.Address+t.dialect.path(""), book)
+	defer all.close()
+	if err := all.each(ctx, (*roamer).connect); err != nil {
 		return result{}, err
 	}
 	start, cpu := time.Now(), t.CPU()
-	if err := all(func(r *roamer) error { return r.roam(ctx, start.Add(o.Duration)) }); err != nil {
+	err := all.each(ctx, func(r *roamer, ctx context.Context) error { return r.roam(ctx, start.Add(o.Duration)) })
+	if err != nil {
 		return result{}, err
 	}
 	used, seconds := t.CPU()-cpu, time.Since(start).Seconds()
-	if err := all(func(r *roamer) error { return r.finish(ctx) }); err != nil {
+	if err := all.each(ctx, (*roamer).finish); err != nil {
 		return result{}, err
 	}
 	settled := time.Now().Add(quiet)
-	if err := all(func(r *roamer) error { return r.settle(ctx, settled) }); err != nil {
-		return result{}, err
-	}
+	err = all.each(ctx, func(r *roamer, ctx context.Context) error { return r.settle(ctx, settled) })
 	r := book.result()
 	r.Seconds, r.Rate, r.Load = seconds, float64(r.Delivered)/seconds, used.Seconds()/seconds
 	r.CPU = float64(used.Microseconds()) / float64(max(r.Delivered, 1))
-	return r, nil
+	return r, err
+}
+
+// crowd are the clients of a churn.
+type crowd []*roamer
+
+func newCrowd(s scenario, url string, book *ledger) crowd {
+	roomOf := newRoomNames()
+	all := make(crowd, s.clients)
+	for i := range all {
+		all[i] = &roamer{
+			number: i, url: url, book: book, random: rand.New(rand.NewPCG(uint64(i), rand.Uint64())),
+			pause: time.Duration(s.clients) * time.Second / time.Duration(s.rate),
+			room:  func(r *rand.Rand) string { return roomOf(r.IntN(s.clients/perRoamRoom + 1)) },
+		}
+	}
+	return all
+}
+
+// each lets all clients do something at the same time, until one fails.
+func (c crowd) each(ctx context.Context, do func(*roamer, context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	for _, r := range c {
+		running.Go(func() {
+			if err := do(r, ctx); err != nil {
+				cancel(fmt.Errorf("client %d: %w", r.number, err))
+			}
+		})
+	}
+	running.Wait()
+	return context.Cause(ctx)
+}
+
+func (c crowd) close() {
+	for _, r := range c {
+		r.close()
+	}
 }
 
 // roamer is one client of a churn. One goroutine at a time uses it.

@@ -69,7 +69,7 @@ func (d *dialect) kindOf(text []byte) (kind, bool) {
 // message is what a server has sent. Values are as they are on the wire, strings without their
 // quotes and data with them.
 type message struct {
-	kind, id, user, room, sender, data []byte
+	kind, id, user, sender, data []byte
 }
 
 // read takes the fields of a JSON object apart that are looked at, without decoding them. It reports
@@ -82,8 +82,6 @@ func (d *dialect) read(text []byte, m *message) bool {
 			m.kind = unquoted(value)
 		case "id":
 			m.id = unquoted(value)
-		case "room_id":
-			m.room = unquoted(value)
 		case "user_id":
 			m.user = unquoted(value)
 		case d.data:

@@ -263,16 +263,6 @@ func (l *loop) listen(s *socket, yes bool) error {
 	return l.poller.watch(s.fd, s.number, false, yes, len(s.out) > 0)
 }
 
-// flushed reports whether the kernel has taken all that was sent.
-func (l *loop) flushed() bool {
-	for _, s := range l.sockets {
-		if len(s.out) > 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // close says goodbye on all sockets, waits a while for the servers to answer, and closes them.
 func (l *loop) close() {
 	open := func() (n int) {

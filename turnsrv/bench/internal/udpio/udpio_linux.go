@@ -76,12 +76,6 @@ func SetGRO(fd int, on bool) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, value)
 }
 
-// HasGSO says whether the kernel knows UDP_SEGMENT.
-func HasGSO(fd int) bool {
-	_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
-	return err == nil
-}
-
 // segmentControl is the size of what AppendSegment appends.
 var segmentControl = unix.CmsgSpace(2)
 
