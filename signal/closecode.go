@@ -9,6 +9,8 @@ type closeCode int
 const (
 	// closeGoingAway: the server ends. The client connects again.
 	closeGoingAway closeCode = websocket.CloseGoingAway
+	// closeProtocol: the client broke RFC 6455. It must not come back.
+	closeProtocol closeCode = websocket.CloseProtocolError
 	// closePolicy: the client sent too many bad messages. It must not come back.
 	closePolicy closeCode = websocket.ClosePolicyViolation
 	// closeTooLarge: a message was larger than MaxFrame. The client must not come back.

@@ -1,15 +1,11 @@
 package signal
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
-	"sync"
+	"net/netip"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"golang.org/x/time/rate"
 
 	"cline-meet/signal/state"
@@ -18,9 +14,6 @@ import (
 // closeGrace is how long a client has to answer our close frame before the connection is cut.
 const closeGrace = 2 * time.Second
 
-// lastWords is how long a close frame may take to be written when nobody waits for its answer.
-const lastWords = 100 * time.Millisecond
-
 // faultBurst is how many faults a connection may make at once, and faultRate how many a second are
 // forgiven, before it is closed.
 const (
@@ -28,18 +21,17 @@ const (
 	faultRate  = 1
 )
 
-// conn is one WebSocket. It carries frames for the participant that it is attached to, which outlives
-// it, and knows nothing of rooms. Its read loop runs in a goroutine of its own, which the server waits
-// for; a writer goroutine exists only while frames are queued, and the read loop waits for it.
-// Everything that is written, control frames included, passes through its send queue.
-//
-// This file alone touches the WebSocket; sendqueue.go decides what is written.
+// conn is one WebSocket of a client. It carries frames for the participant that it is attached to, which
+// outlives it, and knows nothing of rooms. Its socket reads for it: the methods of receiver are called
+// in the order of the frames, and they are what is called the read loop.
 type conn struct {
+	socket
+
 	// Fixed after construction.
 	srv     *Server
-	ws      *websocket.Conn
-	session string // the id in the cookie
-	host    string // the Host header, which names us as this client sees us
+	session string       // the id in the cookie
+	host    string       // the Host header, which names us as this client sees us
+	from    netip.Prefix // the address that it counts for
 
 	// Fixed once it is attached; before that nobody else knows it.
 	participant *participant
@@ -52,139 +44,63 @@ type conn struct {
 
 	// Guarded by the wheel's lock.
 	slot int
-
-	writer sync.WaitGroup
-
-	// mu is the innermost lock.
-	mu       sync.Mutex
-	queue    []outgoing
-	queued   int           // bytes in queue and in the writer's hands
-	pong     []byte        // the answer that is owed to the client's last ping, nil for none
-	writing  bool          // a writer goroutine exists
-	closing  bool          // the close frame is queued or written; nothing may follow it
-	broken   bool          // the WebSocket takes no more
-	patience time.Duration // how long the client may take to answer the close frame
 }
 
-// outgoing is a frame that waits for the writer: text, ping, pong or close.
-type outgoing struct {
-	kind int
-	data []byte
-}
-
-func newConn(s *Server, ws *websocket.Conn, session, host string) *conn {
-	return &conn{
+func newConn(s *Server, l link, session, host string, from netip.Prefix) *conn {
+	c := &conn{
 		srv:      s,
-		ws:       ws,
 		session:  session,
 		host:     host,
+		from:     from,
 		log:      s.cfg.Logger,
 		rate:     rate.NewLimiter(rate.Limit(s.cfg.MessageRate), s.cfg.MessageBurst),
 		faults:   rate.NewLimiter(faultRate, faultBurst),
 		released: make(chan struct{}),
 	}
+	c.init(l, c, &s.limits, &s.flusher)
+	return c
 }
 
-// readLoop handles the client's messages one after another until the connection ends. It returns
-// the reason for which it did, and whether the client may come back to its participant: not when it
-// said goodbye, as browsers do for a page that is left, or when nothing was heard for so long that
-// no grace is left.
-func (c *conn) readLoop() (why state.Reason, mayReturn bool) {
-	c.alive()
-	c.ws.SetPongHandler(func(data string) error { c.alive(); c.participant.confirmed(data); return nil })
-	c.ws.SetPingHandler(func(data string) error { c.alive(); c.answerPing([]byte(data)); return nil })
-	c.ws.SetCloseHandler(func(code int, _ string) error { c.answerClose(code); return nil })
-	for {
-		kind, r, err := c.ws.NextReader()
-		if err == nil {
-			c.alive()
-			err = c.readMessage(kind, r)
-		}
-		if err != nil {
-			return c.ending(err)
-		}
+// message handles a message. What is wrong with it is told to the client.
+func (c *conn) message(op opcode, data []byte) {
+	if !c.isClosing() {
+		c.handle(op, data)
 	}
 }
 
-// alive gives the client another ReadTimeout, unless the connection is closing, whose deadline
-// must stand.
-func (c *conn) alive() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closing {
-		_ = c.ws.SetReadDeadline(time.Now().Add(c.srv.cfg.ReadTimeout))
-	}
-}
-
-// readMessage reads and handles one message. Its error is the connection's; what is wrong with the
-// message is told to the client.
-func (c *conn) readMessage(kind int, r io.Reader) error {
-	buf := c.srv.buffers.Get().(*bytes.Buffer)
-	defer c.srv.buffers.Put(buf)
-	buf.Reset()
-	limit := c.srv.cfg.MaxFrame
-	if _, err := buf.ReadFrom(io.LimitReader(r, int64(limit)+1)); err != nil {
-		return err
-	}
+func (c *conn) tooLarge() {
 	if c.isClosing() {
-		return nil
+		return
 	}
-	if buf.Len() > limit {
-		c.srv.metrics.messages[unknownType][outcomeOf(codeTooLarge)].Inc()
-		c.participant.send(errorFrame("", codeTooLarge, "message too large"))
-		c.participant.close(closeTooLarge, "message too large")
-		return nil
-	}
-	c.handle(kind, buf.Bytes())
-	return nil
+	c.srv.metrics.messages[unknownType][outcomeOf(codeTooLarge)].Inc()
+	c.participant.send(errorFrame("", codeTooLarge, "message too large"))
+	c.participant.close(closeTooLarge, "message too large")
 }
 
-// ending tells why the connection ended: because we closed it, or as reading said.
+func (c *conn) pong(data []byte) { c.participant.confirmed(string(data)) }
+
+// ended leaves the rest, which may wait, to a goroutine. The server waits for it.
+func (c *conn) ended(err error) { go c.srv.ended(c, err) }
+
+// ending tells why the connection ended, and whether the client may come back to its participant: not
+// when it said goodbye, as browsers do for a page that is left, or when nothing was heard for so long
+// that no grace is left.
 func (c *conn) ending(err error) (why state.Reason, mayReturn bool) {
-	goodbye := websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseNoStatusReceived)
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() && !c.isClosing() {
+	if err == errSilent {
+		// The client may be half dead only: if it still reads, it learns what happened.
+		c.cut(closeTimeout, "nothing heard within the read timeout", lastWords)
 		return state.ReasonTimeout, false
 	}
+	var closed closeError
+	goodbye := errors.As(err, &closed) && closed.isGoodbye()
 	return state.ReasonDisconnect, !goodbye
 }
 
-// finish closes what is left of the connection and waits for its writer. The read loop's goroutine
-// calls it last.
-func (c *conn) finish(why state.Reason) {
-	if why == state.ReasonTimeout {
-		// The client may be half dead only: if it still reads, it learns what happened.
-		c.cut(closeTimeout, "nothing heard within the read timeout", lastWords)
+// visit is what the wheel does: it looks after the participant and ends a connection on which nothing
+// is heard for too long.
+func (c *conn) visit() {
+	c.participant.visit()
+	if left := c.silence(); left > 0 && left < c.srv.wheel.turn {
+		time.AfterFunc(left, func() { c.silence() })
 	}
-	c.stop()
-	late := time.AfterFunc(lastWords, c.abort)
-	c.writer.Wait()
-	late.Stop()
-	c.abort()
 }
-
-// write writes a batch of frames; the last of the connection's is the close frame.
-func (c *conn) write(batch []outgoing) error {
-	deadline := time.Now().Add(c.srv.cfg.WriteTimeout)
-	_ = c.ws.SetWriteDeadline(deadline)
-	for _, o := range batch {
-		var err error
-		if o.kind == websocket.TextMessage {
-			err = c.ws.WriteMessage(o.kind, o.data)
-		} else {
-			err = c.ws.WriteControl(o.kind, o.data, deadline)
-		}
-		if err != nil {
-			return err
-		}
-		if o.kind == websocket.CloseMessage {
-			c.mu.Lock()
-			_ = c.ws.SetReadDeadline(time.Now().Add(c.patience))
-			c.mu.Unlock()
-		}
-	}
-	return nil
-}
-
-// abort cuts the connection without a word; the read loop ends.
-func (c *conn) abort() { _ = c.ws.NetConn().Close() }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"cline-meet/signal/state"
 )
 
@@ -27,8 +25,8 @@ var handlers = [messageTypes]func(*participant, envelope) error{
 }
 
 // handle decodes and handles one frame and answers it with an ack, an error or nothing.
-func (c *conn) handle(kind int, frame []byte) {
-	env, err := c.admit(kind, frame)
+func (c *conn) handle(op opcode, frame []byte) {
+	env, err := c.admit(op, frame)
 	if err == nil {
 		err = handlers[env.Type](c.participant, env)
 	}
@@ -40,12 +38,12 @@ func (p *participant) refuseType(env envelope) error {
 }
 
 // admit decodes a frame if the client's rate allows it.
-func (c *conn) admit(kind int, frame []byte) (envelope, error) {
+func (c *conn) admit(op opcode, frame []byte) (envelope, error) {
 	if wait := c.throttle(); wait > 0 {
 		env, _ := decode(frame)
 		return env, fault(codeRateLimited, "rate limit: wait %d ms", wait.Milliseconds()+1)
 	}
-	if kind != websocket.TextMessage {
+	if op != opText {
 		return envelope{}, fault(codeBadRequest, "send text frames, not binary ones")
 	}
 	return decode(frame)
@@ -103,6 +101,7 @@ func (p *participant) joinRoom(env envelope) error {
 		p.room.welcome(p)
 		return nil
 	}
+	p.yield()
 	r := p.srv.addLocal(id, &localMember{participant: p})
 	ctx, cancel := context.WithTimeout(p.srv.ctx, stateTimeout)
 	defer cancel()
@@ -135,6 +134,7 @@ func (p *participant) leaveRoom(envelope) error {
 	if p.room == nil {
 		return fault(codeNoRoom, "you are in no room")
 	}
+	p.yield()
 	p.leave(state.ReasonLeave)
 	return nil
 }
@@ -194,6 +194,7 @@ func (p *participant) relay(env envelope) error {
 	case len(remote.nodes) == 0:
 		return nil
 	}
+	p.yield()
 	ctx, cancel := context.WithTimeout(p.srv.ctx, stateTimeout)
 	defer cancel()
 	m := state.Message{Room: p.room.id, From: p.user, To: to, Frame: frame}

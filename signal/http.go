@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -75,15 +76,24 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		s.cfg.Logger.Debug("upgrading to WebSocket", "client", who.addr, "error", err)
 		return
 	}
-	c := newConn(s, ws, session, r.Host)
 	if !s.admit() {
 		s.addrs.release(who.prefix())
-		c.abort()
+		_ = ws.NetConn().Close()
 		return
 	}
+	c := newConn(s, s.link(ws.NetConn()), session, r.Host, who.prefix())
 	s.cfg.Logger.Debug("connected", "client", who.addr)
 	s.metrics.accepted.Inc()
-	go s.serve(c, who.prefix(), wanted(r.URL.Query()))
+	go s.serve(c, wanted(r.URL.Query()))
+}
+
+// link returns what a socket uses of a connection: on systems where a poller can wait for it, no
+// goroutine is needed.
+func (s *Server) link(conn net.Conn) link {
+	if l := s.pollers.link(conn); l != nil {
+		return l
+	}
+	return newStream(conn, s.cfg.WriteTimeout, &s.flusher)
 }
 
 // wanted reads what a client says of the session that it resumes. What it got is unknown when it

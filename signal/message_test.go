@@ -193,6 +193,9 @@ func TestMessageTypes(t *testing.T) {
 }
 
 func TestDecodingAllocatesNothing(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates")
+	}
 	offer := []byte(`{"type":"offer","id":"123","target_id":"user-abcdefgh-abcd","data":"{\"sdp\":\"` + strings.Repeat(`a=b\\r\\n`, 100) + `\",\"type\":\"offer\"}"}`)
 	plain := []byte(`{"type":"message","data":{"a":[1,2,3],"b":{"c":null}}}`)
 	for _, frame := range [][]byte{offer, plain} {

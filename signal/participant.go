@@ -142,6 +142,18 @@ func (p *participant) expireLocked() {
 	}
 }
 
+// yield says, in the read loop, that it is about to wait for the shared state. Without other nodes
+// that answers at once.
+func (p *participant) yield() {
+	if !p.srv.cfg.Clustered {
+		return
+	}
+	p.mu.Lock()
+	c := p.conn
+	p.mu.Unlock()
+	c.link.yield()
+}
+
 // end takes a participant, which is the caller's, out of everything.
 func (p *participant) end(why state.Reason) {
 	p.leave(why)

@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"encoding/binary"
 	"log/slog"
 	"slices"
 	"sync"
@@ -16,17 +17,26 @@ func deaf(user string, epoch uint64) *participant {
 	srv := &Server{cfg: DefaultConfig()}
 	srv.cfg.Logger = slog.New(slog.DiscardHandler)
 	p := newParticipant(srv, user, "session", epoch)
-	p.owner, p.conn = ownerConn, &conn{srv: srv, writing: true}
+	p.owner, p.conn = ownerConn, &conn{srv: srv}
+	p.conn.limits, p.conn.marked = &socketLimits{queue: srv.cfg.MaxQueue}, true // Nobody flushes it.
 	return p
 }
 
-func heard(p *participant) []string {
-	var out []string
-	for _, o := range p.conn.queue {
-		out = append(out, string(o.data))
+// heard returns the texts that were sent to a deaf participant since it was last asked.
+func heard(p *participant) (texts []string) {
+	if p.conn.queue == nil {
+		return nil
+	}
+	for rest := p.conn.queue.b; len(rest) > 0; {
+		length, header := int(rest[1]), 2
+		if length == 126 {
+			length, header = int(binary.BigEndian.Uint16(rest[2:])), 4
+		}
+		texts = append(texts, string(rest[header:header+length]))
+		rest = rest[header+length:]
 	}
 	p.conn.queue = nil
-	return out
+	return texts
 }
 
 func view(version uint64, members ...state.Member) state.View {
@@ -88,10 +98,12 @@ func TestWheelVisitsEverybodyOnceInATurn(t *testing.T) {
 			defer mu.Unlock()
 			clear(visits)
 		}
-		w := newWheel(25*time.Second, func(c *conn) {
+		w := newWheel(25*time.Second, func(due []*conn) {
 			mu.Lock()
 			defer mu.Unlock()
-			visits[c]++
+			for _, c := range due {
+				visits[c]++
+			}
 		})
 		done := make(chan struct{})
 		go func() {

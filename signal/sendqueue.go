@@ -1,175 +1,304 @@
 package signal
 
 import (
-	"errors"
-	"slices"
+	"sync"
 	"time"
-
-	"github.com/gorilla/websocket"
 )
 
-// maxWrite bounds the bytes of a batch that the writer takes in hand, so that a client which reads
-// slowly but steadily makes room in the queue before all of it has read.
-const maxWrite = 64 << 10
+// lastWords is how long a close frame may take to be written when nobody waits for its answer.
+const lastWords = 100 * time.Millisecond
 
-var (
-	errQueueFull = errors.New("too much is queued")
-	errNotOpen   = errors.New("the connection takes no more")
-)
+// sendQueue is what a socket has to write: frames in wire form, one after another. Whoever flushes
+// takes all of it in hand and writes that in one call.
+type sendQueue struct {
+	// mu is the innermost lock but the flusher's.
+	mu       sync.Mutex
+	queue    *buffer // what waits for a flush, nil for nothing
+	inHand   *buffer // what is being written, nil for nothing
+	written  int     // bytes of inHand that have been written
+	pong     *buffer // the payload of the pong that is owed, nil for none
+	flushing bool    // somebody writes
+	blocked  bool    // the client must read before more can be written
+	marked   bool    // the flusher knows of it
+	closing  bool    // the close frame is queued or written; nothing may follow it
+	broken   bool    // it takes no more
+	patience time.Duration // how long the client may take to answer the close frame once it is written
+	failure  error         // why we have ended the reading, nil if we have not
+	stuck    *time.Timer   // ends a write that has taken nothing for long, nil while none waits
+	drained  chan struct{} // closed when nothing is left to write, nil unless somebody waits for it
+}
 
-// push queues a text frame. It fails with errQueueFull when more than MaxQueue bytes would wait, and
-// with errNotOpen when the connection is closing or broken.
-func (c *conn) push(frame []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// push queues a text frame. It fails with errQueueFull when more than the limit would wait, and with
+// errNotOpen when the connection is closing or broken.
+func (s *socket) push(text []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
-	case c.closing || c.broken:
+	case s.closing || s.broken:
 		return errNotOpen
-	case c.queued+len(frame) > c.srv.cfg.MaxQueue:
+	case s.waitingLocked()+len(text) > s.limits.queue:
 		return errQueueFull
 	}
-	c.pushLocked(outgoing{websocket.TextMessage, frame})
+	s.appendLocked(opText, text)
 	return nil
 }
 
+// waitingLocked returns the bytes that are queued and in hand.
+func (s *socket) waitingLocked() int {
+	n := -s.written
+	for _, b := range []*buffer{s.queue, s.inHand} {
+		if b != nil {
+			n += len(b.b)
+		}
+	}
+	return n
+}
+
 // open queues what a connection begins with, whose size is bounded by who keeps it.
-func (c *conn) open(greeting []byte, kept [][]byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.pushLocked(outgoing{websocket.TextMessage, greeting})
-	for _, frame := range kept {
-		c.pushLocked(outgoing{websocket.TextMessage, frame})
+func (s *socket) open(greeting []byte, kept [][]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.broken {
+		return
+	}
+	s.appendLocked(opText, greeting)
+	for _, text := range kept {
+		s.appendLocked(opText, text)
 	}
 }
 
 // ping queues a ping, which must be answered before the next.
-func (c *conn) ping(data []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closing && !c.broken {
-		c.pushLocked(outgoing{websocket.PingMessage, data})
+func (s *socket) ping(data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing && !s.broken {
+		s.appendLocked(opPing, data)
 	}
 }
 
 // answerPing owes the client a pong. Of several pings only the last is answered, as RFC 6455, section
 // 5.5.3, allows, so that a client cannot make them pile up.
-func (c *conn) answerPing(data []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closing || c.broken {
+func (s *socket) answerPing(data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.broken {
 		return
 	}
-	if c.pong = append([]byte{}, data...); !c.writing {
-		c.startLocked()
+	if s.pong == nil {
+		s.pong = newBuffer()
 	}
+	s.pong.b = append(s.pong.b[:0], data...)
+	s.markLocked()
 }
 
 // answerClose answers a client's close frame, unless that was an answer itself.
-func (c *conn) answerClose(code int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closing && !c.broken {
-		c.closeLocked(websocket.FormatCloseMessage(code, ""), closeGrace)
+func (s *socket) answerClose(payload []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing && !s.broken {
+		s.closeLocked(payload[:min(2, len(payload))], closeGrace)
 	}
 }
 
-// close queues a close frame behind all that waits. The read loop ends when the client answers it,
-// or closeGrace after it was written.
-func (c *conn) close(code closeCode, text string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closing && !c.broken {
-		c.closeLocked(code.frame(text), closeGrace)
+// close queues a close frame behind all that waits. Reading ends when the client answers it, or
+// closeGrace after it was written.
+func (s *socket) close(code closeCode, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing && !s.broken {
+		s.closeLocked(code.frame(text), closeGrace)
 	}
 }
 
 // cut drops all that waits and closes the connection, which ends within a time, whether the close
 // frame could be written and is answered or not.
-func (c *conn) cut(code closeCode, text string, within time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closing || c.broken {
+func (s *socket) cut(code closeCode, text string, within time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.broken {
 		return
 	}
-	c.queue, c.queued = nil, 0
-	time.AfterFunc(within, c.abort)
-	c.closeLocked(code.frame(text), within)
+	s.dropLocked()
+	time.AfterFunc(within, s.abort)
+	s.closeLocked(code.frame(text), within)
 }
 
-func (c *conn) closeLocked(frame []byte, patience time.Duration) {
-	c.closing, c.patience = true, patience
-	c.pushLocked(outgoing{websocket.CloseMessage, frame})
+func (s *socket) closeLocked(payload []byte, patience time.Duration) {
+	s.closing, s.patience = true, patience
+	s.appendLocked(opClose, payload)
 }
 
-// stop takes no more frames and drops those that wait but for a close frame.
-func (c *conn) stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.broken, c.pong = true, nil
-	c.queue = slices.DeleteFunc(c.queue, func(o outgoing) bool { return o.kind != websocket.CloseMessage })
+// stop takes no more frames. If any are left to write, it returns what is closed when they are written
+// or given up.
+func (s *socket) stop() (written <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = true
+	s.pong.free()
+	s.pong = nil
+	if s.queue == nil && s.inHand == nil {
+		return nil
+	}
+	s.drained = make(chan struct{})
+	return s.drained
 }
 
 // idle reports whether nothing waits to be written.
-func (c *conn) idle() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.writing
+func (s *socket) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queue == nil && s.inHand == nil
 }
 
-func (c *conn) isClosing() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closing
+func (s *socket) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
 }
 
-func (c *conn) pushLocked(o outgoing) {
-	c.queue = append(c.queue, o)
-	c.queued += len(o.data)
-	if !c.writing {
-		c.startLocked()
+func (s *socket) appendLocked(op opcode, payload []byte) {
+	if s.queue == nil {
+		s.queue = newBuffer()
+	}
+	s.queue.b = appendFrame(s.queue.b, op, payload)
+	s.markLocked()
+}
+
+// markLocked tells the flusher, unless somebody will look at the queue anyway.
+func (s *socket) markLocked() {
+	if !s.marked && !s.flushing && !s.blocked {
+		s.marked = true
+		s.flusher.add(s)
 	}
 }
 
-func (c *conn) startLocked() {
-	c.writing = true
-	c.writer.Go(c.writeQueue)
-}
-
-// writeQueue writes what is queued and ends when nothing is left, or with the connection.
-func (c *conn) writeQueue() {
-	for batch := c.next(0); len(batch) > 0; batch = c.next(sizeOf(batch)) {
-		if c.write(batch) != nil {
-			c.stop()
-			c.abort()
-			return
-		}
+// flush writes what is queued until nothing is left, or until it would have to wait for the client.
+func (s *socket) flush() {
+	for batch := s.next(); batch != nil; {
+		n, err := s.link.Write(batch)
+		batch = s.wrote(n, err)
 	}
 }
 
-// next returns what is to be written after so many bytes were; nothing when the writer shall end.
-func (c *conn) next(written int) []outgoing {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.queued = max(0, c.queued-written) // What was in hand when the queue was dropped is not counted any more.
-	n := 0
-	for size := 0; n < len(c.queue) && size < maxWrite; n++ {
-		size += len(c.queue[n].data)
+// next begins a flush: it returns what to write, nil for nothing.
+func (s *socket) next() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.marked = false
+	if s.flushing || s.blocked {
+		return nil
 	}
-	batch := c.queue[:n:n]
-	if c.queue = c.queue[n:]; len(c.queue) == 0 {
-		c.queue = nil
-	}
-	if c.pong != nil {
-		batch = slices.Insert(batch, 0, outgoing{websocket.PongMessage, c.pong})
-		c.pong = nil
-	}
-	c.writing = len(batch) > 0
-	return batch
+	return s.takeLocked()
 }
 
-func sizeOf(batch []outgoing) (size int) {
-	for _, o := range batch {
-		size += len(o.data)
+// wrote notes what a write has come to and returns what to write next.
+func (s *socket) wrote(n int, err error) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.written += n
+	switch {
+	case err == errWait:
+		s.flushing, s.blocked = false, true
+		s.watchLocked(n > 0)
+		return nil
+	case err != nil:
+		s.flushing = false
+		s.breakLocked()
+		s.link.cut()
+		return nil
 	}
-	return size
+	return s.takeLocked()
+}
+
+// takeLocked returns what is in hand or takes all that waits, and owes a pong no more.
+func (s *socket) takeLocked() []byte {
+	if s.inHand != nil && s.written < len(s.inHand.b) {
+		s.flushing = true
+		return s.inHand.b[s.written:]
+	}
+	s.inHand.free()
+	if s.stuck != nil {
+		s.stuck.Stop()
+		s.stuck = nil
+	}
+	if s.pong != nil && !s.closing {
+		s.appendPongLocked()
+	}
+	s.inHand, s.queue, s.written = s.queue, nil, 0
+	if s.flushing = s.inHand != nil; s.flushing {
+		return s.inHand.b
+	}
+	s.emptyLocked()
+	return nil
+}
+
+func (s *socket) appendPongLocked() {
+	if s.queue == nil {
+		s.queue = newBuffer()
+	}
+	s.queue.b = appendFrame(s.queue.b, opPong, s.pong.b)
+	s.pong.free()
+	s.pong = nil
+}
+
+// emptyLocked notes that all is written. Behind a close frame the client has its time to answer.
+func (s *socket) emptyLocked() {
+	s.inHand.free()
+	s.inHand = nil
+	if s.closing && s.patience > 0 {
+		time.AfterFunc(s.patience, s.abort)
+		s.patience = 0
+	}
+	s.wakeLocked()
+}
+
+func (s *socket) wakeLocked() {
+	if s.drained != nil {
+		close(s.drained)
+		s.drained = nil
+	}
+}
+
+// unblock goes on with a flush that had to wait for the client, which has read.
+func (s *socket) unblock() {
+	s.mu.Lock()
+	was := s.blocked
+	s.blocked = false
+	s.mu.Unlock()
+	if was {
+		s.flush()
+	}
+}
+
+// watchLocked ends a write that takes nothing for the limit.
+func (s *socket) watchLocked(moved bool) {
+	switch {
+	case s.stuck == nil:
+		s.stuck = time.AfterFunc(s.limits.write, s.abort)
+	case moved:
+		s.stuck.Reset(s.limits.write)
+	}
+}
+
+// breakLocked takes no more and gives up what waits. What is being written right now belongs to who
+// writes it.
+func (s *socket) breakLocked() {
+	s.broken = true
+	s.dropLocked()
+	if s.stuck != nil {
+		s.stuck.Stop()
+		s.stuck = nil
+	}
+	if !s.flushing {
+		s.inHand.free()
+		s.inHand, s.written, s.blocked = nil, 0, false
+		s.wakeLocked()
+	}
+}
+
+// dropLocked drops what waits, and what is not begun cannot be told from what is in hand: that stays.
+func (s *socket) dropLocked() {
+	s.queue.free()
+	s.pong.free()
+	s.queue, s.pong = nil, nil
 }

@@ -3,7 +3,6 @@
 package signal
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -54,8 +53,10 @@ type Server struct {
 	http     []*http.Server
 	ctx      context.Context // ends when the server stops
 	cancel   context.CancelFunc
+	limits   socketLimits
+	pollers  *pollers
+	flusher  flusher
 
-	buffers  sync.Pool
 	leaving  atomic.Bool // clients are asked to go to other nodes
 	draining atomic.Bool
 	members  atomic.Int64
@@ -97,18 +98,22 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.proxies, _ = parseProxies(cfg.TrustedProxies) // Validate has seen them.
 	s.moves.byUser = map[string]*outgoingMove{}
-	s.buffers.New = func() any { return new(bytes.Buffer) }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: cfg.WriteTimeout,
-		ReadBufferSize:   1 << 10,
+		ReadBufferSize:   1, // Only the handshake is its business.
 		WriteBufferSize:  4 << 10,
 		WriteBufferPool:  new(sync.Pool),
 		CheckOrigin:      func(*http.Request) bool { return true }, // serveWS has checked it.
 	}
-	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), func(c *conn) { c.participant.visit() })
+	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
+	s.limits = socketLimits{cfg.MaxFrame, cfg.MaxQueue, cfg.ReadTimeout, cfg.WriteTimeout}
 	s.metrics = newMetrics(s, cfg.Registry)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if s.pollers, err = newPollers(&s.flusher); err != nil {
+		return nil, err
+	}
 	if err := s.listen(); err != nil {
+		s.pollers.close()
 		return nil, err
 	}
 	return s, nil
@@ -117,7 +122,11 @@ func New(cfg Config) (*Server, error) {
 // Events is what the shared state is to call when other nodes act. Who builds the node subscribes with
 // them when all its parts are there: an event may come before Run.
 func (s *Server) Events() state.Events {
-	return state.Events{View: s.onView, Message: s.onMessage, Lost: s.onLost}
+	return state.Events{
+		View:    func(v state.View) { s.flusher.batch(func() { s.onView(v) }) },
+		Message: func(m state.Message) { s.flusher.batch(func() { s.onMessage(m) }) },
+		Lost:    s.onLost,
+	}
 }
 
 // listen binds the public and the admin address, both or none.
@@ -215,6 +224,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, p := range s.everybody() { // Nobody owns them any more.
 		p.end(state.ReasonDisconnect)
 	}
+	s.pollers.close()
+	s.flusher.wait()
 	return err
 }
 
@@ -298,31 +309,51 @@ func (s *Server) forgetLocked(p *participant) {
 	}
 }
 
-// serve runs a connection until it ends, and takes its participant out of everything unless its
-// client may come back.
-func (s *Server) serve(c *conn, from netip.Prefix, want resumption) {
-	defer s.reading.Done()
-	defer s.addrs.release(from)
+// serve attaches a connection to a participant and begins to read. At the end, ended takes the
+// participant out of everything unless its client may come back.
+func (s *Server) serve(c *conn, want resumption) {
 	s.open.Add(1)
-	defer s.open.Add(-1)
 	if s.enter(c, want) != nil {
 		c.cut(closeUnavailable, "the session cannot be reached now: resume again", lastWords)
-		c.finish(state.ReasonDisconnect)
+		c.finish()
+		s.vacate(c)
 		return
 	}
-	p := c.participant
 	if s.draining.Load() { // Shutdown may not have seen it.
-		p.close(closeGoingAway, goingAway)
+		c.participant.close(closeGoingAway, goingAway)
 	}
 	s.wheel.add(c)
-	why, mayReturn := c.readLoop()
+	c.serve()
+}
+
+// visit is what the wheel does to connections.
+func (s *Server) visit(due []*conn) {
+	s.flusher.batch(func() {
+		for _, c := range due {
+			c.visit()
+		}
+	})
+}
+
+// ended finishes a connection that reads no more.
+func (s *Server) ended(c *conn, err error) {
+	defer s.vacate(c)
 	s.wheel.remove(c)
-	c.finish(why)
+	why, mayReturn := c.ending(err)
+	c.finish()
 	s.metrics.ended.WithLabelValues(string(why)).Inc()
-	p.log.Debug("connection ended", "reason", why)
+	p := c.participant
+	p.log.Debug("connection ended", "reason", why, "error", err)
 	if !p.detach(c, mayReturn) {
 		p.end(why)
 	}
+}
+
+// vacate gives the place of a connection to others.
+func (s *Server) vacate(c *conn) {
+	s.open.Add(-1)
+	s.addrs.release(c.from)
+	s.reading.Done()
 }
 
 // addLocal makes a participant known to a room before it joins.

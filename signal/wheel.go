@@ -12,14 +12,14 @@ const wheelSlots = 64
 // wheel visits every connection once in a turn, with one timer for all of them.
 type wheel struct {
 	turn  time.Duration
-	visit func(*conn)
+	visit func(due []*conn)
 
 	mu    sync.Mutex
 	slots [wheelSlots]map[*conn]struct{}
 	next  int
 }
 
-func newWheel(turn time.Duration, visit func(*conn)) *wheel {
+func newWheel(turn time.Duration, visit func(due []*conn)) *wheel {
 	w := &wheel{turn: turn, visit: visit}
 	for i := range w.slots {
 		w.slots[i] = map[*conn]struct{}{}
@@ -59,9 +59,7 @@ func (w *wheel) run(ctx context.Context) {
 		}
 		w.next = (w.next + 1) % wheelSlots
 		w.mu.Unlock()
-		for _, c := range due {
-			w.visit(c)
-		}
+		w.visit(due)
 		clear(due)
 	}
 }

@@ -1,0 +1,432 @@
+package signal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// pollers wait for all plain connections of a server, so that an idle one costs no goroutine. There
+// is one for each core; connections are dealt out in turns.
+//
+// A poller is served by one worker, a goroutine that takes all connections on which something has come,
+// handles that, one after the other, and flushes what was sent. Handling must not hold up the others:
+// a handler that is about to wait yields, which leaves the poller to a new worker, and the old one ends
+// with its connection's turn.
+type pollers struct {
+	all  []*poller
+	next atomic.Uint32
+}
+
+func newPollers(f *flusher) (*pollers, error) {
+	ps := new(pollers)
+	for range runtime.GOMAXPROCS(0) {
+		p, err := newPoller(f)
+		if err != nil {
+			ps.close()
+			return nil, fmt.Errorf("preparing to wait for connections: %w", err)
+		}
+		ps.all = append(ps.all, p)
+	}
+	return ps, nil
+}
+
+// close ends the workers and waits for them. No connection may be served any more.
+func (ps *pollers) close() {
+	for _, p := range ps.all {
+		p.close()
+	}
+}
+
+// link takes over a connection. It returns nil when that is none that a poller can wait for.
+func (ps *pollers) link(conn net.Conn) link {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	p := ps.all[int(ps.next.Add(1))%len(ps.all)]
+	d, err := p.take(tcp)
+	if err != nil {
+		return nil
+	}
+	return d
+}
+
+// pollerEvents is how many connections a poller reports at once.
+const pollerEvents = 128
+
+// workerBuffer is the size of what is read at once.
+const workerBuffer = 32 << 10
+
+// poller is an epoll set of connections. Each event is reported once, when something changes
+// (EPOLLET): nothing needs to be changed in the set while connections are read, written and idle.
+type poller struct {
+	// Fixed after construction.
+	fd      int
+	wake    int             // an eventfd that ends the worker
+	gate    *os.File        // an epoll set that the runtime watches; it holds fd while the worker is parked, lest every event wakes a thread of the runtime too
+	parked  syscall.RawConn // of gate
+	flusher *flusher
+
+	workers sync.WaitGroup
+
+	mu      sync.Mutex
+	serving []*descriptor // by descriptor
+	started bool
+}
+
+func newPoller(f *flusher) (*poller, error) {
+	p := &poller{fd: -1, wake: -1, flusher: f}
+	if err := p.open(); err != nil {
+		p.closeAll()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *poller) open() (err error) {
+	if p.fd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	gate, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	_ = unix.SetNonblock(gate, true) // The runtime watches only what does not block; this does not fail.
+	p.gate = os.NewFile(uintptr(gate), "epoll")
+	if p.parked, err = p.gate.SyscallConn(); err != nil {
+		return err
+	}
+	if p.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	return p.watch(p.wake)
+}
+
+func (p *poller) watch(fd int) error {
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(fd)}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &event))
+}
+
+// take takes a connection over from the runtime's poller, which would watch it as well.
+func (p *poller) take(tcp *net.TCPConn) (*descriptor, error) {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	var failed error
+	if err := raw.Control(func(original uintptr) {
+		fd, failed = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 0)
+	}); err != nil || failed != nil {
+		return nil, errors.Join(err, failed)
+	}
+	_ = tcp.Close() // The connection lives on in the other descriptor.
+	return &descriptor{fd: fd, poller: p}, nil
+}
+
+func (p *poller) add(d *descriptor) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.serving) <= d.fd {
+		p.serving = append(p.serving, make([]*descriptor, 64)...)
+	}
+	p.serving[d.fd] = d
+	if !p.started {
+		p.started = true
+		p.workers.Go(newWorker(p).run)
+	}
+}
+
+// remove takes away a descriptor, which may have been added or not.
+func (p *poller) remove(d *descriptor) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d.fd < len(p.serving) && p.serving[d.fd] == d {
+		p.serving[d.fd] = nil
+	}
+}
+
+func (p *poller) close() {
+	one := [8]byte{1, 7: 1}           // It counts, in either byte order.
+	_, _ = unix.Write(p.wake, one[:]) // It can only be full, which wakes as well.
+	p.workers.Wait()
+	p.closeAll()
+}
+
+func (p *poller) closeAll() {
+	if p.gate != nil {
+		_ = p.gate.Close()
+	}
+	for _, fd := range []int{p.wake, p.fd} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// ready is a connection on which something has happened.
+type ready struct {
+	d      *descriptor
+	events uint32
+}
+
+// worker serves a poller until another takes its place.
+type worker struct {
+	poller *poller
+	buf    []byte // what is read is handled there
+	ready  []ready
+	again  []*descriptor // those whose turn was interrupted
+	gone   bool          // another worker serves the poller
+	ended  bool          // the poller ends
+
+	events [pollerEvents]unix.EpollEvent
+	found  int
+	look   func(uintptr) bool // poll, kept since a function value is allocated
+}
+
+func newWorker(p *poller) *worker {
+	w := &worker{poller: p, buf: make([]byte, workerBuffer)}
+	w.look = func(uintptr) bool { return w.poll() }
+	return w
+}
+
+func (w *worker) run() {
+	for !w.gone && w.wait() {
+		w.poller.flusher.begin()
+		w.handle()
+		if !w.gone {
+			w.poller.flusher.end()
+			runtime.Gosched() // Others may have waited for a whole batch.
+		}
+	}
+}
+
+// handle gives each ready connection its turn.
+func (w *worker) handle() {
+	for len(w.again) > 0 && !w.gone {
+		d := w.again[len(w.again)-1]
+		w.again = w.again[:len(w.again)-1]
+		d.read(w)
+	}
+	for len(w.ready) > 0 && !w.gone {
+		r := w.ready[0]
+		w.ready = w.ready[1:]
+		r.d.happened(r.events, w)
+	}
+}
+
+// yield leaves the poller to a new worker. What was sent so far is flushed.
+func (w *worker) yield() {
+	if w.gone {
+		return
+	}
+	w.gone = true
+	next := newWorker(w.poller)
+	next.ready, next.again = w.ready, w.again
+	w.ready, w.again = nil, nil
+	w.poller.workers.Go(next.run)
+	w.poller.flusher.end()
+}
+
+// wait returns when there is something to handle; it reports false when the poller ends.
+func (w *worker) wait() bool {
+	if len(w.ready) > 0 { // A worker before has left them.
+		return true
+	}
+	if !w.poll() && len(w.again) == 0 && !w.park() {
+		return false
+	}
+	w.resolve()
+	return !w.ended
+}
+
+// poll looks for events and reports whether there are any.
+func (w *worker) poll() bool {
+	n, err := unix.EpollWait(w.poller.fd, w.events[:], 0)
+	w.found = max(0, n)
+	return err == nil && n > 0
+}
+
+// park waits in the runtime's poller until there are events.
+func (w *worker) park() bool {
+	event := unix.EpollEvent{Events: unix.EPOLLIN}
+	change := func(operation int) error {
+		var failed error
+		err := w.poller.parked.Control(func(gate uintptr) { failed = unix.EpollCtl(int(gate), operation, w.poller.fd, &event) })
+		return errors.Join(err, failed)
+	}
+	if change(unix.EPOLL_CTL_ADD) != nil {
+		return false
+	}
+	err := w.poller.parked.Read(w.look)
+	return errors.Join(err, change(unix.EPOLL_CTL_DEL)) == nil
+}
+
+// resolve makes ready what events were found.
+func (w *worker) resolve() {
+	w.ready = w.ready[:0]
+	w.poller.mu.Lock()
+	defer w.poller.mu.Unlock()
+	for _, e := range w.events[:w.found] {
+		if int(e.Fd) == w.poller.wake {
+			w.ended = w.ended || e.Events&unix.EPOLLIN != 0
+		} else if d := w.poller.serving[e.Fd]; d != nil {
+			w.ready = append(w.ready, ready{d, e.Events})
+		}
+	}
+	w.found = 0
+}
+
+// The turns of a descriptor: who reads from it.
+const (
+	turnFree    int32 = iota // nobody: whoever hears that something has come
+	turnTaken                // somebody, until all is read
+	turnNoticed              // the same, and something has come since
+	turnEnded                // nobody ever again
+)
+
+// maxReads is how often a connection is read before others have their turn.
+const maxReads = 4
+
+// descriptor is a link that does not wait. What happens to it is told by a poller, once for each change.
+type descriptor struct {
+	// Fixed after construction.
+	fd     int
+	poller *poller
+
+	// Fixed when it is served.
+	socket *socket
+
+	turn atomic.Int32
+	hung atomic.Bool // the client sends no more, so that the last read finds the end
+
+	// Owned by whose turn it is.
+	worker *worker
+
+	mu     sync.Mutex // mu is an innermost lock.
+	closed bool
+}
+
+func (d *descriptor) Read(p []byte) (int, error) {
+	n, err := retry(unix.Read, d.fd, p)
+	switch {
+	case err == unix.EAGAIN:
+		return 0, errWait
+	case err != nil:
+		return 0, os.NewSyscallError("read", err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+func (d *descriptor) Write(p []byte) (int, error) {
+	n, err := retry(unix.Write, d.fd, p)
+	switch {
+	case err == unix.EAGAIN:
+		return 0, errWait
+	case err != nil:
+		return 0, os.NewSyscallError("write", err)
+	case n < len(p):
+		return n, errWait
+	}
+	return n, nil
+}
+
+// retry calls until no signal interrupts.
+func retry(call func(int, []byte) (int, error), fd int, p []byte) (int, error) {
+	for {
+		n, err := call(fd, p)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// serve hands the connection to the poller, which reports at once what has come and gone so far.
+func (d *descriptor) serve(s *socket) {
+	d.socket = s
+	d.poller.add(d)
+	if err := d.poller.watch(d.fd); err != nil {
+		s.to.ended(err)
+	}
+}
+
+// happened goes on with writing and reading, whatever is possible now.
+func (d *descriptor) happened(events uint32, w *worker) {
+	const ends = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	if events&ends != 0 {
+		d.hung.Store(true)
+	}
+	if events&(unix.EPOLLOUT|ends) != 0 {
+		d.socket.unblock()
+	}
+	if events&(unix.EPOLLIN|ends) != 0 && d.notice() {
+		d.read(w)
+	}
+}
+
+// notice takes the turn if it is free, and else notes that whoever has it must look again.
+func (d *descriptor) notice() bool {
+	for {
+		switch {
+		case d.turn.CompareAndSwap(turnFree, turnTaken):
+			return true
+		case d.turn.CompareAndSwap(turnTaken, turnNoticed), d.turn.Load() >= turnNoticed:
+			return false
+		}
+	}
+}
+
+// read reads, in its turn, until nothing is left. When it is much, others have a turn before.
+func (d *descriptor) read(w *worker) {
+	d.worker = w
+	for n := 1; ; n++ {
+		all, err := d.socket.read(w.buf)
+		if err != nil {
+			d.turn.Store(turnEnded)
+			return
+		}
+		if all && !d.hung.Swap(false) {
+			if d.turn.CompareAndSwap(turnTaken, turnFree) {
+				return
+			}
+			d.turn.Store(turnTaken)
+		}
+		if n >= maxReads && !w.gone {
+			w.again = append(w.again, d)
+			return
+		}
+	}
+}
+
+func (d *descriptor) yield()          { d.worker.yield() }
+func (d *descriptor) flush(s *socket) { s.flush() }
+func (d *descriptor) endReading()     { d.shutdown(unix.SHUT_RD) }
+func (d *descriptor) cut()            { d.shutdown(unix.SHUT_RDWR) }
+
+// shutdown ends the reading or all; the poller reports it.
+func (d *descriptor) shutdown(how int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		_ = unix.Shutdown(d.fd, how) // It can only have ended already.
+	}
+}
+
+func (d *descriptor) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	d.poller.remove(d)
+	_ = unix.Close(d.fd) // Its number may mean another connection at once.
+}

@@ -1,0 +1,532 @@
+package signal
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// script is a link on which bytes come in given portions, and then the end.
+type script struct {
+	portions [][]byte
+	out      bytes.Buffer
+	room     int // what may be written before it would have to wait; negative for any
+}
+
+func (l *script) Read(p []byte) (int, error) {
+	if len(l.portions) == 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n := copy(p, l.portions[0])
+	if l.portions[0] = l.portions[0][n:]; len(l.portions[0]) == 0 {
+		l.portions = l.portions[1:]
+	}
+	return n, nil
+}
+
+func (l *script) Write(p []byte) (int, error) {
+	if l.room < 0 || len(p) <= l.room {
+		l.room -= len(p)
+		return l.out.Write(p)
+	}
+	n, _ := l.out.Write(p[:l.room])
+	l.room = 0
+	return n, errWait
+}
+
+func (l *script) serve(s *socket) {
+	space := make([]byte, 100)
+	for {
+		if _, err := s.read(space); err != nil {
+			return
+		}
+	}
+}
+
+func (l *script) yield()          {}
+func (l *script) flush(s *socket) { s.flush() }
+func (l *script) endReading()     {}
+func (l *script) cut()            {}
+func (l *script) close()          {}
+
+// record is a receiver that writes down what it hears.
+type record struct {
+	events []string
+	end    error
+}
+
+func (r *record) message(op opcode, data []byte) {
+	r.events = append(r.events, fmt.Sprintf("message %d %q", op, data))
+}
+func (r *record) tooLarge()        { r.events = append(r.events, "too large") }
+func (r *record) pong(data []byte) { r.events = append(r.events, fmt.Sprintf("pong %q", data)) }
+func (r *record) ended(err error)  { r.end = err }
+
+var testLimits = socketLimits{message: 1 << 16, queue: 1 << 20, read: time.Minute, write: time.Minute}
+
+// clientFrame returns a masked frame.
+func clientFrame(first byte, payload string) []byte {
+	frame := []byte{first, maskBit}
+	switch n := len(payload); {
+	case n <= maxControl:
+		frame[1] |= byte(n)
+	case n < 1<<16:
+		frame[1] |= 126
+		frame = binary.BigEndian.AppendUint16(frame, uint16(n))
+	default:
+		frame[1] |= 127
+		frame = binary.BigEndian.AppendUint64(frame, uint64(n))
+	}
+	key := []byte{1, 0xfe, 0, 0x55}
+	frame = append(frame, key...)
+	for i := range len(payload) {
+		frame = append(frame, payload[i]^key[i%4])
+	}
+	return frame
+}
+
+// portions cuts bytes into pieces of that many, 0 for one piece.
+func portions(b []byte, size int) [][]byte {
+	if size == 0 {
+		size = len(b)
+	}
+	var out [][]byte
+	for piece := range slices.Chunk(b, max(1, size)) {
+		out = append(out, piece)
+	}
+	return out
+}
+
+// FuzzReading compares what a socket makes of a client's bytes, however they are cut, with what another
+// implementation of RFC 6455 does.
+func FuzzReading(f *testing.F) {
+	long := strings.Repeat("long ", 100)
+	for _, frames := range [][][]byte{
+		{clientFrame(0x81, "hello"), clientFrame(0x82, "\x00\xff"), clientFrame(0x81, "")},
+		{clientFrame(0x81, long), clientFrame(0x89, "ping"), clientFrame(0x8a, "pong"), clientFrame(0x88, "\x03\xe8bye")},
+		{clientFrame(0x01, "a"), clientFrame(0x89, "between"), clientFrame(0x00, long), clientFrame(0x80, "c"), clientFrame(0x81, "next")},
+		{clientFrame(0x88, "")}, {clientFrame(0x88, "\x03")}, {clientFrame(0x88, "\x03\xed")}, {clientFrame(0x88, "\x03\xe9\xff")},
+		{clientFrame(0x80, "no beginning")}, {clientFrame(0x01, "a"), clientFrame(0x81, "b")},
+		{clientFrame(0x09, "fragmented ping")}, {clientFrame(0x89, long)}, {clientFrame(0xc1, "rsv")}, {clientFrame(0x83, "opcode")},
+		{{0x81, 1, 'x'}}, {{0x81, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}}, {{0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 5}},
+	} {
+		for _, size := range []int{0, 1, 7} {
+			f.Add(bytes.Join(frames, nil), size)
+		}
+	}
+	f.Fuzz(func(t *testing.T, stream []byte, size int) {
+		if len(stream) > testLimits.message || size < 0 {
+			return
+		}
+		var got record
+		var fl flusher
+		fl.begin() // Nothing is flushed.
+		s := newSocket(&script{portions: portions(bytes.Clone(stream), size)}, &got, &testLimits, &fl)
+		s.serve()
+		want := heardByGorilla(t, stream)
+		if !slices.Equal(got.events, want.events) {
+			t.Errorf("heard %v, want %v", got.events, want.events)
+		}
+		if kindOfEnd(got.end) != kindOfEnd(want.end) {
+			t.Errorf("ended with %v, want %v", got.end, want.end)
+		}
+	})
+}
+
+// kindOfEnd makes the errors of both implementations comparable.
+func kindOfEnd(err error) string {
+	var ours closeError
+	var theirs *websocket.CloseError
+	switch {
+	case errors.As(err, &ours):
+		return fmt.Sprint("close ", ours.code)
+	case errors.As(err, &theirs) && theirs.Code != websocket.CloseAbnormalClosure:
+		return fmt.Sprint("close ", theirs.Code)
+	case errors.Is(err, io.ErrUnexpectedEOF) || theirs != nil:
+		return "cut"
+	}
+	return "protocol"
+}
+
+// playback is a connection that a client's bytes come from.
+type playback struct {
+	net.Conn
+	from io.Reader
+}
+
+func (c playback) Read(p []byte) (int, error)         { return c.from.Read(p) }
+func (c playback) Write(p []byte) (int, error)        { return len(p), nil }
+func (c playback) Close() error                       { return nil }
+func (c playback) SetDeadline(time.Time) error        { return nil }
+func (c playback) SetReadDeadline(time.Time) error    { return nil }
+func (c playback) SetWriteDeadline(t time.Time) error { return nil }
+
+// hijacked lets an upgrader take a playback.
+type hijacked struct {
+	*httptest.ResponseRecorder
+	conn playback
+}
+
+func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	none := strings.NewReader("")
+	return h.conn, bufio.NewReadWriter(bufio.NewReader(none), bufio.NewWriter(io.Discard)), nil
+}
+
+func heardByGorilla(t *testing.T, stream []byte) (r record) {
+	request := httptest.NewRequest(http.MethodGet, "/", nil)
+	request.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}
+	upgrader := websocket.Upgrader{ReadBufferSize: 1 << 10}
+	ws, err := upgrader.Upgrade(hijacked{httptest.NewRecorder(), playback{from: bytes.NewReader(stream)}}, request, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws.SetPongHandler(func(data string) error { r.pong([]byte(data)); return nil })
+	for r.end == nil {
+		kind, data, err := ws.ReadMessage()
+		if r.end = err; err == nil {
+			r.message(opcode(kind), data)
+		}
+	}
+	return r
+}
+
+// TestTooLarge sends a message that is too large, whole and in fragments: its data is dropped as that of
+// all after it, but the client's close frame is heard.
+func TestTooLarge(t *testing.T) {
+	limits := testLimits
+	limits.message = 10
+	for _, frames := range [][][]byte{
+		{clientFrame(0x81, "1234567890"), clientFrame(0x81, "12345678901"), clientFrame(0x81, "more"), clientFrame(0x88, "\x03\xe8")},
+		{clientFrame(0x81, "1234567890"), clientFrame(0x01, "123456789"), clientFrame(0x00, "0"), clientFrame(0x80, "1"), clientFrame(0x88, "\x03\xe8")},
+	} {
+		for size := range 20 {
+			var got record
+			var f flusher
+			f.begin()
+			s := newSocket(&script{portions: portions(bytes.Join(frames, nil), size)}, &got, &limits, &f)
+			s.serve()
+			if want := []string{`message 1 "1234567890"`, "too large"}; !slices.Equal(got.events, want) || kindOfEnd(got.end) != "close 1000" {
+				t.Errorf("in portions of %d: heard %v, ended with %v", size, got.events, got.end)
+			}
+		}
+	}
+}
+
+// sentFrames parses what a socket has written.
+func sentFrames(t *testing.T, b []byte) (frames []string) {
+	t.Helper()
+	for len(b) > 0 {
+		length, header := int(b[1]), 2
+		if length == 126 {
+			length, header = int(binary.BigEndian.Uint16(b[2:])), 4
+		}
+		if b[0]&finBit == 0 || length > 1<<16 || len(b) < header+length {
+			t.Fatalf("not whole frames: %.40q", b)
+		}
+		frames = append(frames, fmt.Sprintf("%d %s", b[0]&15, b[header:header+length]))
+		b = b[header+length:]
+	}
+	return frames
+}
+
+// TestWriting queues frames for a client that takes some bytes at a time.
+func TestWriting(t *testing.T) {
+	for room := 1; room < 40; room++ {
+		l := &script{room: room}
+		var f flusher
+		f.begin()
+		s := newSocket(l, new(record), &testLimits, &f)
+		long := strings.Repeat("x", 200)
+		var want []string
+		for _, text := range []string{"a", long, "b"} {
+			if err := s.push([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, "1 "+text)
+		}
+		f.end()
+		f.begin()
+		s.answerPing([]byte("first"))
+		s.answerPing([]byte("last")) // The one before is not answered any more.
+		if err := s.push([]byte("c")); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, "1 c", "10 last")
+		for range 400 {
+			l.room = room
+			s.unblock()
+		}
+		s.close(closeGoingAway, "bye")
+		want = append(want, "8 \x03\xe9bye")
+		if err := s.push([]byte("late")); err != errNotOpen {
+			t.Errorf("push after close: %v", err)
+		}
+		l.room = 1000
+		f.end()
+		s.unblock()
+		if got := sentFrames(t, l.out.Bytes()); !slices.Equal(got, want) {
+			t.Fatalf("with room for %d sent %q, want %q", room, got, want)
+		}
+		if s.queue != nil || s.inHand != nil || s.pong != nil {
+			t.Error("an idle socket holds a buffer")
+		}
+		s.finish()
+	}
+}
+
+// TestQueueBound fills the queue of a client that reads nothing. What is begun stands, the rest gives
+// way to the close frame.
+func TestQueueBound(t *testing.T) {
+	limits := testLimits
+	limits.queue = 100
+	l := new(script)
+	l.room = 5
+	var f flusher
+	f.begin()
+	s := newSocket(l, new(record), &limits, &f)
+	first, second := strings.Repeat("1", 40), strings.Repeat("2", 40)
+	for _, text := range []string{first, second} {
+		if err := s.push([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		f.end()
+		f.begin()
+	}
+	if err := s.push([]byte(strings.Repeat("3", 40))); err != errQueueFull {
+		t.Fatalf("push over the bound: %v", err)
+	}
+	s.cut(closeSlow, "slow", time.Hour)
+	l.room = -1
+	s.unblock()
+	if got, want := sentFrames(t, l.out.Bytes()), []string{"1 " + first, "8 \x0f\xa0slow"}; !slices.Equal(got, want) {
+		t.Errorf("sent %q, want %q", got, want)
+	}
+}
+
+// echo is a receiver that sends every message back and closes done when it has ended.
+type echo struct {
+	record
+	s    *socket
+	wait func()
+	done chan error
+}
+
+func (e *echo) message(_ opcode, data []byte) {
+	if e.wait != nil {
+		e.s.link.yield()
+		e.wait()
+	}
+	_ = e.s.push(data) // The test sees what is missing.
+}
+
+func (e *echo) ended(err error) { go e.finish(err) }
+
+func (e *echo) finish(err error) {
+	e.s.finish()
+	e.done <- err
+}
+
+// connect returns both ends of a TCP connection, the server's as an echo's socket.
+func connect(t *testing.T, ps *pollers, f *flusher, wait func()) (*echo, net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	_ = client.SetDeadline(time.Now().Add(time.Minute))
+	server, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var l link = newStream(server, time.Minute, f)
+	if ps != nil {
+		if l = ps.link(server); l == nil {
+			t.Skip("no poller for this system")
+		}
+	}
+	e := &echo{wait: wait, done: make(chan error, 1)}
+	e.s = newSocket(l, e, &testLimits, f)
+	return e, client
+}
+
+func eachLink(t *testing.T, run func(t *testing.T, ps *pollers, f *flusher)) {
+	var f flusher
+	t.Run("stream", func(t *testing.T) { run(t, nil, &f) })
+	t.Run("poller", func(t *testing.T) {
+		ps, err := newPollers(&f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ps.close()
+		run(t, ps, &f)
+	})
+	f.wait()
+}
+
+// TestEcho sends many messages of all sizes, in any portions, to many sockets at once.
+func TestEcho(t *testing.T) {
+	eachLink(t, func(t *testing.T, ps *pollers, f *flusher) {
+		var clients sync.WaitGroup
+		for n := range 20 {
+			e, client := connect(t, ps, f, nil)
+			var want []string
+			var stream []byte
+			for i := range 200 {
+				text := strings.Repeat(string(rune('a'+i%26)), i*i%5000+n)
+				want = append(want, "1 "+text)
+				stream = append(stream, clientFrame(0x81, text)...)
+			}
+			clients.Go(func() {
+				go e.s.serve()
+				go func() {
+					for _, portion := range portions(stream, 1000*n+77) {
+						if _, err := client.Write(portion); err != nil {
+							t.Error(err)
+						}
+					}
+					_ = client.(*net.TCPConn).CloseWrite()
+				}()
+				written, err := io.ReadAll(client)
+				if got := sentFrames(t, written); !slices.Equal(got, want) {
+					t.Errorf("%d of %d messages came back, %v", len(got), len(want), err)
+				}
+				if err := <-e.done; err != io.EOF {
+					t.Errorf("ended with %v", err)
+				}
+			})
+		}
+		clients.Wait()
+	})
+}
+
+// TestYield lets a message of one client wait: the other clients of the same poller must not, and the
+// messages of the first keep their order.
+func TestYield(t *testing.T) {
+	var f flusher
+	ps, err := newPollers(&f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.wait()
+	defer ps.close()
+	answer := make(chan struct{})
+	waiting, client := connect(t, ps, &f, func() { <-answer })
+	go waiting.s.serve()
+	send := func(c net.Conn, texts ...string) {
+		for _, text := range texts {
+			if _, err := c.Write(clientFrame(0x81, text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	receive := func(c net.Conn, size int) []string {
+		b := make([]byte, size)
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatal(err)
+		}
+		return sentFrames(t, b)
+	}
+	send(client, "1", "2")
+	for range 8 {
+		other, c := connect(t, ps, &f, nil)
+		go other.s.serve()
+		send(c, "other")
+		receive(c, 7)
+		_ = c.Close()
+		<-other.done
+	}
+	send(client, "3")
+	close(answer)
+	if got, want := receive(client, 9), []string{"1 1", "1 2", "1 3"}; !slices.Equal(got, want) {
+		t.Errorf("received %q, want %q", got, want)
+	}
+	_ = client.Close()
+	<-waiting.done
+}
+
+// TestSilence ends a socket on which nothing comes, and one that is aborted.
+func TestSilence(t *testing.T) {
+	eachLink(t, func(t *testing.T, ps *pollers, f *flusher) {
+		silent, _ := connect(t, ps, f, nil)
+		go silent.s.serve()
+		if left := silent.s.silence(); left <= 0 || left > testLimits.read {
+			t.Errorf("%v left of %v", left, testLimits.read)
+		}
+		silent.s.heard.Add(-int64(testLimits.read))
+		silent.s.silence()
+		if err := <-silent.done; err != errSilent {
+			t.Errorf("ended with %v", err)
+		}
+		aborted, _ := connect(t, ps, f, nil)
+		go aborted.s.serve()
+		aborted.s.abort()
+		if err := <-aborted.done; err == nil || err == errSilent {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+// TestStuckReader fills the connection to a client that does not read: writing is given up.
+func TestStuckReader(t *testing.T) {
+	old := testLimits
+	t.Cleanup(func() { testLimits = old })
+	testLimits.queue, testLimits.write = 64<<20, 50*time.Millisecond
+	var f flusher
+	ps, err := newPollers(&f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.wait()
+	defer ps.close()
+	e, _ := connect(t, ps, &f, nil)
+	go e.s.serve()
+	for text := make([]byte, 1<<20); e.s.push(text) == nil && !e.s.isBlocked(); {
+		e.s.flush()
+	}
+	if err := <-e.done; err == nil {
+		t.Error("a client that reads nothing is served on")
+	}
+	if e.s.inHand != nil || e.s.queue != nil {
+		t.Error("what was for it is kept")
+	}
+}
+
+func (s *socket) isBlocked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blocked
+}
+
+// TestFinishUnserved finishes a socket that was never read, behind a close frame.
+func TestFinishUnserved(t *testing.T) {
+	eachLink(t, func(t *testing.T, ps *pollers, f *flusher) {
+		e, client := connect(t, ps, f, nil)
+		e.s.cut(closeUnavailable, "later", time.Second)
+		e.s.finish()
+		e.s.abort()
+		written, err := io.ReadAll(client)
+		if got := sentFrames(t, written); err != nil || !slices.Equal(got, []string{"8 \x0f\xa3later"}) {
+			t.Errorf("received %q, %v", got, err)
+		}
+	})
+}
