@@ -48,8 +48,8 @@ type wireClient struct {
 	username, password string
 	realm, nonce       string
 
-	// inbox holds packets of peers that came while an answer was waited for.
-	inbox []wirePayload
+	// payloads holds packets of peers that came while an answer was waited for.
+	payloads []wirePayload
 }
 
 // wirePayload is what a peer sent, as the server wrapped it.
@@ -139,7 +139,7 @@ func (c *wireClient) read(wait time.Duration) ([]byte, error) {
 }
 
 // next returns the next answer, or nil when it has put a packet of a peer into
-// the inbox.
+// payloads.
 func (c *wireClient) next(wait time.Duration) (*stun.Message, error) {
 	frame, err := c.read(wait)
 	if err != nil {
@@ -167,7 +167,7 @@ func (c *wireClient) keepChannelData(frame []byte) error {
 	if len(rest) != length && len(rest) != (length+3)&^3 {
 		return fmt.Errorf("the server sent ChannelData of length %d with %d bytes", length, len(rest))
 	}
-	c.inbox = append(c.inbox, wirePayload{channel: binary.BigEndian.Uint16(frame), data: rest[:length]})
+	c.payloads = append(c.payloads, wirePayload{channel: binary.BigEndian.Uint16(frame), data: rest[:length]})
 	return nil
 }
 
@@ -180,7 +180,7 @@ func (c *wireClient) keepData(m *stun.Message) error {
 	if err != nil {
 		return fmt.Errorf("Data indication without DATA: %w", err)
 	}
-	c.inbox = append(c.inbox, wirePayload{peer: peer, data: data})
+	c.payloads = append(c.payloads, wirePayload{peer: peer, data: data})
 	return nil
 }
 
@@ -353,13 +353,13 @@ func (c *wireClient) sendOn(channel uint16, data []byte) error {
 // receive returns the next packet of a peer.
 func (c *wireClient) receive() (wirePayload, error) {
 	deadline := time.Now().Add(wirePatience)
-	for len(c.inbox) == 0 {
+	for len(c.payloads) == 0 {
 		if _, err := c.next(time.Until(deadline)); err != nil {
 			return wirePayload{}, fmt.Errorf("waiting for a packet of a peer: %w", err)
 		}
 	}
-	first := c.inbox[0]
-	c.inbox = c.inbox[1:]
+	first := c.payloads[0]
+	c.payloads = c.payloads[1:]
 	return first, nil
 }
 

@@ -9,21 +9,21 @@ import (
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
-// parcel is a payload on its way from a client to a peer.
-type parcel struct {
+// outbound is a payload on its way from a client to a peer.
+type outbound struct {
 	relay        *relay
 	to           netip.AddrPort // to is where the system sends it, which may differ from what the client calls the peer.
 	payload      []byte
 	dontFragment bool
 }
 
-// outbound decides where data of a client goes, and counts it. It reports false
+// route decides where data of a client goes, and counts it. It reports false
 // for what is dropped, counted as well.
-func (f *front) outbound(from transport.FiveTuple, packet []byte, now time.Time) (parcel, bool) {
+func (f *front) route(from transport.FiveTuple, packet []byte, now time.Time) (outbound, bool) {
 	a := f.allocation(from)
 	if a == nil {
 		f.metrics.dropped(dropNoAllocation)
-		return parcel{}, false
+		return outbound{}, false
 	}
 	if wire.IsChannelData(packet) {
 		return a.outboundChannelData(packet, now)
@@ -32,60 +32,60 @@ func (f *front) outbound(from transport.FiveTuple, packet []byte, now time.Time)
 }
 
 // outboundChannelData decides about ChannelData (RFC 8656, section 12.6).
-func (a *allocation) outboundChannelData(packet []byte, now time.Time) (parcel, bool) {
+func (a *allocation) outboundChannelData(packet []byte, now time.Time) (outbound, bool) {
 	number, payload, ok := wire.ParseChannelData(packet)
 	if !ok {
 		a.front.metrics.dropped(dropMalformed)
-		return parcel{}, false
+		return outbound{}, false
 	}
 	c := a.channelTo(number, now)
 	if c == nil {
 		a.front.metrics.dropped(dropNoChannel)
-		return parcel{}, false
+		return outbound{}, false
 	}
 	return a.address(c.relay, c.peer, payload, now)
 }
 
 // outboundIndication decides about a Send indication (RFC 8656, section 11.2).
-func (a *allocation) outboundIndication(packet []byte, now time.Time) (parcel, bool) {
+func (a *allocation) outboundIndication(packet []byte, now time.Time) (outbound, bool) {
 	indication, err := wire.ParseSendIndication(packet)
 	if err != nil {
 		a.front.metrics.dropped(dropMalformed)
-		return parcel{}, false
+		return outbound{}, false
 	}
 	peer := indication.Peer
 	r := a.relayFor(peer.Addr())
 	if r == nil || !a.permitted(peer.Addr(), now) {
 		a.front.metrics.dropped(dropNoPermission)
-		return parcel{}, false
+		return outbound{}, false
 	}
 	p, ok := a.address(r, peer, indication.Data, now)
 	p.dontFragment = indication.DontFragment
 	return p, ok
 }
 
-// address makes the parcel, if policy and bandwidth allow it.
-func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now time.Time) (parcel, bool) {
+// address says where a payload goes, if policy and bandwidth allow it.
+func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now time.Time) (outbound, bool) {
 	switch {
 	case !a.front.policy.Permits(peer):
 		a.front.metrics.peersDenied.Inc()
-		return parcel{}, false
+		return outbound{}, false
 	case !a.toPeer.pass(1, len(payload), now):
 		a.front.metrics.dropped(dropBandwidth)
-		return parcel{}, false
+		return outbound{}, false
 	}
-	return parcel{relay: r, to: r.pool.address.Translate(peer), payload: payload}, true
+	return outbound{relay: r, to: r.pool.address.Translate(peer), payload: payload}, true
 }
 
 // relayToPeer sends data of a client at once.
 func (f *front) relayToPeer(from transport.FiveTuple, packet []byte) {
-	if p, ok := f.outbound(from, packet, f.now()); ok {
+	if p, ok := f.route(from, packet, f.now()); ok {
 		f.send(p)
 	}
 }
 
-// send sends a parcel by itself.
-func (f *front) send(p parcel) {
+// send sends a payload by itself.
+func (f *front) send(p outbound) {
 	r, v6 := p.relay, p.to.Addr().Is6()
 	if p.dontFragment {
 		r.fragments.Lock()

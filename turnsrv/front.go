@@ -2,6 +2,7 @@ package turnsrv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -210,6 +211,8 @@ func (f *front) openPools(addresses ...relayaddr.Address) {
 		}
 	}
 }
+
+var errNoDataLoop = errors.New("there are no data loops here")
 
 // startLoops gives every UDP listener, and the relays of its clients, to a data
 // loop. It comes before anybody is served.

@@ -126,7 +126,7 @@ func (p *relayPool) search(step int, try func(port uint16) (*relaySocket, error)
 // bind opens a socket on one port. Its error is errNoRelayPort when the port is
 // ours already or outside the range.
 func (p *relayPool) bind(port uint16) (*relaySocket, error) {
-	if !p.take(port) {
+	if !p.claim(port) {
 		return nil, errNoRelayPort
 	}
 	conn, err := p.listen(netip.AddrPortFrom(p.address.Bind, port))
@@ -141,7 +141,7 @@ func (p *relayPool) bind(port uint16) (*relaySocket, error) {
 	return &relaySocket{conn: conn, pool: p, port: port}, nil
 }
 
-func (p *relayPool) take(port uint16) bool {
+func (p *relayPool) claim(port uint16) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if port < p.minPort || port > p.maxPort || p.taken[port] {

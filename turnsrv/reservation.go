@@ -40,7 +40,7 @@ func (r *reservations) hold(s *relaySocket, user string) reservationToken {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.held[token] = &reservation{socket: s, user: user, expiry: time.AfterFunc(reservationLifetime, func() {
-		if s := r.take(token, user); s != nil {
+		if s := r.redeem(token, user); s != nil {
 			r.discard(s, user)
 		}
 	})}
@@ -53,9 +53,9 @@ func (r *reservations) discard(s *relaySocket, user string) {
 	r.quotas.release(user, 1)
 }
 
-// take returns the socket of a token, which is of no more use then; nil when
+// redeem returns the socket of a token, which is of no more use then; nil when
 // there is none for that user.
-func (r *reservations) take(token reservationToken, user string) *relaySocket {
+func (r *reservations) redeem(token reservationToken, user string) *relaySocket {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	held := r.held[token]

@@ -31,7 +31,7 @@ func newByteBucket(bytesPerSecond int) *byteBucket {
 }
 
 // holds says whether n bytes are left at now, and makes now the time of the
-// next take. Only the holder of mu may call it. It never goes back in time: a
+// next spend. Only the holder of mu may call it. It never goes back in time: a
 // limiter that is told an earlier time credits what came since then once more,
 // and goroutines that ask the clock once for a batch of packets come out of
 // order.
@@ -45,8 +45,8 @@ func (b *byteBucket) holds(n int, now time.Time) bool {
 	return b.limiter.TokensAt(b.latest) >= float64(n)
 }
 
-// take takes n bytes that the bucket holds. Only the holder of mu may call it.
-func (b *byteBucket) take(n int) {
+// spend takes n bytes that the bucket holds. Only the holder of mu may call it.
+func (b *byteBucket) spend(n int) {
 	if b != nil {
 		b.limiter.AllowN(b.latest, n)
 	}
@@ -88,7 +88,7 @@ func (s *shaper) allow(n int, now time.Time) bool {
 	if !s.own.holds(n, now) || !s.node.holds(n, now) {
 		return false
 	}
-	s.own.take(n)
-	s.node.take(n)
+	s.own.spend(n)
+	s.node.spend(n)
 	return true
 }

@@ -29,9 +29,9 @@ func newAddressLimit(total, perAddress int) *addressLimit {
 	return &addressLimit{total: total, perAddress: perAddress, by: map[netip.Addr]int{}}
 }
 
-// take counts one more, unless that is above a limit: errAddressLimit or
+// acquire counts one more, unless that is above a limit: errAddressLimit or
 // errTotalLimit.
-func (l *addressLimit) take(addr netip.Addr) error {
+func (l *addressLimit) acquire(addr netip.Addr) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	site := siteOf(addr)
@@ -46,7 +46,7 @@ func (l *addressLimit) take(addr netip.Addr) error {
 	return nil
 }
 
-// release undoes a take of the same address.
+// release undoes an acquire of the same address.
 func (l *addressLimit) release(addr netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -23,8 +23,8 @@ const (
 	// maxPayload is the most that one record may hold (RFC 6347, section 4.1).
 	maxPayload = 16 << 10
 
-	// inboxSize is how many datagrams wait for a session that is busy.
-	inboxSize = 64
+	// queueSize is how many datagrams wait for a session that is busy.
+	queueSize = 64
 
 	// handshakeBudget is how many bytes of handshake a session takes in its
 	// life. The implementation would keep megabytes of fragments for each.
@@ -135,7 +135,7 @@ func (s *dtlsServer) open(from FiveTuple) *dtlsConn {
 	if s.closed {
 		return nil
 	}
-	if err := s.takeHandshake(from.Client.Addr()); err != nil {
+	if err := s.admitHandshake(from.Client.Addr()); err != nil {
 		s.refuse(from, err)
 		return nil
 	}
@@ -157,11 +157,11 @@ func (s *dtlsServer) refuse(from FiveTuple, err error) {
 	s.common.Log.Debug("turn handshake refused", "transport", "dtls", "client", from.Client, "error", err)
 }
 
-// takeHandshake finds room for one handshake more. Anybody can send a
+// admitHandshake finds room for one handshake more. Anybody can send a
 // ClientHello in another's name, so those that have not answered from their
 // address make room, the oldest first. It is called with mu held.
-func (s *dtlsServer) takeHandshake(client netip.Addr) error {
-	err := s.handshakes.take(client)
+func (s *dtlsServer) admitHandshake(client netip.Addr) error {
+	err := s.handshakes.acquire(client)
 	if err == nil {
 		return nil
 	}
@@ -169,7 +169,7 @@ func (s *dtlsServer) takeHandshake(client netip.Addr) error {
 		c := place.Value.(*dtlsConn)
 		if errors.Is(err, errTotalLimit) || siteOf(c.from.Client.Addr()) == siteOf(client) {
 			s.evict(c)
-			return s.handshakes.take(client)
+			return s.handshakes.acquire(client)
 		}
 	}
 	return err
@@ -226,7 +226,7 @@ func (s *dtlsServer) run(c *dtlsConn) string {
 	if !s.handshake(c) {
 		return closedHandshake
 	}
-	if err := s.common.open.take(c.from.Client.Addr()); err != nil {
+	if err := s.common.open.acquire(c.from.Client.Addr()); err != nil {
 		return closedLimit
 	}
 	defer s.common.open.release(c.from.Client.Addr())
@@ -294,7 +294,7 @@ type dtlsConn struct {
 	// Guarded by mu.
 	mu          sync.Mutex
 	arrived     sync.Cond
-	inbox       [][]byte
+	queue       [][]byte
 	budget      int  // budget is how many bytes of handshake may still come.
 	established bool // established says that the handshake is over.
 	expired     bool // expired says that reading is to fail.
@@ -323,8 +323,8 @@ func (c *dtlsConn) push(packet []byte) string {
 		return dropTooLarge
 	case c.shut:
 		return dropNoSession
-	case len(c.inbox) == inboxSize:
-		return dropInboxFull
+	case len(c.queue) == queueSize:
+		return dropQueueFull
 	}
 	handshake := !c.established
 	if c.established {
@@ -338,7 +338,7 @@ func (c *dtlsConn) push(packet []byte) string {
 			return dropBudget
 		}
 	}
-	c.inbox = append(c.inbox, append([]byte(nil), packet...))
+	c.queue = append(c.queue, append([]byte(nil), packet...))
 	c.arrived.Signal()
 	return ""
 }
@@ -434,7 +434,7 @@ func (c *dtlsConn) reason() string {
 func (c *dtlsConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.inbox) == 0 && !c.shut && !c.expired {
+	for len(c.queue) == 0 && !c.shut && !c.expired {
 		c.arrived.Wait()
 	}
 	switch {
@@ -443,9 +443,9 @@ func (c *dtlsConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	case c.expired:
 		return 0, nil, os.ErrDeadlineExceeded
 	}
-	n := copy(p, c.inbox[0])
-	c.inbox[0] = nil
-	c.inbox = c.inbox[1:]
+	n := copy(p, c.queue[0])
+	c.queue[0] = nil
+	c.queue = c.queue[1:]
 	return n, net.UDPAddrFromAddrPort(c.from.Client), nil
 }
 
@@ -464,7 +464,7 @@ func (c *dtlsConn) WriteTo(p []byte, _ net.Addr) (int, error) {
 func (c *dtlsConn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.shut, c.inbox = true, nil
+	c.shut, c.queue = true, nil
 	c.arrived.Broadcast()
 	return nil
 }

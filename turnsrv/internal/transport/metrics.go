@@ -17,7 +17,7 @@ const (
 	dropSlowClient  = "slow_client"  // data for a stream client that does not read fast enough
 	dropSendFailed  = "send_failed"  // a datagram that the system refused to send
 	dropNoSession   = "no_session"   // a DTLS record of nobody's session that begins none
-	dropInboxFull   = "inbox_full"   // a DTLS record that came faster than it was read
+	dropQueueFull   = "inbox_full"   // a DTLS record that came faster than it was read
 	dropTooLarge    = "oversize"     // a DTLS datagram or frame that is too large
 	dropUnreachable = "unreachable"  // a datagram from port 0, which cannot be answered
 	dropHandshakes  = "handshakes"   // a ClientHello above the limits

@@ -84,7 +84,7 @@ func (s *streamServer) admit(conn net.Conn) {
 
 // serve gives a connection a goroutine, unless there are too many already.
 func (s *streamServer) serve(conn net.Conn, from FiveTuple) {
-	if err := s.common.open.take(from.Client.Addr()); err != nil {
+	if err := s.common.open.acquire(from.Client.Addr()); err != nil {
 		s.common.Metrics.closed.WithLabelValues(s.transport.String(), closedLimit).Inc()
 		_ = conn.Close()
 		s.common.Log.Debug("turn connection refused", "transport", s.transport.String(), "client", from.Client, "error", err)
@@ -374,7 +374,7 @@ func (q *sendQueue) push(packet []byte, limit int) (dropped int, kept bool) {
 		return dropped, false
 	}
 	if q.bytes == nil {
-		q.bytes = takeBuffer()
+		q.bytes = freshBuffer()
 	}
 	q.bytes = append(q.bytes, packet...)
 	q.bytes = append(q.bytes, make([]byte, size-len(packet))...)
@@ -415,7 +415,7 @@ func (q *sendQueue) swap(empty []byte) []byte {
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b }}
 
-func takeBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
+func freshBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
 
 func releaseBuffer(b []byte) {
 	if cap(b) > 0 && cap(b) <= keptBuffer {

@@ -580,7 +580,7 @@ func BenchmarkUDPEcho(b *testing.B) {
 
 func TestAddressLimit(t *testing.T) {
 	l := newAddressLimit(3, 2)
-	take := func(addr string) error { return l.take(netip.MustParseAddr(addr)) }
+	take := func(addr string) error { return l.acquire(netip.MustParseAddr(addr)) }
 	for i, step := range []struct {
 		addr string
 		want error

@@ -1,5 +1,0 @@
-package turnsrv
-
-import "errors"
-
-var errNoDataLoop = errors.New("there are no data loops here")
