@@ -60,7 +60,7 @@ func act(c *cli.Context, o Options, stdout, stderr io.Writer) error {
 	}
 	report, err := Run(c.Context, o)
 	wipe()
-	if report == nil {
+	if report == nil || len(report.Results) == 0 {
 		return err
 	}
 	err = errors.Join(err, measure.Show(stdout, report, c.Bool("json")))
