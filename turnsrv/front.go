@@ -36,7 +36,7 @@ const (
 
 // front answers clients. It proves and checks every request, lets the engine
 // keep allocations, and relays data by what it learned from the requests that
-// succeeded. It implements receiver; its methods may be called by any goroutine.
+// succeeded. It implements transport.Receiver; its methods may be called by any goroutine.
 type front struct {
 	// Fixed after construction.
 	cfg      Config
@@ -70,7 +70,7 @@ type front struct {
 	known  atomic.Int64 // known is how many there are.
 }
 
-// Receive implements receiver.
+// Receive implements transport.Receiver.
 func (f *front) Receive(from transport.FiveTuple, via transport.Path, packet []byte) {
 	switch {
 	case len(packet) < wire.ChannelHeader:
@@ -82,7 +82,7 @@ func (f *front) Receive(from transport.FiveTuple, via transport.Path, packet []b
 	}
 }
 
-// Gone implements receiver: an allocation ends with its connection (RFC 8656,
+// Gone implements transport.Receiver: an allocation ends with its connection (RFC 8656,
 // section 3.1).
 func (f *front) Gone(from transport.FiveTuple) {
 	if a := f.allocation(from); a != nil {

@@ -1,6 +1,7 @@
 // Package turnsrv is the STUN and TURN server of a node. A front answers clients
 // on every transport and relays their data; pion/turn, behind it, is the engine
 // that keeps allocations.
+// README.md tells the path of a packet and how the rooms below it fit together.
 package turnsrv
 
 import (

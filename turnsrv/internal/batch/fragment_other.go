@@ -4,6 +4,8 @@ package batch
 
 import "syscall"
 
+// AllowFragments does nothing here.
 func AllowFragments(syscall.Conn, bool) {}
 
+// ForbidFragments does nothing here.
 func ForbidFragments(syscall.Conn, bool) {}

@@ -389,7 +389,7 @@ func (c *dtlsConn) readError(err error) string {
 	return ""
 }
 
-// Send implements path. A packet too large for a record is lost.
+// Send implements Path. A packet too large for a record is lost.
 func (c *dtlsConn) Send(packet []byte) error {
 	if c.reason() != "" {
 		return errGone

@@ -45,6 +45,7 @@ type Metrics struct {
 	socketErrors *prometheus.CounterVec // by transport
 }
 
+// NewMetrics returns metrics that count from 0 and are not registered.
 func NewMetrics() *Metrics {
 	m := &Metrics{
 		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -74,6 +75,7 @@ func NewMetrics() *Metrics {
 	return m
 }
 
+// Collectors returns what is to be registered.
 func (m *Metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.handshakes, m.connections, m.closed, m.drops, m.socketErrors}
 }

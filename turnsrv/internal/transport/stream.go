@@ -234,7 +234,7 @@ func (c *streamConn) handshake() bool {
 	return err == nil
 }
 
-// Send implements path. When the queue is full, the oldest data in it is lost;
+// Send implements Path. When the queue is full, the oldest data in it is lost;
 // a client that does not even take control messages is closed.
 func (c *streamConn) Send(packet []byte) error {
 	c.mu.Lock()

@@ -145,7 +145,7 @@ func (p *UDPPath) Control() *[]byte {
 	return &p.control
 }
 
-// Send implements path. It waits for the machine's own network interface at most.
+// Send implements Path. It waits for the machine's own network interface at most.
 func (p *UDPPath) Send(packet []byte) error {
 	_, _, err := p.socket.conn.WriteMsgUDPAddrPort(packet, p.control, p.client)
 	if err != nil {

@@ -82,7 +82,7 @@ type SendIndication struct {
 	DontFragment bool
 }
 
-// ParseSendIndication reads a whole packet as decodeMessage does, but without
+// ParseSendIndication reads a whole packet as Decode does, but without
 // keeping anything, since it is called for every packet of some clients. Of
 // repeated attributes the first counts.
 func ParseSendIndication(packet []byte) (SendIndication, error) {
