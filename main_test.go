@@ -34,6 +34,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/goleak"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/turnsrv"
@@ -136,20 +137,8 @@ func end(t *testing.T, c *client.Client) error {
 	}
 }
 
-// build makes the executable as the Makefile does.
-func build(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "signal")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return binary
-}
-
 func TestExecutable(t *testing.T) {
-	binary := build(t)
+	binary := systemtest.Executable(t)
 	t.Run("IsStatic", func(t *testing.T) {
 		f, err := elf.Open(binary)
 		if err != nil {
@@ -608,7 +597,7 @@ func TestPagesAndCompletionsNameEverySetting(t *testing.T) {
 
 // TestBashCompletion has bash itself complete.
 func TestBashCompletion(t *testing.T) {
-	binary := build(t)
+	binary := systemtest.Executable(t)
 	for words, want := range map[string]string{"hea": "health", "serve --turn-r": "--turn-realm --turn-relay-ip"} {
 		script := `source <(signal completion bash); COMP_WORDS=(signal ` + words + `)
 			COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _signal; echo "${COMPREPLY[@]}"`

@@ -21,8 +21,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait of a test, the compiling of everything from nothing included.
-const patience = 5 * time.Minute
+// patience bounds every program that a test runs, some of which compile everything for another platform.
+const patience = 20 * time.Minute
 
 // tree is the repository.
 func tree(t *testing.T) string {

@@ -194,5 +194,5 @@ func TestConfigFileOfPackage(t *testing.T) {
 	if len(proposed) < 8 {
 		t.Fatalf("only %q are proposed", proposed)
 	}
-	must(t, nil, "go", "run", ".", "serve", "--check", "--config", file)
+	must(t, nil, systemtest.Executable(t), "serve", "--check", "--config", file)
 }

@@ -10,36 +10,49 @@ import (
 	"testing"
 )
 
-// TestRelease makes a release for a platform of another kind beside this one's, and uses it as someone
-// who downloaded it.
+// TestRelease makes a release for all platforms and uses it as someone who downloaded it.
 func TestRelease(t *testing.T) {
 	m := startMachine(t)
 	dir := copyOfTree(t)
 	m.env = append(m.env, "VERSION=1.2.3", "IMAGE=signal:release")
-	must(t, m.env, "make", "--no-print-directory", "-C", dir, "release", "PLATFORMS=armv7 "+platform())
+	must(t, m.env, "make", "--no-print-directory", "-C", dir, "release")
 	dist := filepath.Join(dir, "dist")
 	for _, pattern := range []string{"*.deb", "*.rpm", "*.tar", "*.tar.gz", "*.cdx.json"} {
-		if files, _ := filepath.Glob(filepath.Join(dist, pattern)); len(files) != 2 {
+		if files, _ := filepath.Glob(filepath.Join(dist, pattern)); len(files) != 3 {
 			t.Errorf("%s: %q", pattern, files)
 		}
 	}
 	must(t, nil, "sh", "-euc", `cd "$0" && sha256sum --check --strict SHA256SUMS`, dist)
-	for _, file := range []string{"signal-1.2.3-linux-armv7.cdx.json", "signal-1.2.3-linux-" + platform() + ".cdx.json"} {
-		checkBillOfMaterials(t, filepath.Join(dist, file))
+	for platform, want := range map[string]struct {
+		image   string // image is for that architecture and variant.
+		machine elf.Machine
+	}{"amd64": {"amd64", elf.EM_X86_64}, "arm64": {"arm64", elf.EM_AARCH64}, "armv7": {"arm v7", elf.EM_ARM}} {
+		checkBillOfMaterials(t, filepath.Join(dist, "signal-1.2.3-linux-"+platform+".cdx.json"))
+		must(t, m.env, "docker", "load", "--input", filepath.Join(dist, "signal-linux-"+platform+".tar"))
+		if got := m.docker("image", "inspect", "--format", "{{.Architecture}} {{.Variant}}", "signal:release"); got != want.image {
+			t.Errorf("the image for %s is for %q", platform, got)
+		}
+		root := t.TempDir()
+		must(t, nil, "tar", "-xzf", filepath.Join(dist, "signal-1.2.3-linux-"+platform+".tar.gz"), "-C", root)
+		checkExecutable(t, filepath.Join(root, "signal-1.2.3-linux-"+platform, "bin/signal"), want.machine)
 	}
 	root := t.TempDir()
 	must(t, nil, "tar", "-xzf", filepath.Join(dist, "signal-1.2.3-linux-"+platform()+".tar.gz"), "-C", root)
 	must(t, []string{"DESTDIR=" + filepath.Join(root, "dest")}, filepath.Join(root, "signal-1.2.3-linux-"+platform(), "packaging/install.sh"))
 	must(t, nil, filepath.Join(root, "dest/usr/bin/signal"), "version")
-	must(t, nil, "tar", "-xzf", filepath.Join(dist, "signal-1.2.3-linux-armv7.tar.gz"), "-C", root)
-	f, err := elf.Open(filepath.Join(root, "signal-1.2.3-linux-armv7/bin/signal"))
+}
+
+// checkExecutable looks at a static executable for a machine.
+func checkExecutable(t *testing.T, file string, machine elf.Machine) {
+	t.Helper()
+	f, err := elf.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Machine != elf.EM_ARM || f.Section(".interp") != nil {
-		t.Errorf("the executable for armv7 is for %v", f.Machine)
+	defer func() { _ = f.Close() }()
+	if f.Machine != machine || f.Section(".interp") != nil {
+		t.Errorf("%s is for %v", file, f.Machine)
 	}
-	_ = f.Close()
 }
 
 func checkBillOfMaterials(t *testing.T, file string) {

@@ -39,29 +39,47 @@ func TestCommandsCounted(t *testing.T) {
 	last.must(last.enter("r", "d"))
 	agree(t, "r", []string{"b", "c", "d"}, two, last)
 
-	for _, step := range []struct {
-		what             string
-		do               func() error
-		scripts, publish int
+	steps := []struct {
+		what string
+		do   func() error
+		want cost
 	}{
-		{"a join with members on two other nodes", func() error { return one.enter("r", "a") }, 1, 2},
-		{"a leave", func() error { return one.exit("r", "a") }, 1, 2},
-		{"a join of a room of the node's own", func() error { return one.enter("own", "a") }, 1, 0},
-		{"another", func() error { return one.enter("own", "b") }, 1, 0},
-		{"a message", func() error { return one.send(two, "x") }, 0, 1},
-	} {
-		before := calls(redis)
-		one.must(step.do())
-		for _, s := range []*site{one, two, last} {
-			s.quiesce()
+		{"a join with members on two other nodes", func() error { return one.enter("r", "a") }, cost{1, 2, 0}},
+		{"a leave", func() error { return one.exit("r", "a") }, cost{1, 2, 0}},
+		{"a join of a room of the node's own", func() error { return one.enter("own", "a") }, cost{1, 0, 0}},
+		{"another", func() error { return one.enter("own", "b") }, cost{1, 0, 0}},
+		{"a message", func() error { return one.send(two, "x") }, cost{0, 1, 0}},
+	}
+	least := make([]cost, len(steps))
+	for round := range 4 { // The least of several: the nodes' own first beats may come between.
+		for i, step := range steps {
+			got := costOf(redis, step.do, one, two, last)
+			if round == 0 || got.scripts+got.publish < least[i].scripts+least[i].publish {
+				least[i] = got
+			}
 		}
-		after := calls(redis)
-		scripts := after["evalsha"] + after["eval"] - before["evalsha"] - before["eval"]
-		publish := after["publish"] - before["publish"]
-		if scripts != step.scripts || publish != step.publish || after["zscore"] != before["zscore"] {
-			t.Errorf("%s: %d scripts and %d publishes, want %d and %d", step.what, scripts, publish, step.scripts, step.publish)
+		one.must(one.exit("own", "a"))
+		one.must(one.exit("own", "b"))
+	}
+	for i, step := range steps {
+		if least[i] != step.want {
+			t.Errorf("%s costs %+v, want %+v", step.what, least[i], step.want)
 		}
 	}
+}
+
+// cost counts commands.
+type cost struct{ scripts, publish, zscore int }
+
+// costOf counts what is called until all nodes have told what is to tell.
+func costOf(redis *redistest.Server, do func() error, nodes ...*site) cost {
+	before := calls(redis)
+	nodes[0].must(do())
+	for _, s := range nodes {
+		s.quiesce()
+	}
+	after := calls(redis)
+	return cost{after["evalsha"] + after["eval"] - before["evalsha"] - before["eval"], after["publish"] - before["publish"], after["zscore"] - before["zscore"]}
 }
 
 // quiesce waits until the node has nothing more to tell.
