@@ -2,7 +2,11 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOTESTSUM   := go run gotest.tools/gotestsum@v1.13.0
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ERRCHECK    := go run github.com/kisielk/errcheck@v1.30.0 -exclude $(CURDIR)/packaging/lint/errcheck.txt
+UNPARAM     := go run mvdan.cc/unparam@v0.0.0-20260823230713-2fa3d841b0c8
+DEADCODE    := go run golang.org/x/tools/cmd/deadcode@v0.52.0 -f '{{range .Funcs}}{{println $$.Path .Name}}{{end}}'
 TYPESCRIPT  := typescript@7.0.2
 FUZZTIME    ?= 30s
 CHAOSTIME   ?= 3m
@@ -41,20 +45,19 @@ run: build ## Run everything on this machine: the page is on http://localhost:80
 	@bin/signal serve
 
 .PHONY: test
-test: dev-setup lint ## Run every check: vet, linters, all tests with the race detector
-	go test -race -shuffle=on ./...
-	go test -shuffle=on -skip 'Coturn|WebRTC|IPv6Relays' ./turnsrv -data-path=false
-	go test -C k8s -race -shuffle=on ./...
-	go test -C packaging/image -race ./...
+test: dev-setup lint ## Run every check: linters and all tests with the race detector, the slowest named
+	@mkdir -p dist
+	$(GOTESTSUM) --format pkgname --jsonfile dist/tests.json --raw-command -- packaging/test.sh
+	@echo "the slowest tests:"
+	@$(GOTESTSUM) tool slowest --jsonfile dist/tests.json --threshold 1s --num 10
 
 .PHONY: lint
-lint: lint-js ## Check formatting, go vet, staticcheck and the types of the JavaScript
+lint: lint-js ## Check formatting, go vet, four linters and the types of the JavaScript
 	@test -z "$$(gofmt -l .)" || { echo "not formatted (run gofmt -w .):"; gofmt -l .; exit 1; }
-	go mod tidy -diff
-	go vet ./...
-	go run $(STATICCHECK) ./...
-	@set -e; for module in k8s packaging/image; do echo "linting $$module"; \
-	  (cd $$module && go mod tidy -diff && go vet ./... && go run $(STATICCHECK) ./...); done
+	@set -e; for module in . k8s packaging/image; do echo "linting module $$module"; \
+	  (cd $$module && go mod tidy -diff && go vet ./... && $(STATICCHECK) ./... && $(ERRCHECK) ./... && $(UNPARAM) ./...); done
+	@dead=$$($(DEADCODE) . | grep -v '^$$' | grep -vEf <(grep -v '^#' packaging/lint/reachable.txt) || true); \
+	  test -z "$$dead" || { echo "the executable does not reach (use it, remove it, or say in packaging/lint/reachable.txt why it stays):"; echo "$$dead"; exit 1; }
 
 # npx keeps the compiler in npm's cache, so that nothing of it comes near the tree.
 .PHONY: lint-js
