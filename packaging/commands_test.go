@@ -20,6 +20,10 @@ import (
 // elsewhere are the commands of the guides that other tests run.
 var elsewhere = map[string]string{
 	"make dev-setup":                     "make test itself",
+	"make lint":                          "make test itself",
+	"make lint-js":                       "make test itself",
+	"packaging/test.sh":                  "make test itself",
+	"make release":                       "TestRelease",
 	"make package":                       "TestDeb",
 	"packaging/install.sh":               "TestInstallScript",
 	"make docker-build":                  "TestImage",
