@@ -360,8 +360,11 @@ func (c *lockChecker) lock(n *ast.CallExpr) (lock, verb string) {
 	if !ok {
 		return "", "" // A local variable.
 	}
-	owner := named(c.info.TypeOf(field.X))
-	return owner + "." + field.Sel.Name, strings.TrimPrefix(f.Name(), "R")
+	selection := c.info.Selections[field]
+	if selection == nil {
+		return "", "" // A variable of another package.
+	}
+	return owner(selection.Recv(), selection.Index()) + "." + field.Sel.Name, strings.TrimPrefix(f.Name(), "R")
 }
 
 // lockOf returns the lock of a method's receiver, if that has one called mu.
@@ -370,10 +373,26 @@ func lockOf(f *types.Func) string {
 	if recv == nil {
 		return ""
 	}
-	if field, _, _ := types.LookupFieldOrMethod(recv.Type(), true, f.Pkg(), "mu"); field == nil {
+	field, index, _ := types.LookupFieldOrMethod(recv.Type(), true, f.Pkg(), "mu")
+	if field == nil {
 		return ""
 	}
-	return named(recv.Type()) + ".mu"
+	return owner(recv.Type(), index) + ".mu"
+}
+
+// owner returns the name of the struct that has a field, which may be embedded in t; index is the way to it.
+func owner(t types.Type, index []int) string {
+	for _, i := range index[:len(index)-1] {
+		t = under(t).(*types.Struct).Field(i).Type()
+	}
+	return named(t)
+}
+
+func under(t types.Type) types.Type {
+	if p, ok := t.Underlying().(*types.Pointer); ok {
+		t = p.Elem()
+	}
+	return t.Underlying()
 }
 
 // named returns the name of a type or of what it points to.

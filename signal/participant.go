@@ -28,7 +28,7 @@ type participant struct {
 	// Belongs to the owner.
 	room *room
 
-	// mu is taken after a room's and before a socket's.
+	// mu is taken after a room's and before a send queue's.
 	mu     sync.Mutex
 	owner  ownership
 	conn   *conn       // the attached one, nil unless live

@@ -13,15 +13,15 @@ const lastWords = 100 * time.Millisecond
 type sendQueue struct {
 	// mu is the innermost lock but the flusher's.
 	mu       sync.Mutex
-	queue    *buffer // what waits for a flush, nil for nothing
-	inHand   *buffer // what is being written, nil for nothing
-	written  int     // bytes of inHand that have been written
-	pong     *buffer // the payload of the pong that is owed, nil for none
-	flushing bool    // somebody writes
-	blocked  bool    // the client must read before more can be written
-	marked   bool    // the flusher knows of it
-	closing  bool    // the close frame is queued or written; nothing may follow it
-	broken   bool    // it takes no more
+	queue    *buffer       // what waits for a flush, nil for nothing
+	inHand   *buffer       // what is being written, nil for nothing
+	written  int           // bytes of inHand that have been written
+	pong     *buffer       // the payload of the pong that is owed, nil for none
+	flushing bool          // somebody writes
+	blocked  bool          // the client must read before more can be written
+	marked   bool          // the flusher knows of it
+	closing  bool          // the close frame is queued or written; nothing may follow it
+	broken   bool          // it takes no more
 	patience time.Duration // how long the client may take to answer the close frame once it is written
 	failure  error         // why we have ended the reading, nil if we have not
 	stuck    *time.Timer   // ends a write that has taken nothing for long, nil while none waits

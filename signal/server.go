@@ -67,7 +67,7 @@ type Server struct {
 	moves outgoingMoves
 
 	// mu is the outermost lock: the server's is taken before a room's, a room's before a
-	// participant's, a participant's before a socket's. Who needs a lock that is not the innermost
+	// participant's, a participant's before a send queue's. Who needs a lock that is not the innermost
 	// one held has to let go first.
 	mu           sync.Mutex
 	participants map[string]*participant // by user id
