@@ -453,7 +453,9 @@ func TestYield(t *testing.T) {
 		send(c, "other")
 		receive(c, 7)
 		_ = c.Close()
-		<-other.done
+		if err := <-other.done; err == nil {
+			t.Error("a socket ended without a reason")
+		}
 	}
 	send(client, "3")
 	close(answer)
@@ -461,7 +463,9 @@ func TestYield(t *testing.T) {
 		t.Errorf("received %q, want %q", got, want)
 	}
 	_ = client.Close()
-	<-waiting.done
+	if err := <-waiting.done; err == nil {
+		t.Error("the socket that waited ended without a reason")
+	}
 }
 
 // TestSilence ends a socket on which nothing comes, and one that is aborted.
