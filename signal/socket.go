@@ -90,12 +90,6 @@ type socket struct {
 	sendQueue
 }
 
-func newSocket(l link, to receiver, limits *socketLimits, f *flusher) *socket {
-	s := new(socket)
-	s.init(l, to, limits, f)
-	return s
-}
-
 func (s *socket) init(l link, to receiver, limits *socketLimits, f *flusher) {
 	s.link, s.to, s.limits, s.flusher = l, to, limits, f
 	s.heard.Store(int64(uptime()))

@@ -317,6 +317,12 @@ func TestQueueBound(t *testing.T) {
 	}
 }
 
+func newSocket(l link, to receiver, limits *socketLimits, f *flusher) *socket {
+	s := new(socket)
+	s.init(l, to, limits, f)
+	return s
+}
+
 // echo is a receiver that sends every message back and closes done when it has ended.
 type echo struct {
 	record
