@@ -212,9 +212,9 @@ func (w *worker) run() {
 
 // handle gives each ready connection its turn.
 func (w *worker) handle() {
-	for len(w.again) > 0 && !w.gone {
-		d := w.again[len(w.again)-1]
-		w.again = w.again[:len(w.again)-1]
+	for n := len(w.again); n > 0 && !w.gone; n-- { // Whoever is interrupted again waits for the others.
+		d := w.again[0]
+		w.again = w.again[1:]
 		d.read(w)
 	}
 	for len(w.ready) > 0 && !w.gone {

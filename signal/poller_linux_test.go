@@ -1,0 +1,70 @@
+package signal
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// flood is a receiver whose client sends the next message as soon as one is handled, so that there is
+// always something to read.
+type flood struct {
+	echo
+	client  net.Conn
+	handled func() (more bool)
+}
+
+func (f *flood) message(_ opcode, data []byte) {
+	if f.handled() {
+		_, _ = f.client.Write(clientFrame(0x81, string(data))) // The test sees what is missing.
+	}
+}
+
+// TestFlood lets one client send without an end: the others of the same poller have their turns.
+func TestFlood(t *testing.T) {
+	var fl flusher
+	p, err := newPoller(&fl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps := &pollers{all: []*poller{p}}
+	defer fl.wait()
+	defer ps.close()
+	other, client := connect(t, ps, &fl, nil)
+	other.s.serve()
+
+	e, flooding := connect(t, ps, &fl, nil)
+	answered := make(chan struct{})
+	rounds := 0
+	f := &flood{echo: *e, client: flooding, handled: func() bool {
+		select {
+		case <-answered:
+			return false
+		default:
+		}
+		if rounds++; rounds == 10 {
+			_, _ = client.Write(clientFrame(0x81, "other"))
+		}
+		return rounds < 10_000
+	}}
+	f.s.to = f
+	for range 24 {
+		if _, err := flooding.Write(clientFrame(0x81, strings.Repeat("x", 2<<10))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.s.serve()
+	_ = client.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := client.Read(make([]byte, 7)); err != nil {
+		t.Error(err)
+	}
+	close(answered)
+	_ = client.Close()
+	_ = flooding.Close()
+	<-other.done
+	<-f.done
+	if rounds >= 10_000 {
+		t.Error("the other client had to wait until the flood was over")
+	}
+}
