@@ -264,8 +264,10 @@ func (w *worker) park() bool {
 		err := w.poller.parked.Control(func(gate uintptr) { failed = unix.EpollCtl(int(gate), operation, w.poller.fd, &event) })
 		return errors.Join(err, failed)
 	}
-	if change(unix.EPOLL_CTL_ADD) != nil {
-		return false
+	if change(unix.EPOLL_CTL_ADD) != nil { // The system is short of something; a thread does as well.
+		n, err := unix.EpollWait(w.poller.fd, w.events[:], -1)
+		w.found = max(0, n)
+		return err == nil || err == unix.EINTR
 	}
 	err := w.poller.parked.Read(w.look)
 	return errors.Join(err, change(unix.EPOLL_CTL_DEL)) == nil
