@@ -19,6 +19,7 @@ type sendQueue struct {
 	pong     *buffer       // the payload of the pong that is owed, nil for none
 	flushing bool          // somebody writes
 	blocked  bool          // the client must read before more can be written
+	roomy    bool          // the client has read while somebody writes, who may not know it
 	marked   bool          // the flusher knows of it
 	closing  bool          // the close frame is queued or written; nothing may follow it
 	broken   bool          // it takes no more
@@ -197,6 +198,8 @@ func (s *socket) wrote(n int, err error) []byte {
 	defer s.mu.Unlock()
 	s.written += n
 	switch {
+	case err == errWait && s.roomy:
+		s.roomy = false
 	case err == errWait:
 		s.flushing, s.blocked = false, true
 		s.watchLocked(n > 0)
@@ -259,11 +262,12 @@ func (s *socket) wakeLocked() {
 	}
 }
 
-// unblock goes on with a flush that had to wait for the client, which has read.
+// unblock goes on with a flush that had to wait for the client, which has read. Who is writing right
+// now may have found no room a moment before that is told, which happens once, and must try again.
 func (s *socket) unblock() {
 	s.mu.Lock()
 	was := s.blocked
-	s.blocked = false
+	s.blocked, s.roomy = false, s.flushing
 	s.mu.Unlock()
 	if was {
 		s.flush()
