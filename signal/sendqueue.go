@@ -96,8 +96,12 @@ func (s *socket) answerPing(data []byte) {
 func (s *socket) answerClose(payload []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var code []byte // One byte is none, and a frame must not have it.
+	if len(payload) >= 2 {
+		code = payload[:2]
+	}
 	if !s.closing && !s.broken {
-		s.closeLocked(payload[:min(2, len(payload))], closeGrace)
+		s.closeLocked(code, closeGrace)
 	}
 }
 

@@ -40,3 +40,19 @@ func TestRoomDuringWrite(t *testing.T) {
 		t.Errorf("sent %q", got)
 	}
 }
+
+// TestAnswerClose answers close frames with their code, and with none when they have none.
+func TestAnswerClose(t *testing.T) {
+	for payload, want := range map[string]string{"": "8 ", "\x03": "8 ", "\x03\xe9": "8 \x03\xe9", "\x03\xe9bye": "8 \x03\xe9"} {
+		l := &script{portions: [][]byte{clientFrame(0x88, payload)}, room: -1}
+		var f flusher
+		f.begin()
+		s := newSocket(l, new(record), &testLimits, &f)
+		s.serve()
+		f.end()
+		if got := sentFrames(t, l.out.Bytes()); !slices.Equal(got, []string{want}) {
+			t.Errorf("%q was answered with %q", payload, got)
+		}
+		s.abort()
+	}
+}
