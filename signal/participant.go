@@ -282,6 +282,7 @@ func (p *participant) forgetLocked(number uint64) bool {
 	for _, frame := range p.kept[:number-first] {
 		p.keptBytes -= len(frame)
 	}
+	clear(p.kept[:number-first]) // The array lives on.
 	p.kept = p.kept[number-first:]
 	if len(p.kept) == 0 {
 		p.kept = nil
