@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // testRelay is a socket of which nothing comes until it is closed.
 type testRelay struct {
 	net.PacketConn
+	looped bool // looped says that a loop reads it, as those on an own lane.
 	closed chan struct{}
 	once   sync.Once
 }
@@ -23,6 +25,9 @@ type testRelay struct {
 func newRelay() *testRelay { return &testRelay{closed: make(chan struct{})} }
 
 func (r *testRelay) ReadFrom([]byte) (int, net.Addr, error) {
+	if r.looped {
+		runtime.Goexit()
+	}
 	<-r.closed
 	return 0, nil, net.ErrClosed
 }
@@ -161,6 +166,7 @@ func TestOwnLane(t *testing.T) {
 	var relays [2]*testRelay
 	for i := range kept {
 		relays[i] = newRelay()
+		relays[i].looped = true
 		loop.do(func() { kept[i] = live(t, loop.lane, uint64(i), relays[i]) })
 	}
 	waitFor(t, e, 2)

@@ -69,7 +69,8 @@ func NewLane() *Lane {
 	}
 }
 
-// NewOwnLane returns a lane for one loop alone, on which it runs. The engine calls
+// NewOwnLane returns a lane for one loop alone, on which it runs. The loop reads the
+// relays on it, so ReadFrom of them must end the goroutine that calls it. The engine calls
 // run once, stop to make it return, and wake when there are allocations that
 // ReleaseClosed has not seen; any goroutine calls the latter two.
 func NewOwnLane(run, wake, stop func()) *Lane {
