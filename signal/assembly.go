@@ -12,6 +12,9 @@ type assembly struct {
 	deaf      bool    // a message was too large, and no more are taken
 }
 
+// minPartial is the smallest room for the rest of a frame, lest much is read little by little.
+const minPartial = 4 << 10
+
 // space returns where to read to: space, or behind the part of a frame that has come before.
 func (a *assembly) space(space []byte) []byte {
 	p := a.partial
@@ -19,7 +22,8 @@ func (a *assembly) space(space []byte) []byte {
 		return space
 	}
 	if len(p.b) == cap(p.b) {
-		p.b = append(p.b, 0)[:len(p.b)]
+		p = p.grown(1)
+		a.partial = p
 	}
 	return p.b[len(p.b):cap(p.b)]
 }
@@ -40,7 +44,7 @@ func (a *assembly) take(read []byte, s *socket) error {
 	case p != nil:
 		p.b = p.b[:copy(p.b, rest)]
 	default:
-		a.partial = newBuffer()
+		a.partial = newBuffer(max(minPartial, len(rest)))
 		a.partial.b = append(a.partial.b, rest...)
 	}
 	return err
@@ -103,8 +107,9 @@ func (a *assembly) frame(h frameHeader, payload []byte, s *socket) error {
 		s.to.message(h.op, payload)
 		return nil
 	case a.op == opContinuation:
-		a.op, a.fragments = h.op, newBuffer()
+		a.op = h.op
 	}
+	a.fragments = a.fragments.grown(len(payload))
 	a.fragments.b = append(a.fragments.b, payload...)
 	if h.fin {
 		s.to.message(a.op, a.fragments.b)

@@ -1,8 +1,11 @@
 package signal
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strconv"
 	"time"
 
 	"cline-meet/signal/state"
@@ -26,27 +29,31 @@ var handlers = [messageTypes]func(*participant, envelope) error{
 
 // handle decodes and handles one frame and answers it with an ack, an error or nothing.
 func (c *conn) handle(op opcode, frame []byte) {
-	env, err := c.admit(op, frame)
+	if wait := c.throttle(); wait > 0 {
+		c.hold(frame, wait)
+		return
+	}
+	if op != opText {
+		c.refuse(envelope{}, codeBadRequest, []byte("send text frames, not binary ones"))
+		return
+	}
+	env, err := decode(frame)
 	if err == nil {
 		err = handlers[env.Type](c.participant, env)
 	}
-	c.answer(env.Type, env.ID, err)
+	c.answer(env, err)
 }
 
 func (p *participant) refuseType(env envelope) error {
 	return fault(codeBadRequest, "type: %q is unknown", truncate(string(env.Name)))
 }
 
-// admit decodes a frame if the client's rate allows it.
-func (c *conn) admit(op opcode, frame []byte) (envelope, error) {
-	if wait := c.throttle(); wait > 0 {
-		env, _ := decode(frame)
-		return env, fault(codeRateLimited, "rate limit: wait %d ms", wait.Milliseconds()+1)
-	}
-	if op != opText {
-		return envelope{}, fault(codeBadRequest, "send text frames, not binary ones")
-	}
-	return decode(frame)
+// hold refuses a message that comes too soon. It allocates nothing, because a client may send many.
+func (c *conn) hold(frame []byte, wait time.Duration) {
+	env, _ := decode(frame) // What is wrong with it besides does not matter.
+	var space [64]byte
+	text := strconv.AppendInt(append(space[:0], "rate limit: wait "...), wait.Milliseconds()+1, 10)
+	c.refuse(env, codeRateLimited, append(text, " ms"...))
 }
 
 // throttle returns how long the client must wait before its next message, 0 when this one may pass.
@@ -59,27 +66,36 @@ func (c *conn) throttle() time.Duration {
 	return max(time.Millisecond, time.Duration(missing/float64(c.rate.Limit())*float64(time.Second)))
 }
 
-func (c *conn) answer(t messageType, id []byte, err error) {
+func (c *conn) answer(env envelope, err error) {
 	if err == nil {
-		c.srv.metrics.messages[t][outcomeOK].Inc()
-		if len(id) > 0 {
-			c.participant.send(appendAck(nil, id))
+		c.srv.metrics.messages[env.Type][outcomeOK].Inc()
+		if len(env.ID) > 0 {
+			var space [128]byte
+			c.participant.send(appendAck(space[:0], env.ID))
 		}
 		return
 	}
 	if errors.Is(err, errAnswered) {
-		c.srv.metrics.messages[t][outcomeRefused].Inc()
+		c.srv.metrics.messages[env.Type][outcomeRefused].Inc()
 		return
 	}
 	var ce *clientError
 	if !errors.As(err, &ce) {
-		c.log.Warn("handling a message", "type", t, "error", err)
+		c.log.Warn("handling a message", "type", env.Type, "error", err)
 		ce = &clientError{codeUnavailable, "try again"}
 	}
-	c.srv.metrics.messages[t][outcomeOf(ce.code)].Inc()
-	c.log.Debug("message refused", "type", t, "code", ce.code, "error", ce.message)
-	c.participant.send(appendError(nil, id, ce.code, ce.message))
-	if ce.code != codeUnavailable && !c.faults.Allow() {
+	c.refuse(env, ce.code, []byte(ce.message))
+}
+
+// refuse answers a message with an error. With too many that are the client's fault, it is closed.
+func (c *conn) refuse(env envelope, code int, text []byte) {
+	c.srv.metrics.messages[env.Type][outcomeOf(code)].Inc()
+	if c.log.Enabled(c.srv.ctx, slog.LevelDebug) {
+		c.log.Debug("message refused", "type", env.Type, "code", code, "error", string(text))
+	}
+	var space [512]byte
+	c.participant.send(appendError(space[:0], env.ID, code, text))
+	if code != codeUnavailable && !c.faults.Allow() {
 		c.participant.close(closePolicy, "too many bad messages")
 	}
 }
@@ -184,9 +200,10 @@ func (p *participant) relay(env envelope) error {
 	if p.room == nil {
 		return fault(codeNoRoom, "you are in no room: join_room first")
 	}
-	frame := appendRelay(make([]byte, 0, len(env.Data)+relayOverhead), env, p.user, p.room.id)
-	to := string(env.TargetID)
-	remote, ok := p.room.deliver(p.user, to, frame)
+	frame := newBuffer(len(env.Data) + relayOverhead)
+	defer frame.free()
+	frame.b = appendRelay(frame.b, env, p.user, p.room.id)
+	remote, ok := p.room.deliver(p.user, string(env.TargetID), frame.b)
 	defer remote.done()
 	switch {
 	case !ok:
@@ -197,7 +214,7 @@ func (p *participant) relay(env envelope) error {
 	p.yield()
 	ctx, cancel := context.WithTimeout(p.srv.ctx, stateTimeout)
 	defer cancel()
-	m := state.Message{Room: p.room.id, From: p.user, To: to, Frame: frame}
+	m := state.Message{Room: p.room.id, From: p.user, To: string(env.TargetID), Frame: bytes.Clone(frame.b)}
 	return fromState(p.srv.state.Send(ctx, remote.nodes, m))
 }
 

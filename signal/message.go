@@ -96,6 +96,8 @@ var (
 	// errNotUTF8 is the fault of a text frame that is none: RFC 6455 section 8.1.
 	errNotUTF8  = fault(codeBadRequest, "not UTF-8")
 	errNoObject = fault(codeBadRequest, "not a JSON object")
+	errNoType   = fault(codeBadRequest, "type: missing")
+	errLongID   = fault(codeBadRequest, "id: longer than %d characters", maxIDLen)
 	errTwice    = fault(codeBadRequest, "a field name appears twice in an object")
 )
 
@@ -144,9 +146,9 @@ func decode(frame []byte) (envelope, error) {
 		problem = err
 	case problem != nil:
 	case utf8.RuneCount(env.ID) > maxIDLen:
-		problem = fault(codeBadRequest, "id: longer than %d characters", maxIDLen)
+		problem = errLongID
 	case len(env.Name) == 0:
-		problem = fault(codeBadRequest, "type: missing")
+		problem = errNoType
 	}
 	if utf8.RuneCount(env.ID) > maxIDLen {
 		env.ID = nil

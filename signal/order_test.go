@@ -56,7 +56,7 @@ func (s *slowState) since() []string {
 }
 
 // socketless returns a server over a state that serves nothing; what is in its rooms are deaf participants.
-func socketless(t *testing.T, shared State) *Server {
+func socketless(t testing.TB, shared State) *Server {
 	s := &Server{cfg: DefaultConfig(), state: shared, participants: map[string]*participant{}, rooms: map[string]*room{}, requests: map[string]request{}}
 	s.cfg.Logger = slog.New(slog.DiscardHandler)
 	s.moves.byUser = map[string]*outgoingMove{}

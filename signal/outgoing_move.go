@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"maps"
@@ -110,7 +111,7 @@ func (ms *outgoingMoves) forwardAll(room, from, to string, frame []byte) {
 // forward gives a message to a participant that has left this node; others are not touched.
 func (ms *outgoingMoves) forward(room, from, user string, frame []byte) {
 	if move := ms.of(user); move != nil && move.room == room {
-		move.push(state.Message{Op: opForward, Room: room, From: from, To: user, Frame: frame})
+		move.push(state.Message{Op: opForward, Room: room, From: from, To: user, Frame: bytes.Clone(frame)})
 	}
 }
 

@@ -37,9 +37,8 @@ type participant struct {
 	until  time.Time   // when the grace is over
 	over   bool        // it ends with its conn and takes no more frames
 
-	sent       uint64   // how many frames that count were sent, ever
-	kept       [][]byte // the last of them, which the client has not confirmed
-	keptBytes  int
+	sent       uint64    // how many frames that count were sent, ever
+	kept       frameLog  // the last of them, which the client has not confirmed
 	asked      bool      // a ping that asks for a confirmation is under way
 	iceRefresh time.Time // when fresh ICE servers are due; zero for never
 }
@@ -75,7 +74,7 @@ func (p *participant) attach(c *conn, resumed bool, got *uint64) error {
 	}
 	c.participant, c.log = p, p.log
 	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
-	c.open(p.iceFrameLocked(ice, resumed), p.kept)
+	c.open(p.iceFrameLocked(ice, resumed), p.kept.frames())
 	return nil
 }
 
@@ -196,7 +195,7 @@ func (p *participant) abort() {
 }
 
 // send queues a text frame that counts: a client that resumes gets it again unless it says that it
-// got it. A client for which too much waits already is disconnected: signaling must not lose a
+// got it. The frame is copied. A client for which too much waits already is disconnected: signaling must not lose a
 // message silently, and no client may make the server hold memory for it.
 func (p *participant) send(frame []byte) {
 	p.mu.Lock()
@@ -210,7 +209,7 @@ func (p *participant) sendLocked(frame []byte) {
 	}
 	queued := p.queueLocked(frame)
 	p.keepLocked(frame, queued)
-	if queued && p.keptBytes > p.srv.cfg.MaxQueue/2 && !p.asked {
+	if queued && p.kept.size > p.srv.cfg.MaxQueue/2 && !p.asked {
 		p.askLocked()
 	}
 }
@@ -245,19 +244,15 @@ func (p *participant) keepLocked(frame []byte, queued bool) {
 	if p.srv.cfg.ResumeGrace == 0 || p.over {
 		return
 	}
-	p.kept = append(p.kept, frame)
-	p.keptBytes += len(frame)
-	if p.keptBytes > p.srv.cfg.MaxQueue && !queued {
-		p.kept, p.keptBytes, p.over = nil, 0, true
+	p.kept.add(frame)
+	if p.kept.size > p.srv.cfg.MaxQueue && !queued {
+		p.kept.drop(p.kept.count)
+		p.over = true
 		p.srv.metrics.overflows.Inc()
 		p.expireLocked()
 		return
 	}
-	for p.keptBytes > p.srv.cfg.MaxQueue {
-		p.keptBytes -= len(p.kept[0])
-		p.kept[0] = nil
-		p.kept = p.kept[1:]
-	}
+	p.kept.dropOver(p.srv.cfg.MaxQueue)
 }
 
 // confirmed forgets the frames that came before a ping which the client has answered.
@@ -275,18 +270,11 @@ func (p *participant) confirmed(pong string) {
 // forgetLocked drops the kept frames up to that number. It reports false when there are none of
 // that number or it is forgotten already.
 func (p *participant) forgetLocked(number uint64) bool {
-	first := p.sent - uint64(len(p.kept)) // the number of the last frame that is not kept any more
+	first := p.sent - uint64(p.kept.count) // the number of the last frame that is not kept any more
 	if number < first || number > p.sent {
 		return false
 	}
-	for _, frame := range p.kept[:number-first] {
-		p.keptBytes -= len(frame)
-	}
-	clear(p.kept[:number-first]) // The array lives on.
-	p.kept = p.kept[number-first:]
-	if len(p.kept) == 0 {
-		p.kept = nil
-	}
+	p.kept.drop(int(number - first))
 	return true
 }
 
@@ -306,7 +294,8 @@ func (p *participant) rewindLocked(got *uint64) error {
 // askLocked queues a ping whose answer confirms all that was queued before.
 func (p *participant) askLocked() {
 	p.asked = true
-	p.conn.ping(strconv.AppendUint(nil, p.sent, 10))
+	var space [20]byte
+	p.conn.ping(strconv.AppendUint(space[:0], p.sent, 10))
 }
 
 // visit is what the wheel does: it pings the client, unless frames are waiting for it, which prove or
@@ -346,7 +335,7 @@ func (p *participant) iceFrameLocked(ice ICEConfig, resumed bool) []byte {
 	}
 	kept := 0
 	if resumed {
-		kept = len(p.kept)
+		kept = p.kept.count
 	}
 	token := ""
 	if p.srv.cfg.ResumeGrace > 0 {

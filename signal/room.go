@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"bytes"
 	"slices"
 	"sync"
 	"time"
@@ -168,7 +169,7 @@ func (n remoteNodes) done() {
 	}
 }
 
-// deliver queues a frame of the local member from for the member to, or for all members but the
+// deliver queues a frame, which it copies, of the local member from for the member to, or for all members but the
 // sender when to is empty. It returns the nodes of the receivers that are elsewhere, in no order,
 // and whether from and to are members at all.
 func (r *room) deliver(from, to string, frame []byte) (remote remoteNodes, ok bool) {
@@ -238,7 +239,7 @@ func (l *localMember) hear(node, from string, frame []byte) {
 		l.pass(from, frame)
 		return
 	}
-	a.held[node] = append(a.held[node], heldMessage{From: from, Frame: frame})
+	a.held[node] = append(a.held[node], heldMessage{From: from, Frame: bytes.Clone(frame)})
 	if a.bytes += len(frame); a.bytes > l.participant.srv.cfg.MaxQueue {
 		a.held, a.bytes = map[string][]heldMessage{}, 0
 		l.participant.srv.tasks.run(func() { l.participant.lose("too much waited while the session moved") })
@@ -258,7 +259,7 @@ func (l *localMember) pass(from string, frame []byte) {
 		l.participant.send(frame)
 		return
 	}
-	l.early = append(l.early, heldMessage{from, frame, time.Now()})
+	l.early = append(l.early, heldMessage{from, bytes.Clone(frame), time.Now()})
 	l.earlyBytes += len(frame)
 	for len(l.early) > 0 && (l.earlyBytes > l.participant.srv.cfg.MaxQueue || time.Since(l.early[0].since) > earlyTimeout) {
 		l.earlyBytes -= len(l.early[0].Frame)

@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"iter"
 	"sync"
 	"time"
 )
@@ -56,14 +57,14 @@ func (s *socket) waitingLocked() int {
 }
 
 // open queues what a connection begins with, whose size is bounded by who keeps it.
-func (s *socket) open(greeting []byte, kept [][]byte) {
+func (s *socket) open(greeting []byte, kept iter.Seq[[]byte]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing || s.broken {
 		return
 	}
 	s.appendLocked(opText, greeting)
-	for _, text := range kept {
+	for text := range kept {
 		s.appendLocked(opText, text)
 	}
 }
@@ -86,7 +87,7 @@ func (s *socket) answerPing(data []byte) {
 		return
 	}
 	if s.pong == nil {
-		s.pong = newBuffer()
+		s.pong = newBuffer(maxControl)
 	}
 	s.pong.b = append(s.pong.b[:0], data...)
 	s.markLocked()
@@ -162,9 +163,7 @@ func (s *socket) isClosing() bool {
 }
 
 func (s *socket) appendLocked(op opcode, payload []byte) {
-	if s.queue == nil {
-		s.queue = newBuffer()
-	}
+	s.queue = s.queue.grown(maxHeader + len(payload))
 	s.queue.b = appendFrame(s.queue.b, op, payload)
 	s.markLocked()
 }
@@ -240,9 +239,7 @@ func (s *socket) takeLocked() []byte {
 }
 
 func (s *socket) appendPongLocked() {
-	if s.queue == nil {
-		s.queue = newBuffer()
-	}
+	s.queue = s.queue.grown(maxHeader + len(s.pong.b))
 	s.queue.b = appendFrame(s.queue.b, opPong, s.pong.b)
 	s.pong.free()
 	s.pong = nil

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -56,6 +57,7 @@ type Server struct {
 	limits   socketLimits
 	pollers  *pollers
 	flusher  flusher
+	memory   reclaimer
 
 	leaving  atomic.Bool // clients are asked to go to other nodes
 	draining atomic.Bool
@@ -326,13 +328,16 @@ func (s *Server) serve(c *conn, want resumption) {
 	c.serve()
 }
 
-// visit is what the wheel does to connections.
+// visit is what the wheel does to the connections that are due, if any.
 func (s *Server) visit(due []*conn) {
 	s.flusher.batch(func() {
 		for _, c := range due {
 			c.visit()
 		}
 	})
+	if s.memory.due(s.Connections(), time.Now()) {
+		s.tasks.run(debug.FreeOSMemory)
+	}
 }
 
 // ended finishes a connection that reads no more.

@@ -38,7 +38,8 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 		return snapshot{}, nil, err
 	}
 	s.forgetLocked(p)
-	snap := snapshot{Sent: p.sent, Kept: p.kept}
+	snap := snapshot{Sent: p.sent, Kept: p.kept.copies()}
+	p.kept.drop(p.kept.count)
 	if r == nil {
 		return snap, nil, nil
 	}
@@ -54,9 +55,9 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 // place in its room is the second result, nil when it is in none.
 func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*participant, *localMember) {
 	p := newParticipant(s, t.User, session, max(newEpoch(), t.Epoch+1))
-	p.sent, p.kept = snap.Sent, snap.Kept
-	for _, frame := range p.kept {
-		p.keptBytes += len(frame)
+	p.sent = snap.Sent
+	for _, frame := range snap.Kept {
+		p.kept.add(frame)
 	}
 	if snap.Room == "" {
 		return p, nil

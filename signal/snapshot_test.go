@@ -32,7 +32,7 @@ func TestSnapshotCarriesAParticipant(t *testing.T) {
 		t.Fatal(err)
 	}
 	q, l := there.unpack(snap, resumeToken{User: "a", Epoch: 1}, "session")
-	if q.epoch <= p.epoch || q.sent != 3 || q.keptBytes != len("missed") || len(q.kept) != 1 || string(q.kept[0]) != "missed" {
+	if q.epoch <= p.epoch || q.sent != 3 || len(q.kept.copies()) != 1 || string(q.kept.copies()[0]) != "missed" {
 		t.Errorf("%+v was unpacked of %s", q, text)
 	}
 	q.conn = deaf("a", 0).conn
@@ -50,7 +50,7 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.srv": "here", "participant.user": "token", "participant.epoch": "anew", "participant.session": "cookie",
 		"participant.log": "here", "participant.room": "moves", "participant.mu": "here", "participant.owner": "here",
 		"participant.conn": "here", "participant.wanted": "here", "participant.grace": "here", "participant.until": "here",
-		"participant.over": "never packed", "participant.sent": "moves", "participant.kept": "moves", "participant.keptBytes": "of kept",
+		"participant.over": "never packed", "participant.sent": "moves", "participant.kept": "moves",
 		"participant.asked": "here", "participant.iceRefresh": "with the greeting",
 		"localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early",
 		"localMember.move": "settled before",

@@ -34,6 +34,8 @@ const (
 	// maxControl is the payload of the longest control frame, and of what has its length in the first
 	// two bytes.
 	maxControl = 125
+	// maxHeader is the size of the longest header of the server's frames.
+	maxHeader = 10
 )
 
 // errProtocol says that the client breaks RFC 6455.
