@@ -193,13 +193,22 @@ type worker struct {
 	look   func(uintptr) bool // poll, kept since a function value is allocated
 }
 
-func newWorker(p *poller) *worker {
-	w := &worker{poller: p, buf: make([]byte, workerBuffer)}
+// workers are kept for use: in a cluster every message for another node takes a new one.
+var workers = sync.Pool{New: func() any {
+	w := &worker{buf: make([]byte, workerBuffer)}
 	w.look = func(uintptr) bool { return w.poll() }
+	return w
+}}
+
+func newWorker(p *poller) *worker {
+	w := workers.Get().(*worker)
+	w.poller, w.gone, w.ended = p, false, false
 	return w
 }
 
+// run serves the poller until another worker does, or the end.
 func (w *worker) run() {
+	defer w.free()
 	for !w.gone && w.wait() {
 		w.poller.flusher.begin()
 		w.handle()
@@ -208,6 +217,11 @@ func (w *worker) run() {
 			runtime.Gosched() // Others may have waited for a whole batch.
 		}
 	}
+}
+
+func (w *worker) free() {
+	w.poller, w.ready, w.again = nil, nil, nil
+	workers.Put(w)
 }
 
 // handle gives each ready connection its turn.
