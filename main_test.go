@@ -37,77 +37,68 @@ import (
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal"
 	"cline-meet/signal/signal/client"
+	"cline-meet/signal/state/redistest"
 	"cline-meet/signal/turnsrv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait of a test; it decides only how a failure ends.
-const patience = 30 * time.Second
+const patience = systemtest.Patience
 
-// quiet are the arguments of a node that disturbs no other: free ports, loopback, logs only.
-var quiet = []string{"signal", "serve", "--server-host", "127.0.0.1", "--server-port", "0", "--admin-addr", "127.0.0.1:0",
-	"--turn-listen", "127.0.0.1", "--turn-port", "0", "--turn-relay-ip", "127.0.0.1", "--log-format", "json"}
+// quiet are the arguments of a node that disturbs no other.
+var quiet = append([]string{"signal"}, systemtest.Serve...)
 
-// serving is the log line in which a node says where it is.
-type serving struct {
-	Msg, HTTP, Admin string
-	Turn             int
+// process is a node that runs inside this process.
+type process struct {
+	systemtest.Serving
+	t      *testing.T
+	cancel context.CancelFunc
+	ended  chan struct{} // ended is closed when the node has stopped, with its exit status set.
+	status int
 }
 
-// whereabouts reads a node's log until the line that says that it serves, then throws away the rest.
-func whereabouts(t *testing.T, log io.Reader) serving {
+// running runs a node with more arguments until it is stopped, or the test ends, and waits until it serves.
+func running(t *testing.T, args ...string) *process {
 	t.Helper()
-	found := make(chan serving, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &process{t: t, cancel: cancel, ended: make(chan struct{})}
+	log := new(systemtest.Log)
 	go func() {
-		defer close(found)
-		lines := bufio.NewScanner(log)
-		for lines.Scan() {
-			var s serving
-			if json.Unmarshal(lines.Bytes(), &s) == nil && s.Msg == "serving" {
-				found <- s
-			}
-		}
+		defer close(p.ended)
+		p.status = run(ctx, slices.Concat(quiet, args), io.Discard, log)
 	}()
-	select {
-	case s, ok := <-found:
-		if !ok {
-			t.Fatal("the node ended before it served")
-		}
-		return s
-	case <-time.After(patience):
-		t.Fatal("the node does not serve")
+	t.Cleanup(p.stop)
+	p.Serving = log.Serving(t, p.ended)
+	return p
+}
+
+// stop stops the node, which must go well.
+func (p *process) stop() {
+	p.t.Helper()
+	p.cancel()
+	if <-p.ended; p.status != 0 {
+		p.t.Errorf("exit status %d", p.status)
 	}
-	return serving{}
 }
 
 func TestServeThreeTimesInOneProcess(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	for range 3 {
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		log, w := io.Pipe()
-		status := make(chan int, 1)
-		go func() {
-			status <- run(ctx, quiet, io.Discard, w)
-			_ = w.Close()
-		}()
-		at := whereabouts(t, log)
-		c := dial(t, at)
-		stop()
+		at := running(t)
+		c := dial(t, at.Serving)
+		at.cancel()
 		if err := end(t, c); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 			t.Errorf("the client's connection ended with %v", err)
 		}
-		if s := <-status; s != 0 {
-			t.Errorf("exit status %d", s)
-		}
+		at.stop()
 		_ = c.Close()
 	}
 	goleak.VerifyNone(t, before)
 }
 
 // dial connects a client and reads its stun_config, which must name this node's TURN server.
-func dial(t *testing.T, at serving) *client.Client {
+func dial(t *testing.T, at systemtest.Serving) *client.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -150,27 +141,15 @@ func TestExecutable(t *testing.T) {
 		}
 	})
 	t.Run("SIGTERM", func(t *testing.T) {
-		cmd := exec.Command(binary, quiet[1:]...)
-		log, err := cmd.StderrPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		began := time.Now()
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = cmd.Process.Kill() }()
-		at := whereabouts(t, log)
-		t.Logf("listening after %v", time.Since(began))
-		c := dial(t, at)
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		node := systemtest.StartNode(t)
+		c := dial(t, node.Serving)
+		ended := make(chan error, 1)
+		go func() { ended <- node.End(syscall.SIGTERM) }()
 		if err := end(t, c); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 			t.Errorf("the client's connection ended with %v", err)
 		}
 		_ = c.Close()
-		if err := cmd.Wait(); err != nil {
+		if err := <-ended; err != nil {
 			t.Errorf("ended with %v", err)
 		}
 	})
@@ -391,16 +370,7 @@ func TestIntroduction(t *testing.T) {
 }
 
 func TestTURNOff(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	log, w := io.Pipe()
-	status := make(chan int, 1)
-	args := append(slices.Clone(quiet), "--turn-enabled=false", "--turn-url", "turn:turn.example.org:3478", "--turn-secret", "north")
-	go func() {
-		status <- run(ctx, args, io.Discard, w)
-		_ = w.Close()
-	}()
-	at := whereabouts(t, log)
+	at := running(t, "--turn-enabled=false", "--turn-url", "turn:turn.example.org:3478", "--turn-secret", "north")
 	c, err := client.Dial(t.Context(), "http://"+at.HTTP+"/ws", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -411,28 +381,16 @@ func TestTURNOff(t *testing.T) {
 		t.Errorf("first message %s (%v), TURN port %d", m.Raw, err, at.Turn)
 	}
 	_ = c.Close()
-	stop()
-	if s := <-status; s != 0 {
-		t.Errorf("exit status %d", s)
-	}
+	at.stop()
 }
 
 // TestStopLetsCallsEnd stops a node while it relays: the call goes on until its client ends it, and
 // then the node has stopped.
 func TestStopLetsCallsEnd(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	log, w := io.Pipe()
-	status := make(chan int, 1)
-	args := append(slices.Clone(quiet), "--turn-secret", "north")
-	go func() {
-		status <- run(ctx, args, io.Discard, w)
-		_ = w.Close()
-	}()
-	at := whereabouts(t, log)
-	caller, relay := allocate(t, at, "north")
-	callee, other := allocate(t, at, "north")
-	stop()
+	at := running(t, "--turn-secret", "north")
+	caller, relay := allocate(t, at.Serving, "north")
+	callee, other := allocate(t, at.Serving, "north")
+	at.cancel()
 	for gone := false; !gone; {
 		_, err := http.Get("http://" + at.HTTP + "/health")
 		gone = err != nil
@@ -459,8 +417,8 @@ func TestStopLetsCallsEnd(t *testing.T) {
 		text = string(buf[:n])
 	}
 	select {
-	case s := <-status:
-		t.Fatalf("the node stopped with status %d during a call", s)
+	case <-at.ended:
+		t.Fatalf("the node stopped with status %d during a call", at.status)
 	default:
 	}
 	for _, end := range []func() error{relay.Close, other.Close} {
@@ -470,13 +428,11 @@ func TestStopLetsCallsEnd(t *testing.T) {
 	}
 	caller.Close()
 	callee.Close()
-	if s := <-status; s != 0 {
-		t.Errorf("exit status %d", s)
-	}
+	at.stop()
 }
 
 // allocate makes a client with a relay of the node.
-func allocate(t *testing.T, at serving, secret string) (*turn.Client, net.PacketConn) {
+func allocate(t *testing.T, at systemtest.Serving, secret string) (*turn.Client, net.PacketConn) {
 	t.Helper()
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
@@ -501,16 +457,8 @@ func allocate(t *testing.T, at serving, secret string) (*turn.Client, net.Packet
 }
 
 func TestMetricsOfBothParts(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	log, w := io.Pipe()
-	status := make(chan int, 1)
-	go func() {
-		status <- run(ctx, quiet, io.Discard, w)
-		_ = w.Close()
-	}()
-	at := whereabouts(t, log)
-	c := dial(t, at)
+	at := running(t)
+	c := dial(t, at.Serving)
 	res, err := http.Get("http://" + at.Admin + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -527,10 +475,7 @@ func TestMetricsOfBothParts(t *testing.T) {
 		}
 	}
 	_ = c.Close()
-	stop()
-	if s := <-status; s != 0 {
-		t.Errorf("exit status %d", s)
-	}
+	at.stop()
 }
 
 // TestCheck reads settings and files as serve does, and starts nothing.
@@ -552,23 +497,13 @@ func TestCheck(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	log, w := io.Pipe()
-	status := make(chan int, 1)
-	go func() {
-		status <- run(ctx, quiet, io.Discard, w)
-		_ = w.Close()
-	}()
-	_, port, _ := net.SplitHostPort(whereabouts(t, log).HTTP)
+	at := running(t)
+	_, port, _ := net.SplitHostPort(at.HTTP)
 	var stderr bytes.Buffer
 	if s := run(t.Context(), []string{"signal", "health", "--server-port", port}, io.Discard, &stderr); s != 0 {
 		t.Errorf("exit status %d, %s", s, &stderr)
 	}
-	stop()
-	if s := <-status; s != 0 {
-		t.Errorf("exit status %d", s)
-	}
+	at.stop()
 	if s := run(t.Context(), []string{"signal", "health", "--server-port", port}, io.Discard, &stderr); s != 1 ||
 		!strings.Contains(stderr.String(), "/ready") {
 		t.Errorf("without a node: exit status %d, %s", s, &stderr)
@@ -723,7 +658,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv/internal/peers":           {"turnsrv/internal/relayaddr"},
 		"turnsrv/internal/wire/wiretest":   nil,
 		"turnsrv/internal/peers/peerstest": nil,
-		"turnsrv/internal/turntest":        nil,
+		"turnsrv/internal/turntest":        {"packaging/systemtest"},
 	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == "dist" {
@@ -769,7 +704,7 @@ func TestREADMENamesEveryMetric(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := startRedis(t)
+	port := redistest.Start(t).Port()
 	n := startNode(t, func(s *settings) { s.redis.Host, s.redis.Port = "127.0.0.1", port })
 	descriptions := make(chan *prometheus.Desc, 1000)
 	n.registry.Describe(descriptions)
@@ -810,7 +745,7 @@ func TestNotesOnWhatIsUnsafe(t *testing.T) {
 // TestNodeWithoutTURNNamesThatOfOthers is a cluster whose TURN servers are on other nodes than its
 // signaling.
 func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
-	port := startRedis(t)
+	port := redistest.Start(t).Port()
 	onRedis := func(s *settings) { s.redis.Host, s.redis.Port = "127.0.0.1", port }
 	turn := startNode(t, func(s *settings) { onRedis(s); s.turn.PublicHost = turnsrv.Auto })
 	web := startNode(t, func(s *settings) { onRedis(s); s.turn.Enabled = false })
@@ -829,43 +764,6 @@ func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
 	if _, credential := turnsrv.Credentials(turn.settings.turn.Secrets[0], "bob", time.Unix(expiry, 0)); credential != servers[0].Credential {
 		t.Error("the credential is not of the secret that the cluster agreed on")
 	}
-}
-
-// startRedis runs a redis-server that keeps nothing until the test ends, and returns its port.
-func startRedis(t *testing.T) int {
-	t.Helper()
-	program, err := exec.LookPath("redis-server")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := free.Addr().(*net.TCPAddr).Port
-	_ = free.Close()
-	redis := exec.Command(program, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
-	said, err := redis.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := redis.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = redis.Process.Kill()
-		_ = redis.Wait()
-	})
-	for lines := bufio.NewScanner(said); lines.Scan(); {
-		if strings.Contains(lines.Text(), "Ready to accept connections") {
-			return port
-		}
-	}
-	t.Fatal("redis-server does not start")
-	return 0
 }
 
 // startNode builds a node on loopback, which the test's end stops.
@@ -889,27 +787,8 @@ func startNode(t *testing.T, change func(*settings)) *node {
 	return n
 }
 
-// running runs a node until the test ends and returns where it is.
-func running(t *testing.T, args ...string) serving {
-	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
-	log, w := io.Pipe()
-	status := make(chan int, 1)
-	go func() {
-		status <- run(ctx, slices.Concat(quiet, args), io.Discard, w)
-		_ = w.Close()
-	}()
-	t.Cleanup(func() {
-		stop()
-		if s := <-status; s != 0 {
-			t.Errorf("exit status %d", s)
-		}
-	})
-	return whereabouts(t, log)
-}
-
 // iceOf asks a node for ICE servers with a session's cookie, or any new one's.
-func iceOf(t *testing.T, at serving, cookie *http.Cookie) (*http.Cookie, []turnsrv.ICEServer) {
+func iceOf(t *testing.T, at systemtest.Serving, cookie *http.Cookie) (*http.Cookie, []turnsrv.ICEServer) {
 	t.Helper()
 	web := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	if cookie == nil {
@@ -940,7 +819,7 @@ func iceOf(t *testing.T, at serving, cookie *http.Cookie) (*http.Cookie, []turns
 // TestNodesShareSecretsAndTURN takes a session from one node to the other, and allocates at the other
 // with the credentials that the first one gave for it.
 func TestNodesShareSecretsAndTURN(t *testing.T) {
-	redis := []string{"--redis-host", "127.0.0.1", "--redis-port", strconv.Itoa(startRedis(t)), "--state-beat", "0.2"}
+	redis := []string{"--redis-host", "127.0.0.1", "--redis-port", strconv.Itoa(redistest.Start(t).Port()), "--state-beat", "0.2"}
 	one, two := running(t, redis...), running(t, redis...)
 	var cookie *http.Cookie
 	var servers []turnsrv.ICEServer
@@ -949,14 +828,14 @@ func TestNodesShareSecretsAndTURN(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("ICE servers %v", servers)
 		}
-		cookie, servers = iceOf(t, one, cookie)
+		cookie, servers = iceOf(t, one.Serving, cookie)
 		<-time.After(10 * time.Millisecond)
 	}
 	own, other := fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", one.Turn), fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", two.Turn)
 	if servers[1].URLs[0] != own || servers[2].URLs[0] != other {
 		t.Errorf("ICE servers %v, want %s before %s", servers, own, other)
 	}
-	iceOf(t, two, cookie) // The other node knows the session.
+	iceOf(t, two.Serving, cookie) // The other node knows the session.
 	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -981,7 +860,7 @@ func TestNodesShareSecretsAndTURN(t *testing.T) {
 
 // TestDrainingNodeNamesTheOtherFirst has a node that goes away send clients elsewhere.
 func TestDrainingNodeNamesTheOtherFirst(t *testing.T) {
-	port := startRedis(t)
+	port := redistest.Start(t).Port()
 	change := func(s *settings) { s.redis.Host, s.redis.Port, s.redis.Beat = "127.0.0.1", port, 200*time.Millisecond }
 	one, two := startNode(t, change), startNode(t, change)
 	deadline := time.Now().Add(patience)
@@ -1007,7 +886,7 @@ func TestServeWithoutItsRedis(t *testing.T) {
 	port := free.Addr().(*net.TCPAddr).Port
 	_ = free.Close()
 	at := running(t, "--redis-url", fmt.Sprintf("redis://127.0.0.1:%d/0", port))
-	_ = dial(t, at).Close()
+	_ = dial(t, at.Serving).Close()
 	web := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	for path, status := range map[string]int{"/health": http.StatusOK, "/ready": http.StatusServiceUnavailable} {
 		answer, err := web.Get("http://" + at.HTTP + path)

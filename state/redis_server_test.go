@@ -81,6 +81,7 @@ func redisContract(t *testing.T, cfg RedisConfig) {
 	t.Helper()
 	contract(t, func(*testing.T) attach {
 		own := cfg
+		own.Lease = 20 * time.Second // No node may be taken for dead because the machine is busy.
 		own.Prefix = fmt.Sprintf("d%d:", deployments.Add(1))
 		return func(t *testing.T, id string, ev Events) node { return connect(t, own, id, ev) }
 	})

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // loopbackIPv4 is where most tests take place.
@@ -25,7 +27,7 @@ func TestHairpin(t *testing.T) {
 			t.Fatalf("Allocate: %v", err)
 		}
 		defer func() { _ = relay.Close() }()
-		if err := relay.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := relay.SetReadDeadline(time.Now().Add(systemtest.Patience)); err != nil {
 			t.Fatal(err)
 		}
 		relays[i] = relay

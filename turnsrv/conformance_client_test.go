@@ -15,12 +15,13 @@ import (
 
 	"github.com/pion/stun/v2"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
 	// wirePatience is how long a server has for an answer or a packet that must come.
-	wirePatience = 5 * time.Second
+	wirePatience = systemtest.Patience
 
 	// wireQuiet is how long a server that answers other requests may keep one
 	// waiting until it counts as unanswered.

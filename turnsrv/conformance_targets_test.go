@@ -21,6 +21,7 @@ import (
 	"github.com/pion/stun/v2"
 	"github.com/pion/turn/v3"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
@@ -206,7 +207,7 @@ func startCoturn(t *testing.T) *confTarget {
 			t.Logf("coturn said:\n%s", log)
 		}
 	})
-	turntest.Eventually(t, "coturn answers", func() bool {
+	systemtest.Eventually(t, "coturn answers", func() bool {
 		return bindingWorks("udp", server) == nil && bindingWorks("tcp", server) == nil
 	})
 	return &confTarget{server: server, server6: onIPv6Loopback(int(server.Port()))}

@@ -14,6 +14,7 @@ import (
 	"github.com/pion/stun/v2"
 	"golang.org/x/sys/unix"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
@@ -83,7 +84,7 @@ func TestChannelsExpireAndAreBoundAgain(t *testing.T) {
 	if _, err := f.peer.WriteToUDPAddrPort([]byte("late"), f.relay); err != nil {
 		t.Fatal(err)
 	}
-	turntest.Eventually(t, "the late packet is dropped", func() bool { return turntest.ValueOf(t, refused) > before })
+	systemtest.Eventually(t, "the late packet is dropped", func() bool { return turntest.ValueOf(t, refused) > before })
 	peer := f.peer.LocalAddr().(*net.UDPAddr).AddrPort()
 	if _, err := f.client.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(peer)); err != nil {
 		t.Fatal(err)
@@ -107,7 +108,7 @@ func (f *flow) volley(t *testing.T, packets int) {
 		}
 	}
 	buffer := make([]byte, 2048)
-	_ = f.peer.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = f.peer.SetReadDeadline(time.Now().Add(systemtest.Patience))
 	for i, size := range sizes {
 		n, err := f.peer.Read(buffer)
 		if err != nil || string(buffer[:n]) != string(numbered(tag, i, size)) {
@@ -153,14 +154,14 @@ func TestFloodIsCutToItsShare(t *testing.T) {
 	var flooding sync.WaitGroup
 	flooding.Go(func() { inundate(t, flood.client.conn.(*net.UDPConn), stop) })
 	dropped := s.front.metrics.dropCounters[dropShare]
-	turntest.Eventually(t, "data of the flood is dropped", func() bool {
+	systemtest.Eventually(t, "data of the flood is dropped", func() bool {
 		_ = call.client.sendOn(flowChannel, []byte("call"))
 		return turntest.ValueOf(t, dropped) > 0
 	})
 	close(stop)
 	flooding.Wait()
 	for _, f := range []*flow{call, flood} {
-		turntest.Eventually(t, "it relays again", f.calm)
+		systemtest.Eventually(t, "it relays again", f.calm)
 	}
 	newFlow(t, s, "udp", "carol").volley(t, 24)
 }

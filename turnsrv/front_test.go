@@ -19,9 +19,9 @@ import (
 	"github.com/pion/stun/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/peers/peerstest"
 	"cline-meet/signal/turnsrv/internal/transport"
-	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
@@ -285,7 +285,7 @@ func TestAllocationEndsWithItsConnection(t *testing.T) {
 	s := startServer(t, loopbackConfig())
 	f := newFlow(t, s, "tcp", "alice")
 	_ = f.client.conn.Close()
-	turntest.Eventually(t, "the allocation is gone", func() bool { return s.Allocations() == 0 })
+	systemtest.Eventually(t, "the allocation is gone", func() bool { return s.Allocations() == 0 })
 }
 
 // TestCyclesLeaveNothing makes and deletes many allocations and counts what is
@@ -311,7 +311,7 @@ func TestCyclesLeaveNothing(t *testing.T) {
 	for range cycles {
 		cycle()
 	}
-	turntest.Eventually(t, "goroutines and descriptors are given back", func() bool {
+	systemtest.Eventually(t, "goroutines and descriptors are given back", func() bool {
 		g, d, _ := footprint(t, s)
 		return g <= goroutines && d <= descriptors
 	})
@@ -323,7 +323,7 @@ func TestCyclesLeaveNothing(t *testing.T) {
 // footprint counts what the process holds once the server has no allocation.
 func footprint(t *testing.T, s *Server) (goroutines, descriptors int, heap uint64) {
 	t.Helper()
-	turntest.Eventually(t, "no allocation is left", func() bool {
+	systemtest.Eventually(t, "no allocation is left", func() bool {
 		return s.Allocations() == 0 && s.front.engine.Open() == 0
 	})
 	fds, err := os.ReadDir("/proc/self/fd")

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // uclient is coturn's test client.
@@ -115,7 +117,7 @@ func runUclient(t *testing.T, extra []string) {
 
 func runUclientRaw(t *testing.T, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), systemtest.Patience)
 	defer cancel()
 	output, err := exec.CommandContext(ctx, uclient, args...).CombinedOutput()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/auth"
 	"cline-meet/signal/turnsrv/internal/turntest"
 )
@@ -56,7 +57,7 @@ func TestCredentialsOverTheWire(t *testing.T) {
 			}
 		}
 	}
-	turntest.Eventually(t, "every allocation is gone", func() bool { return s.Allocations() == 0 })
+	systemtest.Eventually(t, "every allocation is gone", func() bool { return s.Allocations() == 0 })
 	if got := turntest.ValueOf(t, s.front.metrics.authFailures.WithLabelValues(auth.FailPassword)); got != 2 {
 		t.Errorf("%v password failures were counted, want 2", got)
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/relayaddr"
-	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
 // TestStartClose starts and closes three times in one process with the same
@@ -99,7 +99,7 @@ func dial(t *testing.T, s *Server) net.Conn {
 		t.Fatalf("dialing: %v", err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(systemtest.Patience)); err != nil {
 		t.Fatalf("setting a deadline: %v", err)
 	}
 	return conn
@@ -215,7 +215,7 @@ func hasIPv6Loopback() bool {
 func bindingReply(t *testing.T, conn net.PacketConn, server netip.AddrPort) netip.AddrPort {
 	t.Helper()
 	request := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(systemtest.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.WriteTo(request.Raw, net.UDPAddrFromAddrPort(server)); err != nil {
@@ -263,7 +263,7 @@ func TestRelayPortsAreBoundedAndReused(t *testing.T) {
 		t.Errorf("third: %v, want 508", err)
 	}
 	_ = first.Close()
-	turntest.Eventually(t, "the first relay is gone", func() bool { return s.Allocations() == 1 })
+	systemtest.Eventually(t, "the first relay is gone", func() bool { return s.Allocations() == 1 })
 	third, err := allocate()
 	if err != nil {
 		t.Errorf("after a release: %v", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pion/webrtc/v4"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/turntest"
 )
 
@@ -19,7 +20,7 @@ const (
 	transferSize = 10 << 20
 	chunkSize    = 16 << 10
 	highWater    = 1 << 20
-	transferTime = 90 * time.Second
+	transferTime = 5 * systemtest.Patience
 )
 
 // TestWebRTCRelayOnly moves 10 MB between two peers that may use nothing but
@@ -185,7 +186,7 @@ func describe(t *testing.T, peer *webrtc.PeerConnection, description webrtc.Sess
 	if err := peer.SetLocalDescription(description); err != nil {
 		t.Fatalf("SetLocalDescription: %v", err)
 	}
-	timeout := time.NewTimer(30 * time.Second)
+	timeout := time.NewTimer(systemtest.Patience)
 	defer timeout.Stop()
 	select {
 	case <-gathered:

@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait of a test; it decides only how a failure ends.
-const patience = 30 * time.Second
+const patience = systemtest.Patience
 
 // echo is a TLS server that sends back what it gets until the test ends.
 func echo(t *testing.T, cfg *tls.Config) (addr string) {

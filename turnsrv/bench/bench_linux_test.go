@@ -4,13 +4,9 @@ package bench
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"math/big"
+	"fmt"
 	"net"
 	"os"
 	"strconv"
@@ -19,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/bench/measure"
 	"cline-meet/signal/turnsrv"
 )
@@ -110,7 +107,7 @@ func startServer(t *testing.T, transport string) (*target, Options) {
 	cfg.Secrets = []string{"bench-secret"}
 	cfg.Listen, cfg.RelayIP, cfg.AllowPeers = []string{"127.0.0.1"}, []string{"127.0.0.1"}, []string{"127.0.0.1"}
 	cfg.UserQuota, cfg.AllocateRate, cfg.UnauthRate = 0, 0, 1e6
-	certificate := makeCertificate(t)
+	certificate := systemtest.Certificate(t, "127.0.0.1")
 	cfg.TLS = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &certificate, nil }}
 	s, err := turnsrv.New(cfg)
 	if err != nil {
@@ -130,20 +127,6 @@ func startServer(t *testing.T, transport string) (*target, Options) {
 	return &target{Server: measure.Server{Name: "signal", Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), PID: os.Getpid()}}, o
 }
 
-func makeCertificate(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
 // TestServerPassesVerify runs the scenarios, briefly, through the TURN server of
 // this module, whose data path it tests that way.
 func TestServerPassesVerify(t *testing.T) {
@@ -155,13 +138,20 @@ func TestServerPassesVerify(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, s := range picked {
-				r, err := run(t.Context(), s, server, o)
-				if err != nil {
-					t.Fatalf("%s: %v", s.name, err)
-				}
-				if r.Delivered == 0 || !r.verified() {
-					t.Errorf("%s: delivered %d, lost %d, corrupt %d, reordered %d", s.name, r.Delivered, r.Lost, r.Corrupt, r.Reordered)
-				}
+				systemtest.Until(t, s.name+" loses nothing", func() error { // A busy machine's sockets overflow.
+					r, err := run(t.Context(), s, server, o)
+					if err != nil {
+						t.Fatalf("%s: %v", s.name, err)
+					}
+					text := fmt.Sprintf("%s: delivered %d, lost %d, corrupt %d, reordered %d", s.name, r.Delivered, r.Lost, r.Corrupt, r.Reordered)
+					if r.Corrupt != 0 || r.Reordered != 0 {
+						t.Error(text)
+					}
+					if r.Delivered == 0 || !r.verified() {
+						return errors.New(text)
+					}
+					return nil
+				})
 			}
 		})
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -121,7 +123,7 @@ func live(t *testing.T, lane *Lane, id uint64, relay *testRelay) *Allocation {
 
 func waitFor(t *testing.T, e *Engine, open int) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); e.Open() != open; <-time.After(time.Millisecond) {
+	for deadline := time.Now().Add(systemtest.Patience); e.Open() != open; <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d allocations are open, want %d", e.Open(), open)
 		}

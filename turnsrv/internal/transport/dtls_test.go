@@ -12,6 +12,7 @@ import (
 
 	"github.com/pion/dtls/v3"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
@@ -32,7 +33,7 @@ func dialDTLS(address string) (net.Conn, error) {
 		_ = socket.Close()
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), systemtest.Patience)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
@@ -99,7 +100,7 @@ func TestOnlyAHelloBeginsASession(t *testing.T) {
 		}
 	}
 	drops := cfg.Metrics.drops.WithLabelValues("dtls", dropNoSession)
-	turntest.Eventually(t, "all are dropped", func() bool { return turntest.ValueOf(t, drops) == float64(len(packets)) })
+	systemtest.Eventually(t, "all are dropped", func() bool { return turntest.ValueOf(t, drops) == float64(len(packets)) })
 	if s.secure[0].sessions() != 0 {
 		t.Error("there is a session")
 	}
@@ -149,7 +150,7 @@ func TestHalfOpenDTLS(t *testing.T) {
 			t.Fatalf("%d handshakes", got-1)
 		}
 	}
-	turntest.Eventually(t, "the table is full", func() bool { return s.secure[0].sessions() == halfOpen+1 })
+	systemtest.Eventually(t, "the table is full", func() bool { return s.secure[0].sessions() == halfOpen+1 })
 	used := heapInUse() - before
 	t.Logf("%d bytes for each of %d half-open handshakes", used/int64(halfOpen), halfOpen)
 	if used > int64(halfOpen)*96<<10 {
@@ -179,7 +180,7 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 		if _, err := socket.Write(hello); err != nil {
 			t.Fatal(err)
 		}
-		_ = socket.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = socket.SetReadDeadline(time.Now().Add(systemtest.Patience))
 		if _, err := socket.Read(make([]byte, 100)); err != nil {
 			t.Fatalf("no HelloVerifyRequest: %v", err)
 		}
@@ -218,7 +219,7 @@ func TestVerifiedHandshakesStay(t *testing.T) {
 		done <- client.HandshakeContext(ctx)
 	}()
 	server := s.secure[0]
-	turntest.Eventually(t, "the client has shown the cookie", func() bool {
+	systemtest.Eventually(t, "the client has shown the cookie", func() bool {
 		server.mu.Lock()
 		defer server.mu.Unlock()
 		return len(server.conns) == 1 && server.unverified.Len() == 0
@@ -227,7 +228,7 @@ func TestVerifiedHandshakesStay(t *testing.T) {
 		sayHello(t, s)
 	}
 	refusals := cfg.Metrics.handshakes.WithLabelValues("dtls", handshakeFailed)
-	turntest.Eventually(t, "the oldest made room", func() bool { return turntest.ValueOf(t, refusals) == 9 })
+	systemtest.Eventually(t, "the oldest made room", func() bool { return turntest.ValueOf(t, refusals) == 9 })
 	resume()
 	if err := <-done; err != nil {
 		t.Errorf("the slow client: %v", err)
@@ -279,7 +280,7 @@ func TestDTLSDeadlines(t *testing.T) {
 				}
 			}
 			closed := cfg.Metrics.closed.WithLabelValues("dtls", reason)
-			turntest.Eventually(t, "the session has ended", func() bool {
+			systemtest.Eventually(t, "the session has ended", func() bool {
 				return s.secure[0].sessions() == 0 && turntest.ValueOf(t, closed) == 1 && e.goneOnce()
 			})
 			if took := time.Since(start); took > standardLimits().firstMessageTimeout/2 {
@@ -317,7 +318,7 @@ func TestDTLSHandshakeBudget(t *testing.T) {
 	defer func() { _ = socket.Close() }()
 	hello := turntest.DTLSHello(t)
 	drops := cfg.Metrics.drops.WithLabelValues("dtls", dropBudget)
-	turntest.Eventually(t, "the budget is spent", func() bool {
+	systemtest.Eventually(t, "the budget is spent", func() bool {
 		_, err := socket.Write(append(hello, make([]byte, 4000)...))
 		return err == nil && turntest.ValueOf(t, drops) > 10
 	})

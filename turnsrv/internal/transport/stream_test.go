@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
@@ -21,7 +22,7 @@ import (
 
 // expectClosed waits for the server to end a connection.
 func expectClosed(conn net.Conn) error {
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
 	if _, err := io.Copy(io.Discard, conn); isTimeoutError(err) {
 		return errors.New("still connected")
 	}
@@ -58,7 +59,7 @@ func TestFramingAttack(t *testing.T) {
 			}
 		}
 		closed := cfg.Metrics.closed.WithLabelValues(kind.String(), closedFrame)
-		turntest.Eventually(t, "all were closed for their framing", func() bool { return turntest.ValueOf(t, closed) == 10 })
+		systemtest.Eventually(t, "all were closed for their framing", func() bool { return turntest.ValueOf(t, closed) == 10 })
 	}
 }
 
@@ -136,7 +137,7 @@ func TestConnectionLimits(t *testing.T) {
 		t.Errorf("another address: %v", err)
 	}
 	_ = conns[0].Close()
-	turntest.Eventually(t, "there is room again", func() bool {
+	systemtest.Eventually(t, "there is room again", func() bool {
 		conn, err := net.Dial("tcp4", at("127.0.0.1", s.Port()))
 		if err != nil {
 			return false
@@ -175,7 +176,7 @@ func TestHalfOpenStreams(t *testing.T) {
 		return turntest.ValueOf(t, cfg.Metrics.connections.WithLabelValues("tcp")) +
 			turntest.ValueOf(t, cfg.Metrics.connections.WithLabelValues("tls"))
 	}
-	turntest.Eventually(t, "all are accepted", func() bool { return connections() == 2002 })
+	systemtest.Eventually(t, "all are accepted", func() bool { return connections() == 2002 })
 	// The clients' half of the descriptors is counted, too.
 	used := heapInUse() - before
 	t.Logf("%d bytes for each half-open connection", used/2000)
@@ -269,7 +270,7 @@ func pingPath(conn net.Conn, to Path, frame []byte) error {
 	if err := to.Send(frame); err != nil {
 		return err
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
 	_, err := io.ReadFull(conn, make([]byte, wire.Padded(len(frame))))
 	return err
 }
@@ -278,7 +279,7 @@ func pingPath(conn net.Conn, to Path, frame []byte) error {
 // data there was before the last one.
 func drainFrames(t *testing.T, conn net.Conn, controls int) (data int) {
 	t.Helper()
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
 	// A client may get data first; only a server's stream begins with STUN.
 	frames := wire.NewFramer(io.MultiReader(bytes.NewReader(wiretest.STUN(0)), conn))
 	for controls++; controls > 0; {
@@ -440,7 +441,7 @@ func TestPathClose(t *testing.T) {
 			t.Errorf("%v: %v", kind, err)
 		}
 	}
-	turntest.Eventually(t, "all clients are gone", e.goneOnce)
+	systemtest.Eventually(t, "all clients are gone", e.goneOnce)
 }
 
 // TestTLSHandshakeDeadline starts a handshake and stops.
@@ -505,7 +506,7 @@ func TestRecordIsAFrame(t *testing.T) {
 	if _, err := conn.Write(all); err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
 	record := make([]byte, 1<<16)
 	for i, f := range frames {
 		n, err := conn.Read(record)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
@@ -91,7 +92,7 @@ func TestDescriptorsComeBack(t *testing.T) {
 		}
 		conns = append(conns, conn)
 	}
-	_ = conns[0].SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conns[0].SetReadDeadline(time.Now().Add(systemtest.Patience))
 	if _, err := io.ReadFull(conns[0], make([]byte, 20)); err != nil {
 		t.Fatalf("the first client: %v", err)
 	}
@@ -103,7 +104,7 @@ func TestDescriptorsComeBack(t *testing.T) {
 	for _, conn := range conns[:len(conns)-1] {
 		_ = conn.Close()
 	}
-	_ = last.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = last.SetReadDeadline(time.Now().Add(systemtest.Patience))
 	if _, err := io.ReadFull(last, make([]byte, 20)); err != nil {
 		t.Errorf("the descriptors came back, the server did not: %v", err)
 	}

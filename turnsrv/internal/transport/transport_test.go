@@ -2,16 +2,10 @@ package transport
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/netip"
 	"runtime"
@@ -22,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
@@ -119,19 +114,8 @@ func listen(opts options, r Receiver, make sockets) (*Transports, error) {
 // newCertificate returns one that nobody but its clients trusts.
 func newCertificate(t *testing.T, name string) *tls.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	cert := systemtest.Certificate(t, name)
+	return &cert
 }
 
 func startTransports(t *testing.T, cfg options, r Receiver) *Transports {
@@ -171,7 +155,7 @@ func dialTransport(t *testing.T, s *Transports, kind Protocol) net.Conn {
 
 // ping sends a frame and expects it back, padded on streams.
 func ping(conn net.Conn, frame []byte) error {
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(systemtest.Patience))
 	if _, ok := conn.(*net.UDPConn); ok || isDTLSConn(conn) {
 		return pingDatagram(conn, frame)
 	}
@@ -232,7 +216,7 @@ func TestEveryTransportEchoes(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	turntest.Eventually(t, "all clients are gone", e.goneOnce)
+	systemtest.Eventually(t, "all clients are gone", e.goneOnce)
 	for _, kind := range allTransports {
 		if e.clients(kind) != 1 {
 			t.Errorf("%v: %d clients", kind, e.clients(kind))
@@ -281,7 +265,7 @@ func TestStartCloseThrice(t *testing.T) {
 			t.Error("close returned before every client was gone")
 		}
 		for _, conn := range conns[1:] {
-			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(systemtest.Patience))
 			if _, err := conn.Read(make([]byte, 1)); err == nil || isTimeoutError(err) {
 				t.Errorf("%T is still connected: %v", conn, err)
 			}
@@ -296,7 +280,7 @@ func TestStartCloseThrice(t *testing.T) {
 			}
 		}
 	}
-	turntest.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
+	systemtest.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 func isTimeoutError(err error) bool {
@@ -520,7 +504,7 @@ func TestDatagramsKeepTheirSize(t *testing.T) {
 	if _, err := conn.Write(frame); err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(systemtest.Patience))
 	got := make([]byte, batch.MaxDatagram)
 	if n, err := conn.Read(got); err != nil || !bytes.Equal(got[:n], frame) {
 		t.Errorf("%d bytes, %v", n, err)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/pion/dtls/v3"
 	"github.com/pion/logging"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // QuietLogs keeps clients from writing to the test's output.
@@ -39,7 +41,7 @@ func DTLSHello(t *testing.T) []byte {
 		defer close(done)
 		_ = client.HandshakeContext(ctx)
 	}()
-	_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = server.SetReadDeadline(time.Now().Add(systemtest.Patience))
 	buffer := make([]byte, 2000)
 	n, _, err := server.ReadFrom(buffer)
 	cancel()
