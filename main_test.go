@@ -698,11 +698,15 @@ func TestImportsPointOneWay(t *testing.T) {
 	}
 }
 
-// TestREADMENamesEveryMetric compares the README's table with what a node registers.
-func TestREADMENamesEveryMetric(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
+// TestREADMEsNameEveryMetric compares the tables of the parts' READMEs with what a node registers.
+func TestREADMEsNameEveryMetric(t *testing.T) {
+	var readmes []byte
+	for _, part := range []string{"signal", "turnsrv", "state"} {
+		text, err := os.ReadFile(part + "/README.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		readmes = append(readmes, text...)
 	}
 	port := redistest.Start(t).Port()
 	n := startNode(t, func(s *settings) { s.redis.Host, s.redis.Port = "127.0.0.1", port })
@@ -715,7 +719,7 @@ func TestREADMENamesEveryMetric(t *testing.T) {
 			real = append(real, name[1])
 		}
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| (`signal_.*?) \\|").FindAllStringSubmatch(string(readme), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| (`signal_.*?) \\|").FindAllStringSubmatch(string(readmes), -1) {
 		for _, name := range regexp.MustCompile("`(signal_\\w+)").FindAllStringSubmatch(row[1], -1) {
 			told = append(told, name[1])
 		}
@@ -724,7 +728,7 @@ func TestREADMENamesEveryMetric(t *testing.T) {
 	slices.Sort(real)
 	real = slices.Compact(real) // One with fixed labels has a description for each of their values.
 	if !slices.Equal(told, real) {
-		t.Errorf("the metrics differ:\nREADME %v\nnode   %v", told, real)
+		t.Errorf("the metrics differ:\nREADMEs %v\nnode   %v", told, real)
 	}
 }
 

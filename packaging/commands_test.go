@@ -40,6 +40,10 @@ var elsewhere = map[string]string{
 	"make minikube-start minikube-deploy minikube-service": "TestClusterTargets",
 	"sudo apt install ./dist/signal-server_*_amd64.deb":    "TestDeb",
 	"go test -run TestRollingRestart -v ./signal":          "TestRollingRestart",
+	"go test ./turnsrv/...":                                "make test itself",
+	"go test ./turnsrv -data-path=false":                   "make test itself",
+	"signal bench turn":                                    "TestServerPassesVerify",
+	"signal bench ws":                                      "TestScenarios",
 }
 
 // TestCommands runs the commands of the guides, as they are written, on a machine on which HOST and
@@ -72,7 +76,8 @@ func TestCommands(t *testing.T) {
 	n.process = redis
 	n.stops()
 
-	n.accountFor("../README.md", "../CONTRIBUTING.md", "../k8s/README.md")
+	n.accountFor("../README.md", "../CONTRIBUTING.md", "../k8s/README.md",
+		"../signal/README.md", "../turnsrv/README.md")
 }
 
 // newcomer follows the guides.
