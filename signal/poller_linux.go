@@ -70,9 +70,12 @@ const workerBuffer = 32 << 10
 // (EPOLLET): nothing needs to be changed in the set while connections are read, written and idle.
 type poller struct {
 	// Fixed after construction.
-	fd      int
-	wake    int             // an eventfd that ends the worker
-	gate    *os.File        // an epoll set that the runtime watches; it holds fd while the worker is parked, lest every event wakes a thread of the runtime too
+	fd   int
+	wake int // an eventfd that ends the worker
+	// gate is an epoll set that the runtime watches. It always holds fd, since putting a set into another one takes the system
+	// as long as there are connections in it, but tells of its events only while the worker is parked, lest every one wakes a
+	// thread of the runtime too.
+	gate    *os.File
 	parked  syscall.RawConn // of gate
 	flusher *flusher
 
@@ -104,6 +107,9 @@ func (p *poller) open() (err error) {
 	p.gate = os.NewFile(uintptr(gate), "epoll")
 	if p.parked, err = p.gate.SyscallConn(); err != nil {
 		return err
+	}
+	if err := p.report(unix.EPOLL_CTL_ADD, 0); err != nil {
+		return os.NewSyscallError("epoll_ctl", err)
 	}
 	if p.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return os.NewSyscallError("eventfd", err)
@@ -272,19 +278,21 @@ func (w *worker) poll() bool {
 
 // park waits in the runtime's poller until there are events.
 func (w *worker) park() bool {
-	event := unix.EpollEvent{Events: unix.EPOLLIN}
-	change := func(operation int) error {
-		var failed error
-		err := w.poller.parked.Control(func(gate uintptr) { failed = unix.EpollCtl(int(gate), operation, w.poller.fd, &event) })
-		return errors.Join(err, failed)
-	}
-	if change(unix.EPOLL_CTL_ADD) != nil { // The system is short of something; a thread does as well.
+	if w.poller.report(unix.EPOLL_CTL_MOD, unix.EPOLLIN) != nil { // The system is short of something; a thread does as well.
 		n, err := unix.EpollWait(w.poller.fd, w.events[:], -1)
 		w.found = max(0, n)
 		return err == nil || err == unix.EINTR
 	}
 	err := w.poller.parked.Read(w.look)
-	return errors.Join(err, change(unix.EPOLL_CTL_DEL)) == nil
+	return errors.Join(err, w.poller.report(unix.EPOLL_CTL_MOD, 0)) == nil
+}
+
+// report has the gate tell of events of the poller, or of none.
+func (p *poller) report(operation int, events uint32) error {
+	event := unix.EpollEvent{Events: events}
+	var failed error
+	err := p.parked.Control(func(gate uintptr) { failed = unix.EpollCtl(int(gate), operation, p.fd, &event) })
+	return errors.Join(err, failed)
 }
 
 // resolve makes ready what events were found.
