@@ -2,7 +2,7 @@
 # Runs every Go test once and writes what happens as `go test -json` does, for gotestsum in make test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-make --no-print-directory executable OUT=bin/test/signal >&2
+make --no-print-directory executable OUT=bin/test/signal >/dev/null
 export SIGNAL_EXECUTABLE=$PWD/bin/test/signal
 parts=$(mktemp -d)
 trap 'rm -r "$parts"' EXIT
