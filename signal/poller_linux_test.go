@@ -62,8 +62,8 @@ func TestFlood(t *testing.T) {
 	close(answered)
 	_ = client.Close()
 	_ = flooding.Close()
-	<-other.done
-	<-f.done
+	other.awaitEnd(t)
+	f.awaitEnd(t)
 	if rounds >= 10_000 {
 		t.Error("the other client had to wait until the flood was over")
 	}

@@ -346,6 +346,14 @@ func (e *echo) finish(err error) {
 	e.done <- err
 }
 
+// awaitEnd waits until the socket has ended, for which there must be a reason.
+func (e *echo) awaitEnd(t *testing.T) {
+	t.Helper()
+	if err := <-e.done; err == nil {
+		t.Error("a socket ended without a reason")
+	}
+}
+
 // connect returns both ends of a TCP connection, the server's as an echo's socket.
 func connect(t *testing.T, ps *pollers, f *flusher, wait func()) (*echo, net.Conn) {
 	t.Helper()
@@ -461,9 +469,7 @@ func TestYield(t *testing.T) {
 		send(c, "other")
 		receive(c, 7)
 		_ = c.Close()
-		if err := <-other.done; err == nil {
-			t.Error("a socket ended without a reason")
-		}
+		other.awaitEnd(t)
 	}
 	send(client, "3")
 	close(answer)
@@ -471,9 +477,7 @@ func TestYield(t *testing.T) {
 		t.Errorf("received %q, want %q", got, want)
 	}
 	_ = client.Close()
-	if err := <-waiting.done; err == nil {
-		t.Error("the socket that waited ended without a reason")
-	}
+	waiting.awaitEnd(t)
 }
 
 // TestSilence ends a socket on which nothing comes, and one that is aborted.

@@ -27,7 +27,7 @@ func TestNobodyWaitsForBatch(t *testing.T) {
 		}
 		close(answer)
 		_ = client.Close()
-		<-waiting.done
+		waiting.awaitEnd(t)
 		other.s.finish()
 	})
 }
