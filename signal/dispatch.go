@@ -118,7 +118,8 @@ func (p *participant) joinRoom(env envelope) error {
 		return nil
 	}
 	p.yield()
-	r := p.srv.addLocal(id, &localMember{participant: p})
+	l := &localMember{participant: p, joining: true}
+	r := p.srv.addLocal(id, l)
 	ctx, cancel := context.WithTimeout(p.srv.ctx, stateTimeout)
 	defer cancel()
 	view, err := p.srv.state.Join(ctx, id, p.member(), p.srv.cfg.MaxRoomUsers)
@@ -128,7 +129,7 @@ func (p *participant) joinRoom(env envelope) error {
 	}
 	p.leave(state.ReasonLeave)
 	p.room = r
-	r.apply(view)
+	r.joined(l, view)
 	p.log.Debug("joined", "room", id, "version", view.Version, "members", len(view.Members))
 	return nil
 }

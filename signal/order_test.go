@@ -23,7 +23,12 @@ type slowState struct {
 	State
 	mu   sync.Mutex
 	slow map[string]chan struct{} // by node: closed when its sends may end
-	sent []string                 // "node op from frame"
+	sent []string                 // "nodes op from"
+	join func() (state.View, error)
+}
+
+func (s *slowState) Join(context.Context, string, state.Member, int) (state.View, error) {
+	return s.join()
 }
 
 func (s *slowState) ID() string              { return "near" }
@@ -214,5 +219,32 @@ func TestEarlyMessagesAreBounded(t *testing.T) {
 	l := a.room.local["a"]
 	if len(l.early) != 2 || l.earlyBytes != 10 || string(l.early[0].Frame) != "00098" {
 		t.Errorf("%d messages of %d bytes wait, first %s", len(l.early), l.earlyBytes, l.early[0].Frame)
+	}
+}
+
+// TestJoinIsToldWhenItIsDone lets a view name a member whose join has not returned: its client hears of it
+// once it has, and never of a join that failed after all.
+func TestJoinIsToldWhenItIsDone(t *testing.T) {
+	a, b := member("a", "near", 1), member("b", "far", 1)
+	for _, done := range []bool{true, false} {
+		shared := &slowState{}
+		s := socketless(t, shared)
+		p := deaf("a", 1)
+		p.srv = s
+		shared.join = func() (state.View, error) {
+			s.onView(view(2, a, b))
+			if done {
+				return view(1, a), nil
+			}
+			return state.View{}, state.ErrUnavailable
+		}
+		err := p.joinRoom(envelope{Data: []byte(`{"room_id":"r"}`)})
+		var want []string
+		if done {
+			want = []string{string(userJoinedFrame("r", "a", []string{"a"})), string(userJoinedFrame("r", "b", []string{"a", "b"}))}
+		}
+		if got := heard(p); (err == nil) != done || !slices.Equal(got, want) || (s.room("r") != nil) != done {
+			t.Errorf("a join that is done: %v: %v, heard %q, want %q", done, err, got, want)
+		}
 	}
 }

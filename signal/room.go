@@ -22,7 +22,7 @@ type room struct {
 	version uint64
 	members []state.Member
 	// local holds the node's own participants by user id. One is there from before its join, so
-	// that no view can miss it, but hears nothing until a view names it as a member.
+	// that no view can miss it, but hears nothing until its join is done and a view names it.
 	local map[string]*localMember
 	// flight counts the messages that are on their way to other nodes. It is replaced when a
 	// member moves, so that what was sent to its former node can be waited for.
@@ -32,6 +32,9 @@ type room struct {
 // localMember is one participant of this node in a room. The room's lock guards it.
 type localMember struct {
 	participant *participant
+	// joining says that the join has not returned. It may still fail although a view names the member,
+	// when nobody knows whether the shared state took it; then the client must not have heard of it.
+	joining bool
 	// told are the members as the client knows them; nil before it was told of itself.
 	told []state.Member
 	// early are messages of senders of whom the client was not told yet.
@@ -57,14 +60,30 @@ func newRoom(id, node string, moves *outgoingMoves) *room {
 func (r *room) apply(v state.View) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.applyLocked(v)
+}
+
+func (r *room) applyLocked(v state.View) {
 	if v.Version <= r.version {
 		return
 	}
 	r.version, r.members = v.Version, newest(v.Members, r.members)
 	for _, m := range r.members {
-		if l := r.localLocked(m); l != nil {
+		if l := r.localLocked(m); l != nil && !l.joining {
 			r.tellLocked(l, v.Left)
 		}
+	}
+}
+
+// joined takes over the view with which a join has returned, unless a newer one was applied meanwhile,
+// and tells the client.
+func (r *room) joined(l *localMember, v state.View) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.joining = false
+	r.applyLocked(v)
+	if l.told == nil && slices.ContainsFunc(r.members, l.participant.member().Is) {
+		r.tellLocked(l, nil)
 	}
 }
 

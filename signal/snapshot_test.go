@@ -53,7 +53,7 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.over": "never packed", "participant.sent": "moves", "participant.kept": "moves",
 		"participant.asked": "here", "participant.iceRefresh": "with the greeting",
 		"localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early",
-		"localMember.move": "settled before",
+		"localMember.move": "settled before", "localMember.joining": "never packed",
 	}
 	for _, kind := range []reflect.Type{reflect.TypeFor[participant](), reflect.TypeFor[localMember]()} {
 		for i := range kind.NumField() {
