@@ -197,6 +197,9 @@ func testCapUnderRace(t *testing.T, at attach) {
 	for i := range 200 {
 		wg.Go(func() {
 			_, err := nodes[i%4].Join(t.Context(), "r", Member{ID: fmt.Sprint("u", i), Epoch: 1}, 10)
+			for deadline := time.Now().Add(patience); errors.Is(err, ErrUnavailable) && time.Now().Before(deadline); {
+				_, err = nodes[i%4].Join(t.Context(), "r", Member{ID: fmt.Sprint("u", i), Epoch: 1}, 10)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
