@@ -31,6 +31,7 @@ type room struct {
 
 // localMember is one participant of this node in a room. The room's lock guards it.
 type localMember struct {
+	room        *room
 	participant *participant
 	// joining says that the join has not returned. It may still fail although a view names the member,
 	// when nobody knows whether the shared state took it; then the client must not have heard of it.
@@ -228,8 +229,7 @@ func (r *room) deliver(from, to string, frame []byte) (remote remoteNodes, ok bo
 //
 // Both ends must be members. The receiver is one as long as it is in local. The sender was one for its
 // own node; here the view that names it may come later than its message, above all after an outage
-// in which it joined with what its node knew, or may have come and named its departure already. What a
-// client knows decides, see pass: nobody hears of somebody who is not there.
+// in which it joined with what its node knew. What a client knows decides, see pass.
 func (r *room) receive(node, from, to string, frame []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -267,23 +267,50 @@ func (l *localMember) hear(node, from string, frame []byte) {
 
 // earlyTimeout is how long a message waits for the view that names its sender: longer than a node
 // takes to tell the others of its members after an outage.
-const earlyTimeout = 15 * time.Second
+const earlyTimeout = 5 * time.Second
 
 // pass queues a frame if the client knows the sender as a member. Else it waits until the client was
-// told, so that a user_joined always comes before what that user sends. Who has left stays unknown:
-// its messages, which came behind the news of its departure, are dropped with the time, as are the
-// oldest when more than MaxQueue wait. The room's lock is held.
+// told, so that a user_joined comes before what that user sends. It does not wait for long, since its
+// sender was told that it has been handed on: who was never named, or has left already, is heard late,
+// and so is the oldest when more than MaxQueue wait. The room's lock is held.
 func (l *localMember) pass(from string, frame []byte) {
 	if l.knows(from) {
 		l.participant.send(frame)
 		return
 	}
-	l.early = append(l.early, heldMessage{from, bytes.Clone(frame), time.Now()})
+	l.early = append(l.early, heldMessage{from, frame, time.Now()})
 	l.earlyBytes += len(frame)
-	for len(l.early) > 0 && (l.earlyBytes > l.participant.srv.cfg.MaxQueue || time.Since(l.early[0].since) > earlyTimeout) {
-		l.earlyBytes -= len(l.early[0].Frame)
-		l.early = l.early[1:]
+	if len(l.early) == 1 {
+		l.awaitView()
 	}
+	for l.earlyBytes > l.participant.srv.cfg.MaxQueue {
+		l.releaseOldest()
+	}
+}
+
+// awaitView has the early messages queued when they have waited for long enough.
+func (l *localMember) awaitView() {
+	r := l.room
+	time.AfterFunc(earlyTimeout, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.local[l.participant.user] != l {
+			return // They went with it.
+		}
+		for len(l.early) > 0 && time.Since(l.early[0].since) >= earlyTimeout {
+			l.releaseOldest()
+		}
+		if len(l.early) > 0 {
+			l.awaitView()
+		}
+	})
+}
+
+func (l *localMember) releaseOldest() {
+	h := l.early[0]
+	l.early = l.early[1:]
+	l.earlyBytes -= len(h.Frame)
+	l.participant.send(h.Frame)
 }
 
 func (l *localMember) knows(user string) bool {
@@ -295,13 +322,11 @@ func (l *localMember) releaseEarly() {
 	early := l.early
 	l.early, l.earlyBytes = nil, 0
 	for _, h := range early {
-		switch {
-		case time.Since(h.since) > earlyTimeout:
-		case l.knows(h.From):
+		if l.knows(h.From) {
 			l.participant.send(h.Frame)
-		default:
-			l.early = append(l.early, h)
-			l.earlyBytes += len(h.Frame)
+			continue
 		}
+		l.early = append(l.early, h)
+		l.earlyBytes += len(h.Frame)
 	}
 }

@@ -373,6 +373,9 @@ func (s *Server) addLocal(id string, l *localMember) *room {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.local[l.participant.user] = l
+	if l.room = r; len(l.early) > 0 {
+		l.awaitView()
+	}
 	s.members.Add(1)
 	return r
 }

@@ -52,7 +52,7 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.conn": "here", "participant.wanted": "here", "participant.grace": "here", "participant.until": "here",
 		"participant.over": "never packed", "participant.sent": "moves", "participant.kept": "moves",
 		"participant.asked": "here", "participant.iceRefresh": "with the greeting",
-		"localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early",
+		"localMember.room": "moves", "localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early",
 		"localMember.move": "settled before", "localMember.joining": "never packed",
 	}
 	for _, kind := range []reflect.Type{reflect.TypeFor[participant](), reflect.TypeFor[localMember]()} {
