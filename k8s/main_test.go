@@ -180,7 +180,7 @@ func environment(t *testing.T, objects []object, c core.Container) map[string]st
 func settings(t *testing.T) []string {
 	t.Helper()
 	var names []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `--[a-z-]+` \\| `([A-Z_]+)` \\|").FindAllStringSubmatch(readme(t), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `--[a-z-]+` \\| `([A-Z_]+)` \\|").FindAllStringSubmatch(readmes(t, "."), -1) {
 		names = append(names, row[1])
 	}
 	if len(names) < 40 {
@@ -189,13 +189,18 @@ func settings(t *testing.T) []string {
 	return names
 }
 
-func readme(t *testing.T) string {
+// readmes returns what the READMEs of parts of the project say.
+func readmes(t *testing.T, parts ...string) string {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
+	var all strings.Builder
+	for _, part := range parts {
+		text, err := os.ReadFile(filepath.Join("..", part, "README.md"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
 	}
-	return string(text)
+	return all.String()
 }
 
 // TestUnknownFieldIsAnError makes sure that strictness is on.

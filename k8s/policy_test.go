@@ -330,7 +330,7 @@ func TestAlerts(t *testing.T) {
 func checkMetrics(t *testing.T, what, expression string) {
 	t.Helper()
 	for _, name := range metricNames.FindAllString(expression, -1) {
-		if !strings.Contains(readme(t), "`"+name) {
+		if !strings.Contains(readmes(t, "signal", "turnsrv", "state"), "`"+name) {
 			t.Errorf("%s: there is no metric %s", what, name)
 		}
 	}
