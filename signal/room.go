@@ -278,7 +278,7 @@ func (l *localMember) pass(from string, frame []byte) {
 		l.participant.send(frame)
 		return
 	}
-	l.early = append(l.early, heldMessage{from, frame, time.Now()})
+	l.early = append(l.early, heldMessage{from, bytes.Clone(frame), time.Now()})
 	l.earlyBytes += len(frame)
 	if len(l.early) == 1 {
 		l.awaitView()
