@@ -24,6 +24,8 @@ func deaf(user string, epoch uint64) *participant {
 
 // heard returns the texts that were sent to a deaf participant since it was last asked.
 func heard(p *participant) (texts []string) {
+	p.conn.mu.Lock()
+	defer p.conn.mu.Unlock()
 	if p.conn.queue == nil {
 		return nil
 	}
