@@ -18,6 +18,9 @@ go test -timeout 25m -json -race -shuffle=on -p 4 ./packaging ./signal ./state .
 # What relays by data loops relays without them, too: the tests of that once more.
 go test -timeout 25m -json -shuffle=on -skip 'Coturn|WebRTC|IPv6Relays|Fuzz' ./turnsrv -data-path=false || status=1
 
+# The race detector allocates, so the tests that count allocations skip themselves with it.
+go test -timeout 25m -json -run 'AllocatesNothing$' ./signal || status=1
+
 wait $k8s || status=1
 cat "$parts/k8s"
 exit $status
