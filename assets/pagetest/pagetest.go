@@ -71,7 +71,7 @@ func (b Browser) open(t *testing.T, link string, options ...chromedp.ContextOpti
 	p := Page{t, tab}
 	t.Cleanup(func() {
 		if t.Failed() {
-			log, err := evaluate[[]string](p, "window.signalPage?.log ?? []")
+			log, err := evaluate[[]string](p, "[`${location.href} ${document.readyState}`].concat(window.signalPage?.log ?? [])")
 			t.Logf("log of %s (%v):\n%s", link, err, strings.Join(log, "\n"))
 		}
 	})
@@ -86,13 +86,34 @@ func (p Page) Reload() {
 }
 
 // load waits for the sign of the page that it is ready. The browser's word is not enough: a tab is
-// born with an empty page, and on a busy machine the end of loading that one may be taken for it.
+// born with an empty page, and on a busy machine the end of loading that one may be taken for it, or
+// that one may come last and stay. Then it is asked again; a page that has come and is never ready is not.
 func (p Page) load(what string, load chromedp.Action[chromedp.Void]) {
 	p.T.Helper()
-	if _, err := chromedp.Run(p.Tab, load); err != nil { // A tab lives as long as its first context.
-		p.T.Fatalf("opening %s: %v", what, err)
+	ask := func() {
+		p.T.Helper()
+		if _, err := chromedp.Run(p.Tab, load); err != nil { // A tab lives as long as its first context.
+			p.T.Fatalf("opening %s: %v", what, err)
+		}
 	}
-	Until(p, "the page is ready", "window.signalPage !== undefined", func(ready bool) bool { return ready })
+	ask()
+	empty := 0 // how often in a row the page was still the empty one
+	systemtest.Until(p.T, "the page is ready", func() error {
+		state, err := evaluate[string](p, `window.signalPage ? "ready" : location.href`)
+		switch {
+		case state == "ready":
+			return nil
+		case state != "about:blank":
+			empty = 0
+		default:
+			empty++
+		}
+		if empty == 100 {
+			empty = 0
+			ask()
+		}
+		return fmt.Errorf("it is at %q (%v)", state, err)
+	})
 }
 
 // Evaluate returns the value of an expression, which may be a promise.
