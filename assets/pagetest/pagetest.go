@@ -7,8 +7,11 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
 	"cline-meet/signal/packaging/systemtest"
@@ -47,9 +50,41 @@ func Start(t *testing.T) Browser {
 
 // Page is one tab with the test page.
 type Page struct {
-	T   *testing.T
-	Tab context.Context // chromedp's
+	T        *testing.T
+	Tab      context.Context // chromedp's
+	failures *failures
 }
+
+// failures are the requests that the browser gave up, and the errors that nobody caught.
+type failures struct {
+	mu   sync.Mutex
+	list []string
+}
+
+// note is called by the loop that reads what the browser says.
+func (f *failures) note(event any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch e := event.(type) {
+	case *network.EventLoadingFailed:
+		f.list = append(f.list, e.ErrorText)
+	case *runtime.EventExceptionThrown:
+		f.list = append(f.list, e.ExceptionDetails.Text)
+	}
+}
+
+// take returns what failed since the last call.
+func (f *failures) take() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := f.list
+	f.list = nil
+	return list
+}
+
+// networkChanged is why Chromium gives up requests when this machine gets or loses an address, as it
+// does by tests that make networks of their own.
+const networkChanged = "net::ERR_NETWORK_CHANGED"
 
 // Open opens a link to the page as a person of its own, with cookies of its own, and waits until
 // the page is ready. The tab is closed when the test ends.
@@ -66,9 +101,10 @@ func (b Browser) OpenTab(t *testing.T, link string) Page {
 
 func (b Browser) open(t *testing.T, link string, options ...chromedp.ContextOption) Page {
 	t.Helper()
-	tab, cancel := chromedp.NewContext(b.ctx, options...)
+	failed := new(failures)
+	tab, cancel := chromedp.NewContext(b.ctx, append(options, chromedp.WithListener(failed.note))...)
 	t.Cleanup(cancel)
-	p := Page{t, tab}
+	p := Page{t, tab, failed}
 	t.Cleanup(func() {
 		if t.Failed() {
 			log, err := evaluate[[]string](p, "[`${location.href} ${document.readyState}`].concat(window.signalPage?.log ?? [])")
@@ -86,33 +122,31 @@ func (p Page) Reload() {
 }
 
 // load waits for the sign of the page that it is ready. The browser's word is not enough: a tab is
-// born with an empty page, and on a busy machine the end of loading that one may be taken for it, or
-// that one may come last and stay. Then it is asked again; a page that has come and is never ready is not.
+// born with an empty page, and on a busy machine the end of loading that one may be taken for it. A
+// page whose modules Chromium gave up since the network changed is asked for again.
 func (p Page) load(what string, load chromedp.Action[chromedp.Void]) {
 	p.T.Helper()
 	ask := func() {
 		p.T.Helper()
-		if _, err := chromedp.Run(p.Tab, load); err != nil { // A tab lives as long as its first context.
+		_, err := chromedp.Run(p.Tab, load) // A tab lives as long as its first context.
+		if err != nil && !strings.Contains(err.Error(), networkChanged) {
 			p.T.Fatalf("opening %s: %v", what, err)
 		}
 	}
 	ask()
-	empty := 0 // how often in a row the page was still the empty one
+	var failed []string
 	systemtest.Until(p.T, "the page is ready", func() error {
 		state, err := evaluate[string](p, `window.signalPage ? "ready" : location.href`)
-		switch {
-		case state == "ready":
+		if state == "ready" {
 			return nil
-		case state != "about:blank":
-			empty = 0
-		default:
-			empty++
 		}
-		if empty == 100 {
-			empty = 0
+		news := p.failures.take()
+		failed = append(failed, news...)
+		if slices.Contains(news, networkChanged) {
+			p.T.Logf("the network of this machine changed while %s was loaded", what)
 			ask()
 		}
-		return fmt.Errorf("it is at %q (%v)", state, err)
+		return fmt.Errorf("it is at %q (%v), and failed: %q", state, err, failed)
 	})
 }
 
