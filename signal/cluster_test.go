@@ -79,7 +79,7 @@ func TestEventsComeWithTheSubscription(t *testing.T) {
 	shared := state.NewMemory()
 	answers := make(chan state.Message, 10)
 	asker := shared.Node("n0")
-	asker.Subscribe(state.Events{View: func(state.View) {}, Message: func(m state.Message) { answers <- m }, Lost: func(string) {}})
+	asker.Subscribe(state.Events{View: func(state.View) {}, Message: func(m state.Message) { answers <- m }, Lost: func(string) {}, Died: func(string) {}})
 	question, err := json.Marshal(moveRequest{Ask: "7"})
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func TestEventsComeWithTheSubscription(t *testing.T) {
 	s := start(t, func(c *Config) {
 		c.State = hasty{shared.Node("n1"), func(ev state.Events) {
 			ev.View(state.View{Room: "r", Version: 1})
-			ev.Lost("n2")
+			ev.Died("n2")
 			for _, op := range []string{"", opHandover, opMarker, opForward, opPass, opPassed, opSettled} {
 				ev.Message(state.Message{Node: "n0", Op: op, Room: "r", From: "a", To: "b", Frame: []byte("{}")})
 			}

@@ -216,7 +216,18 @@ func (p *participant) relay(env envelope) error {
 	ctx, cancel := context.WithTimeout(p.srv.ctx, stateTimeout)
 	defer cancel()
 	m := state.Message{Room: p.room.id, From: p.user, To: string(env.TargetID), Frame: bytes.Clone(frame.b)}
-	return fromState(p.srv.state.Send(ctx, remote.nodes, m))
+	copies := make([]state.Copy, len(remote.nodes))
+	for i, node := range remote.nodes {
+		copies[i].Node = node
+	}
+	result := make(chan error, 1)
+	p.srv.state.Send(m, copies, func(errs []error) { result <- errors.Join(errs...) })
+	select {
+	case err := <-result:
+		return fromState(err)
+	case <-ctx.Done():
+		return fromState(state.ErrUnavailable)
+	}
 }
 
 // fromState turns an error of the shared state into what the client is told; its cause is logged

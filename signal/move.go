@@ -3,6 +3,7 @@ package signal
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -57,9 +58,16 @@ func (k marker) frame() []byte {
 	return frame
 }
 
-// sendTo sends a message to one node.
+// sendTo sends a message to one node and waits until it has been handed on.
 func (s *Server) sendTo(ctx context.Context, node string, m state.Message) error {
-	return s.state.Send(ctx, []string{node}, m)
+	result := make(chan error, 1)
+	s.state.Send(m, []state.Copy{{Node: node}}, func(errs []error) { result <- errs[0] })
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("sending to node %s: %w", node, state.ErrUnavailable)
+	}
 }
 
 // onControl handles what another node says to this one. It does not block.
@@ -141,17 +149,22 @@ func (r *room) redirect(now state.Member) *sync.WaitGroup {
 	return before
 }
 
-// onLost hears that messages of a node may be missing. Who waits for that node waits in vain; when
-// it lives, whoever shares a room with its members may have missed something.
-func (s *Server) onLost(node string) {
+// onDied hears that a node is dead. Who waits for it waits in vain.
+func (s *Server) onDied(node string) {
 	for _, move := range s.moves.all() {
 		if move.to == node {
 			move.end()
 			s.tasks.run(func() { s.abandon(move) })
 		}
 	}
-	alive := slices.ContainsFunc(s.state.Nodes(), func(n state.NodeInfo) bool { return n.ID == node })
-	for _, r := range s.loseRequests(node) {
+	s.missed(node, s.loseRequests(node), false)
+}
+
+// onLost hears that messages of a node that lives may be missing.
+func (s *Server) onLost(node string) { s.missed(node, s.loseRequests(node), true) }
+
+func (s *Server) missed(node string, rooms []*room, alive bool) {
+	for _, r := range rooms {
 		for _, p := range r.losers(node, alive) {
 			s.tasks.run(func() { p.lose("messages may be missing") })
 		}

@@ -34,20 +34,24 @@ func (s *slowState) Join(context.Context, string, state.Member, int) (state.View
 func (s *slowState) ID() string              { return "near" }
 func (s *slowState) Nodes() []state.NodeInfo { return nil }
 
-func (s *slowState) Send(_ context.Context, nodes []string, m state.Message) error {
+func (s *slowState) Send(m state.Message, copies []state.Copy, done func([]error)) {
+	var nodes []string
 	var wait []chan struct{}
 	s.mu.Lock()
-	s.sent = append(s.sent, strings.Join(append(slices.Sorted(slices.Values(nodes)), m.Op, m.From), " "))
-	for _, node := range nodes {
-		if held := s.slow[node]; held != nil {
+	for _, c := range copies {
+		nodes = append(nodes, c.Node)
+		if held := s.slow[c.Node]; held != nil {
 			wait = append(wait, held)
 		}
 	}
+	s.sent = append(s.sent, strings.Join(append(slices.Sorted(slices.Values(nodes)), m.Op, m.From), " "))
 	s.mu.Unlock()
-	for _, held := range wait {
-		<-held
-	}
-	return nil
+	go func() {
+		for _, held := range wait {
+			<-held
+		}
+		done(make([]error, len(copies)))
+	}()
 }
 
 // since returns what was sent since it was asked the last time.

@@ -29,7 +29,7 @@ type State interface {
 	Join(ctx context.Context, room string, m state.Member, limit int) (state.View, error)
 	Leave(ctx context.Context, room, id string, epoch uint64, why state.Reason) (state.View, error)
 	Move(ctx context.Context, room string, old state.Member, epoch uint64) (state.View, error)
-	Send(ctx context.Context, nodes []string, m state.Message) error
+	Send(m state.Message, copies []state.Copy, done func([]error))
 	Nodes() []state.NodeInfo
 	Ready() error
 }
@@ -128,6 +128,7 @@ func (s *Server) Events() state.Events {
 		View:    func(v state.View) { s.flusher.batch(func() { s.onView(v) }) },
 		Message: func(m state.Message) { s.flusher.batch(func() { s.onMessage(m) }) },
 		Lost:    s.onLost,
+		Died:    s.onDied,
 	}
 }
 

@@ -61,6 +61,7 @@ func (s *site) events() Events {
 			defer s.mu.Unlock()
 			s.lost = append(s.lost, node)
 		},
+		Died: func(string) {},
 	}
 }
 
@@ -330,7 +331,7 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 func (s *site) send(to *site, text string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return s.Send(ctx, []string{to.id}, Message{Room: "r", From: "a", To: "b", Frame: []byte(text)})
+	return sendAndWait(ctx, s, []string{to.id}, Message{Room: "r", From: "a", To: "b", Frame: []byte(text)})
 }
 
 // chatter sends numbered messages until stopped, and returns those that were acknowledged.

@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -32,13 +31,46 @@ func (s *Memory) Node(id string) *MemoryNode {
 	return &MemoryNode{id: id, shared: s, info: NodeInfo{ID: id}}
 }
 
-// MemoryNode is one node's access to a Memory. Its events are delivered by the goroutine of the
-// node that causes them, before that node's call returns.
+// MemoryNode is one node's access to a Memory. Its events are delivered one after another, after the call
+// that causes them.
 type MemoryNode struct {
 	id     string
 	shared *Memory
 	events Events   // set before the others know the node, fixed since then
 	info   NodeInfo // guarded by the mu of shared
+	inbox  inbox
+}
+
+// inbox calls functions in the order in which they come, by one goroutine that lives while there are any.
+type inbox struct {
+	mu      sync.Mutex
+	queue   []func()
+	running bool
+}
+
+func (b *inbox) add(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.queue = append(b.queue, f)
+	if !b.running {
+		b.running = true
+		go b.run()
+	}
+}
+
+func (b *inbox) run() {
+	for {
+		b.mu.Lock()
+		queue := b.queue
+		b.queue, b.running = nil, len(queue) > 0
+		b.mu.Unlock()
+		if len(queue) == 0 {
+			return
+		}
+		for _, f := range queue {
+			f()
+		}
+	}
 }
 
 // Subscribe makes the node one of the deployment: from now on it is in the directory and hears its
@@ -63,6 +95,7 @@ func (n *MemoryNode) Join(_ context.Context, room string, m Member, limit int) (
 	m.Node = n.id
 	s := n.shared
 	s.mu.Lock()
+	m.Joined = s.version + 1
 	members := s.rooms[room]
 	var left []Departure
 	if i := slices.IndexFunc(members, func(o Member) bool { return o.ID == m.ID }); i >= 0 {
@@ -145,26 +178,27 @@ func (n *MemoryNode) changeLocked(room string, members []Member, left []Departur
 
 func announce(view View, nodes []*MemoryNode) {
 	for _, n := range nodes {
-		n.events.View(view)
+		n.inbox.add(func() { n.events.View(view) })
 	}
 }
 
-// Send hands a message to other nodes. It fails with ErrNoNode when one of them is gone; the others get
-// it all the same.
-func (n *MemoryNode) Send(_ context.Context, nodes []string, m Message) error {
+// Send hands a message to other nodes, in the order of the calls; see Redis.Send.
+func (n *MemoryNode) Send(m Message, copies []Copy, done func([]error)) {
 	m.Node = n.id
-	var errs []error
-	for _, node := range nodes {
+	errs := make([]error, len(copies))
+	for i, c := range copies {
 		n.shared.mu.Lock()
-		to := n.shared.nodes[node]
+		to := n.shared.nodes[c.Node]
 		n.shared.mu.Unlock()
 		if to == nil {
-			errs = append(errs, fmt.Errorf("sending to node %s: %w", node, ErrNoNode))
+			errs[i] = fmt.Errorf("sending to node %s: %w", c.Node, ErrNoNode)
 			continue
 		}
-		to.events.Message(m)
+		m.Receivers = c.Receivers
+		copied := m
+		to.inbox.add(func() { to.events.Message(copied) })
 	}
-	return errors.Join(errs...)
+	go done(errs)
 }
 
 // Announce tells the other nodes about this one; the ID is filled in.
@@ -221,7 +255,7 @@ func (n *MemoryNode) Close(context.Context) error {
 		announce(c.view, c.others)
 	}
 	for _, other := range others {
-		other.events.Lost(n.id)
+		other.inbox.add(func() { other.events.Died(n.id) })
 	}
 	return nil
 }

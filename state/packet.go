@@ -66,7 +66,7 @@ func encodeRecord(rec *record) []byte {
 		for _, text := range []string{rec.message.Op, rec.message.Room, rec.message.From, rec.message.To} {
 			b = appendText(b, text)
 		}
-		return appendText(b, rec.message.Frame)
+		return appendMessage(b, rec.message)
 	case recordView:
 		text, err := json.Marshal(rec.change)
 		if err != nil {
@@ -75,6 +75,33 @@ func encodeRecord(rec *record) []byte {
 		return append(b, text...)
 	}
 	return b
+}
+
+// appendMessage writes what a node of protocol 1 knows of a message, and behind it the rest.
+func appendMessage(b []byte, m Message) []byte {
+	b = appendText(b, m.Frame)
+	b = appendText(b, m.ID)
+	b = binary.AppendUvarint(binary.AppendUvarint(b, m.Joined), m.Run)
+	b = binary.AppendUvarint(b, uint64(len(m.Receivers)))
+	for _, to := range m.Receivers {
+		b = appendText(b, to.ID)
+		for _, number := range []uint64{to.Joined, to.Before, to.Number} {
+			b = binary.AppendUvarint(b, number)
+		}
+	}
+	return b
+}
+
+func decodeMessage(d *decoder, source string) Message {
+	m := Message{Node: source, Op: string(d.text()), Room: string(d.text()), From: string(d.text()), To: string(d.text()), Frame: d.text()}
+	if len(d.rest) == 0 {
+		return m
+	}
+	m.ID, m.Joined, m.Run = string(d.text()), d.number(), d.number()
+	for n := d.number(); n > 0 && !d.bad; n-- {
+		m.Receivers = append(m.Receivers, Receiver{string(d.text()), d.number(), d.number(), d.number()})
+	}
+	return m
 }
 
 func encodeBatch(source string, before, first uint64, lost bool, blobs [][]byte) []byte {
@@ -122,8 +149,7 @@ func decodeRecord(outer *decoder, source string) record {
 	rec := record{kind: d.byte()}
 	switch rec.kind {
 	case recordMessage:
-		rec.message = Message{Node: source, Op: string(d.text()), Room: string(d.text()), From: string(d.text()), To: string(d.text())}
-		rec.message.Frame = d.text()
+		rec.message = decodeMessage(&d, source)
 	case recordView:
 		d.bad = json.Unmarshal(d.rest, &rec.change) != nil
 	case recordBye:

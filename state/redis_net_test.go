@@ -241,7 +241,7 @@ func TestSendToManyIsOneRoundTrip(t *testing.T) {
 	}
 	send := func(nodes ...string) time.Duration {
 		began := time.Now()
-		if err := from.Send(t.Context(), nodes, Message{Room: "r", From: "a", Frame: []byte("x")}); err != nil {
+		if err := sendAndWait(t.Context(), from, nodes, Message{Room: "r", From: "a", Frame: []byte("x")}); err != nil {
 			t.Fatal(err)
 		}
 		return time.Since(began)

@@ -48,7 +48,9 @@ type entry struct {
 	Joined uint64 `json:"j"` // Joined is the room's version at the join: the join order.
 }
 
-func (e entry) member() Member { return Member{ID: e.ID, Node: e.Node, Epoch: e.Epoch} }
+func (e entry) member() Member {
+	return Member{ID: e.ID, Node: e.Node, Epoch: e.Epoch, Joined: e.Joined}
+}
 
 // epochText writes an epoch so that epochs compare as text.
 func epochText(epoch uint64) string { return fmt.Sprintf("%020d", epoch) }

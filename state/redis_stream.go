@@ -73,27 +73,32 @@ func (r *Redis) streamLocked(node string) *stream {
 	return s
 }
 
-// Send hands a message to other nodes, to all at once, and returns when Redis has taken it and those
-// nodes were listening. It fails with ErrNoNode when one of them is gone, which was not given the
-// message, and with ErrUnavailable when Redis is away or one of them does not listen; then, if Redis did
-// not answer in time, that one may have been given the message, once at most, and will not be later.
-// The others get it all the same.
-func (r *Redis) Send(ctx context.Context, nodes []string, m Message) error {
+// Send hands a message to other nodes, to all at once, in the order of the calls, and does not wait: it may
+// be called under a lock. It calls done once, from another goroutine, with what became of each copy: nil when
+// Redis has taken it and that node was listening, ErrNoNode when the node is gone, which was not given it, and
+// ErrUnavailable when Redis is away or the node does not listen; then, if Redis did not answer in time,
+// that one may have been given the message, once at most, and will not be later.
+func (r *Redis) Send(m Message, copies []Copy, done func([]error)) {
 	m.Node = r.id
-	sent := make([]*record, len(nodes))
-	errs := make([]error, len(nodes))
-	for i, node := range nodes {
-		sent[i], errs[i] = r.queue(node, m)
+	sent := make([]*record, len(copies))
+	errs := make([]error, len(copies))
+	for i, c := range copies {
+		m.Receivers = c.Receivers
+		sent[i], errs[i] = r.queue(c.Node, m)
 	}
-	for i, node := range nodes {
-		if errs[i] == nil {
-			errs[i] = r.await(ctx, node, sent[i])
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		for i, c := range copies {
+			if errs[i] == nil {
+				errs[i] = r.await(ctx, c.Node, sent[i])
+			}
+			if errs[i] != nil {
+				errs[i] = fmt.Errorf("sending to node %s: %w", c.Node, errs[i])
+			}
 		}
-		if errs[i] != nil {
-			errs[i] = fmt.Errorf("sending to node %s: %w", node, errs[i])
-		}
-	}
-	return errors.Join(errs...)
+		done(errs)
+	}()
 }
 
 // queue gives a message to the stream to a node.

@@ -48,6 +48,9 @@ type Member struct {
 	// older one and never the other way round. A member whose epoch changes in place, without a
 	// Departure, has moved to another connection and is the same participant.
 	Epoch uint64
+	// Joined is the room's version at the join, which gives the join order. Together with the ID it names
+	// one stay in the room: it outlives moves, and who leaves and joins again has another.
+	Joined uint64
 }
 
 // Is reports whether both are the same connection of the same participant.
@@ -82,21 +85,46 @@ func (v View) Find(id string) (Member, bool) {
 	return v.Members[i], true
 }
 
-// A Message is on its way from a member on one node to a member on another, or, with an empty To,
-// to all members that the other node holds in that room. It arrives once and in the order of its
-// sender's calls, or the receiving node hears Events.Lost.
+// A Message is on its way from a node to others: a frame for clients, or what nodes say to each other. It
+// arrives once and in the order of its sender's calls, or the receiving node hears Events.Lost.
 type Message struct {
 	// Node is the node that sent it; Send fills it in.
 	Node string
-	// Op is empty for a frame to a client. Otherwise it names something that the nodes say to each
+	// Op is empty for a frame to clients. Otherwise it names something that the nodes say to each
 	// other, which the state does not look into.
 	Op   string
 	Room string
-	From string
-	To   string
+	// From is the user who sends it and Joined names that user's stay in the room.
+	From   string
+	Joined uint64
+	// To is the user it is meant for, empty for all of the room. Who gets a frame the Receivers say.
+	To string
+	// ID is what the client called its message, empty for nothing. The same ID of the same user is the same
+	// message.
+	ID string
+	// Run tells the numbers that a node gave in one life of its room from those of another.
+	Run uint64
+	// Receivers are the members of the receiving node that a frame is for. They are empty in an Op, and in
+	// what a node of protocol 1 sends: then To says it.
+	Receivers []Receiver
 	// Frame is the complete frame for the receiving client, or what the Op needs. It must not be
-	// modified.
+	// modified. A message with Receivers and no Frame carries numbers alone.
 	Frame []byte
+}
+
+// A Receiver is a member that a frame is for, and the frame's place among all that one source, a node in
+// one Run, has for one stay of that member.
+type Receiver struct {
+	ID     string
+	Joined uint64
+	// Number is the frame's own, and Before that of the last one which the receiver must have got.
+	Before, Number uint64
+}
+
+// A Copy says which node a message goes to, and for whom there.
+type Copy struct {
+	Node      string
+	Receivers []Receiver
 }
 
 // NodeInfo is what a node tells the others about itself with its lease.
@@ -121,7 +149,9 @@ type Events struct {
 	View func(View)
 	// Message delivers a message for members of this node.
 	Message func(Message)
-	// Lost says that messages of a node to this one may be missing for good: the node died, or
-	// what it sent cannot be had again. Whatever it sends afterwards is complete again.
+	// Lost says that messages of a node to this one may be missing for good. Whatever it sends afterwards
+	// is complete again.
 	Lost func(node string)
+	// Died says that a node is dead. What it sent before has been delivered, or Lost was called.
+	Died func(node string)
 }
