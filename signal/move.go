@@ -166,7 +166,7 @@ func (s *Server) onLost(node string) { s.missed(node, s.loseRequests(node), true
 func (s *Server) missed(node string, rooms []*room, alive bool) {
 	for _, r := range rooms {
 		for _, p := range r.losers(node, alive) {
-			s.tasks.run(func() { p.lose("messages may be missing") })
+			s.tasks.run(func() { p.miss("messages may be missing") })
 		}
 		for _, now := range r.waiting(node) {
 			s.passed(r.id, node, now)

@@ -36,6 +36,7 @@ type participant struct {
 	grace  *time.Timer // ends it while it is detached
 	until  time.Time   // when the grace is over
 	over   bool        // it ends with its conn and takes no more frames
+	gap    bool        // it missed something for good, which the next greeting says
 
 	sent       uint64    // how many frames that count were sent, ever
 	kept       frameLog  // the last of them, which the client has not confirmed
@@ -167,6 +168,21 @@ func (p *participant) lose(why string) {
 	p.sendLocked(errorFrame("", codeGone, why+": join again"))
 	p.closeLocked(closeLost, why)
 	p.expireLocked()
+}
+
+// miss notes that a participant has missed something for good. Its client is to come back, and its greeting
+// tells it then. Without a grace nobody can come back: the participant ends.
+func (p *participant) miss(why string) {
+	if p.srv.cfg.ResumeGrace == 0 {
+		p.lose(why)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gap = true
+	if p.conn != nil {
+		p.conn.close(closeLost, why)
+	}
 }
 
 // close ends a participant that is live: behind all that waits its client gets a close frame.

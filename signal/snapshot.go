@@ -19,6 +19,8 @@ type snapshot struct {
 	// Told are the members as the client knows them, and Early the messages of others.
 	Told  []state.Member `json:"told"`
 	Early []heldMessage  `json:"early,omitempty"`
+	// Gap says that its client must be told that something is missing.
+	Gap bool `json:"gap,omitempty"`
 }
 
 // pack takes a participant, which is the caller's, off this node, with what is kept that the client has
@@ -38,7 +40,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 		return snapshot{}, nil, err
 	}
 	s.forgetLocked(p)
-	snap := snapshot{Sent: p.sent, Kept: p.kept.copies()}
+	snap := snapshot{Sent: p.sent, Kept: p.kept.copies(), Gap: p.gap}
 	p.kept.drop(p.kept.count)
 	if r == nil {
 		return snap, nil, nil
@@ -55,7 +57,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 // place in its room is the second result, nil when it is in none.
 func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*participant, *localMember) {
 	p := newParticipant(s, t.User, session, max(newEpoch(), t.Epoch+1))
-	p.sent = snap.Sent
+	p.sent, p.gap = snap.Sent, snap.Gap
 	for _, frame := range snap.Kept {
 		p.kept.add(frame)
 	}
