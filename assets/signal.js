@@ -21,9 +21,9 @@
  * @module signal
  */
 
-/** @typedef {import("./signal/client.js").State} State */
-/** @typedef {import("./signal/client.js").Membership} Membership */
-/** @typedef {import("./signal/client.js").ClientEvents} ClientEvents */
+/** @typedef {import("./signal/events.js").State} State */
+/** @typedef {import("./signal/events.js").Membership} Membership */
+/** @typedef {import("./signal/events.js").ClientEvents} ClientEvents */
 /** @typedef {import("./signal/call.js").CallEvents} CallEvents */
 /** @typedef {import("./signal/ice.js").Transport} Transport */
 

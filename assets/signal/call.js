@@ -59,6 +59,7 @@ export class Call extends Emitter {
     client.addEventListener("userjoined", ({ detail: { userId, users } }) => this.#add(userId, users));
     client.addEventListener("userleft", ({ detail: { userId } }) => this.#remove(userId));
     client.addEventListener("left", () => this.#clear());
+    client.addEventListener("resumed", ({ detail: { gap } }) => gap && this.#resync());
     client.addEventListener("ice", () => this.#configure());
     client.addEventListener("offer", ({ detail: { from, data } }) => this.#offered(from, { type: "offer", sdp: data.sdp }));
     client.addEventListener("answer", ({ detail: { from, data } }) =>
@@ -162,6 +163,10 @@ export class Call extends Emitter {
 
   #clear() {
     for (const id of [...this.peers.keys()]) this.#remove(id);
+  }
+
+  #resync() {
+    for (const peer of this.peers.values()) peer.resync();
   }
 
   #configuration() {

@@ -5,51 +5,14 @@ import { RoomFullError, SignalError } from "./errors.js";
 import { Requests } from "./requests.js";
 import { Session } from "./session.js";
 
+/** @import { ClientEvents, Membership, State } from "./events.js" */
 /** @import { Message } from "./requests.js" */
 
 const REQUEST_TIMEOUT_MS = 10_000;
+/** How long to wait before a message that was refused for now is sent again. */
+const TRY_AGAIN_MS = 1_000;
 /** Errors that trying again does not mend. */
 const FINAL = [400, 401, 403];
-
-/**
- * `idle` before the first `connect()`; `connecting` until the server has greeted for the first time,
- * however many attempts that takes; `reconnecting` after a loss; `closed` for good.
- *
- * @typedef {"idle"|"connecting"|"connected"|"reconnecting"|"closed"} State
- */
-
-/**
- * A room that was entered: your own id, the room, and the ids of its members in join order, yourself
- * included.
- *
- * @typedef {{userId: string, room: string, users: string[]}} Membership
- */
-
-/**
- * The details of a {@link SignalClient}'s events.
- *
- * @typedef {object} ClientEvents
- * @property {{state: State}} state `state` changed.
- * @property {{attempt: number, delay: number, reason: string}} retry There is no connection; the
- *   next attempt, counted from 1, is made in `delay` ms.
- * @property {{code: number, reason: string}} closed The connection ended for good, with that
- *   WebSocket close code.
- * @property {{userId: string}} resumed A lost connection was replaced and nothing was missed.
- * @property {{iceServers: RTCIceServer[], ttl: number}} ice Fresh ICE servers, whose credentials
- *   live `ttl` s; 0 when the server did not say.
- * @property {Membership} joined You are in a room.
- * @property {{room: string}} left You are no longer in that room.
- * @property {Membership} userjoined Somebody else joined: `userId`.
- * @property {{userId: string, room: string, reason: string}} userleft Somebody else left. The reason
- *   is a word of the wire contract, or empty.
- * @property {{room: string}} roomfull A join was refused.
- * @property {{from: string, data: any}} offer A peer's description: `{type, sdp}`.
- * @property {{from: string, data: any}} answer A peer's description: `{type, sdp}`.
- * @property {{from: string, data: any}} candidate A peer's candidate: `{candidate, sdpMid, sdpMLineIndex}`.
- * @property {{from: string, data: any}} message A peer's app message.
- * @property {{code: number, message: string}} error An error that answers no request, with its code
- *   of the wire contract.
- */
 
 /**
  * Reads the data of a message, which is a JSON document in a string or a plain value.
@@ -100,6 +63,14 @@ export class SignalClient extends Emitter {
   /** @type {{room: string, entered: Deferred<Membership>}|null} */
   #join = null;
   #rejoining = false;
+  /** Whether the server may take this client for a member of a room that it has left. */
+  #leaving = false;
+  /** Whether the session was resumed with a gap and what has to be compared is still to come. */
+  #gap = false;
+  /** The room that the server has this client in after a gap. */
+  #placed = "";
+  /** The timer of what is to be sent again, 0 for none. */
+  #trying = 0;
 
   /**
    * @param {string} [url] The server's WebSocket URL; the server of this module by default.
@@ -112,10 +83,14 @@ export class SignalClient extends Emitter {
     this.#timeout = timeout;
     this.#connection = new Connection({
       address: () => this.#session.address(this.#url),
+      eager: () => this.#session.kept,
       received: (frame) => this.#received(frame),
       lost: (attempt, delay, reason) => this.#lost(attempt, delay, reason),
       ended: (code, reason) => this.#end(code, reason),
-      probe: (timeout) => this.request("stun_config", {}, { timeout }).catch(() => {}),
+      probe: (timeout) => this.request("stun_config", {}, { timeout }).then(
+        () => {},
+        () => {},
+      ),
     });
   }
 
@@ -144,6 +119,7 @@ export class SignalClient extends Emitter {
     await this.connect();
     this.#join?.entered.reject(new SignalError(0, "Another join took its place."));
     this.#wanted = room;
+    this.#leaving = false;
     try {
       return await this.#enter(room);
     } catch (error) {
@@ -158,9 +134,21 @@ export class SignalClient extends Emitter {
     this.#wanted = "";
     this.#join?.entered.reject(new SignalError(0, "You left before the room was entered."));
     if (!room) return;
-    const told = this.state === "connected" ? this.request("leave_room") : Promise.resolve();
+    this.#leaving = true;
+    const told = this.#tellLeave();
     this.#leftRoom();
-    await told.catch(() => {});
+    await told;
+  }
+
+  /** Has the server know that the room is left, now or when the session is resumed. */
+  async #tellLeave() {
+    if (this.state !== "connected") return;
+    try {
+      await this.request("leave_room");
+      this.#leaving = false;
+    } catch {
+      // The resumed session is told again.
+    }
   }
 
   /** Leaves the room and closes the connection for good, until `connect()` is called again. */
@@ -174,14 +162,15 @@ export class SignalClient extends Emitter {
   }
 
   /**
-   * Sends an app message to one member, or to the whole room.
+   * Sends an app message to one member, or to the whole room. It reaches each member at most once, and
+   * outlives the loss of the connection.
    *
    * @param {any} data Anything that JSON can express.
    * @param {string} [target] The id of the member; everybody when it is missing.
-   * @returns {Promise<void>} As {@link SignalClient.request}.
+   * @returns {Promise<string[]>} As {@link SignalClient.request}.
    */
   sendMessage(data, target) {
-    return this.request("message", { target_id: target, data: JSON.stringify(data) });
+    return this.request("message", { target_id: target, data: JSON.stringify(data) }, { keep: true });
   }
 
   /**
@@ -189,7 +178,7 @@ export class SignalClient extends Emitter {
    *
    * @param {string} target The id of the member.
    * @param {RTCSessionDescription} description
-   * @returns {Promise<void>} As {@link SignalClient.request}.
+   * @returns {Promise<string[]>} As {@link SignalClient.request}.
    */
   sendDescription(target, { type, sdp }) {
     return this.request(type, { target_id: target, data: JSON.stringify({ sdp, type }) }, { keep: true });
@@ -198,7 +187,7 @@ export class SignalClient extends Emitter {
   /**
    * @param {string} target The id of the member.
    * @param {RTCIceCandidate} candidate
-   * @returns {Promise<void>} As {@link SignalClient.request}.
+   * @returns {Promise<string[]>} As {@link SignalClient.request}.
    */
   sendCandidate(target, candidate) {
     return this.request("ice_candidate", { target_id: target, data: JSON.stringify(candidate) }, { keep: true });
@@ -207,7 +196,7 @@ export class SignalClient extends Emitter {
   /**
    * Asks for fresh ICE servers; they come as an `ice` event and in `iceServers`.
    *
-   * @returns {Promise<void>} As {@link SignalClient.request}.
+   * @returns {Promise<string[]>} As {@link SignalClient.request}.
    */
   refreshIce() {
     return this.request("stun_config");
@@ -219,10 +208,12 @@ export class SignalClient extends Emitter {
    * @param {string} type The type of the message.
    * @param {object} [fields] Its further fields.
    * @param {{keep?: boolean, timeout?: number}} [options] `keep`: while the connection is being
-   *   replaced the message waits, and is sent (again) if the session can be resumed. `timeout`:
+   *   replaced the message waits, and is sent (again) if the session can be resumed; and again while
+   *   the server answers 503. It does not arrive twice, since its id is the same. `timeout`:
    *   milliseconds.
-   * @returns {Promise<void>} Rejected with a {@link SignalError}: the server's, or one with code 0
-   *   when there is no connection, it was lost, or there was no answer in time.
+   * @returns {Promise<string[]>} Fulfilled with the ids of the members that could not be reached, which is
+   *   nobody as a rule. Rejected with a {@link SignalError}: the server's, or one with code 0 when there
+   *   is no connection, it was lost, or there was no answer in time.
    */
   request(type, fields = {}, { keep = false, timeout = this.#timeout } = {}) {
     const waits = keep && this.state === "reconnecting";
@@ -243,7 +234,10 @@ export class SignalClient extends Emitter {
   /** @param {number} attempt @param {number} delay @param {string} reason */
   #lost(attempt, delay, reason) {
     this.#requests.fail((request) => !request.keep, "The connection was lost.");
-    if (this.state === "connected") this.#awaitReady();
+    if (this.state === "connected") {
+      this.#awaitReady();
+      this.#session.lose();
+    }
     this.#setState(this.state === "connecting" ? "connecting" : "reconnecting");
     this.emit("retry", { attempt, delay, reason });
   }
@@ -256,6 +250,7 @@ export class SignalClient extends Emitter {
     this.#connection.stop();
     this.#session.end();
     this.#wanted = "";
+    this.#leaving = this.#gap = false;
     this.userId = "";
     const error = new SignalError(code, reason || "The connection is closed.");
     ready.reject(error);
@@ -294,7 +289,7 @@ export class SignalClient extends Emitter {
       case "error":
         return this.#refused(message, data);
       case "ack":
-        return this.#requests.settle(message.id ?? "");
+        return this.#requests.settle(message.id ?? "", null, message.missed);
       case "reconnect":
         return this.#connection.replace(data.after_ms ?? 0, data.reason ?? "");
       case "offer":
@@ -323,6 +318,8 @@ export class SignalClient extends Emitter {
     if (returned && !data.resumed) this.#forgetRoom();
     if (userId) this.userId = userId;
     if (first) this.#setState("connected");
+    if (first) this.#gap = data.gap === true;
+    if (first) this.#placed = "";
     this.emit("ice", { iceServers: this.iceServers, ttl: data.ttl ?? 0 });
     if (returned && data.resumed) {
       if (this.#session.resume(data.kept ?? 0)) this.#resumed();
@@ -334,15 +331,21 @@ export class SignalClient extends Emitter {
 
   /** All that came while there was no connection is here, the answers to what is sent again too. */
   #resumed() {
+    const gap = this.#gap;
+    this.#gap = false;
+    if (gap && this.room !== this.#placed) this.#leftRoom();
+    this.#requests.takePostponed();
     for (const message of this.#requests.messages) this.#connection.write(message);
-    this.emit("resumed", { userId: this.userId });
+    this.emit("resumed", { userId: this.userId, gap });
     if (this.#wanted !== this.room) this.#rejoin();
+    else if (this.#leaving) this.#tellLeave();
   }
 
   /** The server knows nothing of the old session: its id, its room and what was on its way are gone. */
   #forgetRoom() {
     this.#requests.fail(({ keep }) => keep, "The session was lost.");
     this.#leftRoom();
+    this.#leaving = false;
     this.userId = "";
   }
 
@@ -395,12 +398,34 @@ export class SignalClient extends Emitter {
       this.emit("userjoined", { userId, room, users });
       return;
     }
+    if (this.#gap) this.#placed = room;
+    if (this.#gap && room === this.room) {
+      this.#compare(users);
+      return;
+    }
+    if (this.#gap && room !== this.#wanted) {
+      this.#leaving = !this.#wanted; // It was entered or left when the connection was lost.
+      return;
+    }
     if (this.room && this.room !== room) this.#leftRoom();
     this.room = room;
     this.users = users;
     const membership = { userId, room, users };
     this.emit("joined", membership);
     if (this.#join?.room === room) this.#join.entered.resolve(membership);
+  }
+
+  /**
+   * Tells of who came and went while messages were lost.
+   *
+   * @param {string[]} users Who is in the room now, in join order.
+   */
+  #compare(users) {
+    const before = this.users;
+    const room = this.room;
+    this.users = users;
+    for (const userId of before) if (!users.includes(userId)) this.emit("userleft", { userId, room, reason: "" });
+    for (const userId of users) if (!before.includes(userId)) this.emit("userjoined", { userId, room, users });
   }
 
   /** @param {Message} message @param {{reason?: string}} data */
@@ -426,7 +451,9 @@ export class SignalClient extends Emitter {
   /** @param {Message} message @param {{code?: number, message?: string}} data */
   #refused({ id }, { code = 0, message = "" }) {
     if (id) {
-      this.#requests.settle(id, new SignalError(code, message));
+      const error = new SignalError(code, message);
+      if (code === 503 && this.#requests.postpone(id, error)) this.#trySoon();
+      else this.#requests.settle(id, error);
       return;
     }
     if (code === 410) {
@@ -437,6 +464,16 @@ export class SignalClient extends Emitter {
       }
     }
     this.emit("error", { code, message });
+  }
+
+  /** Sends what was refused for now again in a while, all of it in order. */
+  #trySoon() {
+    if (this.#trying) return;
+    this.#trying = setTimeout(() => {
+      this.#trying = 0;
+      if (this.state !== "connected") return; // A resumed session sends all again.
+      for (const message of this.#requests.takePostponed()) this.#connection.write(message);
+    }, TRY_AGAIN_MS);
   }
 
   #leftRoom() {

@@ -129,11 +129,14 @@ test("a request ends with its ack, its error, or the loss of the connection", as
   const told = client.sendMessage({ hello: 1 }, "user-b");
   assert.deepEqual([server.last("message").target_id, server.last("message").data], ["user-b", '{"hello":1}']);
   server.say({ type: "ack", id: server.last("message").id });
-  await told;
+  assert.deepEqual(await told, []);
+  const partly = client.sendMessage({ hello: 2 });
+  server.say({ type: "ack", id: server.last("message").id, missed: ["user-c"] });
+  assert.deepEqual(await partly, ["user-c"]);
   const refused = client.sendMessage(1);
   server.say({ type: "error", id: server.last("message").id, data: { code: 429, message: "slow down" } });
   await assert.rejects(refused, { code: 429 });
-  const lost = client.sendMessage(2);
+  const lost = client.refreshIce();
   server.lose(1006);
   await assert.rejects(lost, { code: 0, message: "The connection was lost." });
 });
@@ -159,6 +162,95 @@ test("a resumed session keeps its room and sends again what is kept, after what 
   assert.ok(answered);
   assert.deepEqual(names(), ["message", "ice", "state", "retry", "state", "ice", "message", "message", "resumed"]);
   assert.equal(client.room, "room-1");
+});
+
+/** Loses the connection in a room of two and comes back to a server that tells of a gap. */
+async function fall(code, kept = 1) {
+  const first = await enter();
+  first.enter("room-1", "user-b", ["user-me", "user-b"]);
+  events.length = 0;
+  first.lose(code);
+  const second = await socket(2);
+  assert.equal(second.url.search, "?access=1&resume=token&got=2");
+  second.greet({ resumed: true, gap: true, kept });
+  return second;
+}
+
+test("after a gap the members are compared and the room is kept", async () => {
+  for (const code of [1006, 4002]) {
+    const server = await fall(code);
+    server.enter("room-1", "user-me", ["user-me", "user-c"]);
+    assert.deepEqual(names(), ["state", "retry", "state", "ice", "userleft", "userjoined", "resumed"]);
+    assert.deepEqual(events.slice(-3).map(([, detail]) => detail), [
+      { userId: "user-b", room: "room-1", reason: "" },
+      { userId: "user-c", room: "room-1", users: ["user-me", "user-c"] },
+      { userId: "user-me", gap: true },
+    ]);
+    assert.deepEqual([client.room, client.users], ["room-1", ["user-me", "user-c"]]);
+    server.enter("room-1", "user-b", ["user-me", "user-c", "user-b"]);
+    assert.equal(names().at(-1), "userjoined");
+    server.lose(1006);
+    const third = await socket(3);
+    assert.equal(third.url.searchParams.get("got"), "4"); // The numbers went on.
+    third.greet({ resumed: true });
+    assert.deepEqual(events.at(-1), ["resumed", { userId: "user-me", gap: false }]);
+    client.close();
+    Socket.all = [];
+    client = new SignalClient("ws://server.test/ws?access=1");
+    for (const name of EVENTS) client.addEventListener(name, ({ detail }) => events.push([name, detail]));
+  }
+});
+
+test("who is in no room after a gap joins again", async () => {
+  const server = await fall(1006, 0);
+  await turn();
+  assert.deepEqual(names(), ["state", "retry", "state", "ice", "left", "resumed"]);
+  assert.equal(server.last("join_room").data, '{"room_id":"room-1"}');
+  server.enter("room-1");
+  assert.deepEqual(events.at(-1), ["joined", { userId: "user-me", room: "room-1", users: ["user-me"] }]);
+});
+
+test("a room that was left while there was no connection is left when there is one", async () => {
+  for (const gap of [false, true]) {
+    const first = await enter();
+    first.lose(1006);
+    await client.leave();
+    const second = await socket(2);
+    second.greet({ resumed: true, gap, kept: gap ? 1 : 0 });
+    if (gap) second.enter("room-1");
+    assert.equal(second.last("leave_room").type, "leave_room");
+    assert.equal(client.room, "");
+    client.close();
+    Socket.all = [];
+    client = new SignalClient("ws://server.test/ws?access=1");
+    for (const name of EVENTS) client.addEventListener(name, ({ detail }) => events.push([name, detail]));
+  }
+});
+
+test("a message without an answer is sent again under its id", async () => {
+  const later = globalThis.setTimeout;
+  globalThis.setTimeout = (f, ms) => later(f, ms <= 1_000 ? 0 : ms);
+  try {
+    const first = await enter();
+    const message = client.sendMessage(1);
+    const { id } = first.last("message");
+    first.say({ type: "error", id, data: '{"code":503,"message":"try again"}' });
+    const copies = () => first.sent.filter((sent) => sent.id === id).length;
+    const deadline = Date.now() + 10_000;
+    while (copies() < 2 && Date.now() < deadline) await turn();
+    assert.equal(copies(), 2);
+    first.lose(1006);
+    const second = await socket(2);
+    second.greet({ resumed: true });
+    assert.equal(second.last("message").id, id);
+    second.say({ type: "ack", id });
+    await message;
+    const never = client.request("message", { data: "2" }, { keep: true, timeout: 100 });
+    second.say({ type: "error", id: second.last("message").id, data: '{"code":503,"message":"try again"}' });
+    await assert.rejects(never, { code: 503 });
+  } finally {
+    globalThis.setTimeout = later;
+  }
 });
 
 test("a lost session is left and the room is joined again under the new id", async () => {

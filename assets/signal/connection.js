@@ -1,5 +1,7 @@
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 15_000;
+/** The cap while the server keeps a place that a longer delay would cost. */
+const EAGER_CAP_MS = 2_000;
 /** A connection that lived this long was a good one: the next loss starts the backoff anew. */
 const STABLE_MS = 5_000;
 /** After this much silence a connection must prove itself when the network or the tab comes back. */
@@ -13,10 +15,11 @@ const GOODBYE_MS = 1_000;
  * the clients of a restarted server do not return all at once.
  *
  * @param {number} attempt The number of attempts that failed so far.
+ * @param {number} [cap] The longest delay, in milliseconds.
  * @returns {number} Milliseconds.
  */
-export function backoff(attempt) {
-  return Math.random() * Math.min(BACKOFF_CAP_MS, BACKOFF_BASE_MS * 2 ** attempt);
+export function backoff(attempt, cap = BACKOFF_CAP_MS) {
+  return Math.random() * Math.min(cap, BACKOFF_BASE_MS * 2 ** attempt);
 }
 
 /**
@@ -36,6 +39,7 @@ export function defaultURL() {
  *
  * @typedef {object} Owner
  * @property {() => URL} address Where the next attempt is made to.
+ * @property {() => boolean} eager Whether a place is kept for this client only for a short time.
  * @property {(frame: string) => void} received A frame came.
  * @property {(attempt: number, delay: number, reason: string) => void} lost The socket is lost, or
  *   could not be made; that attempt is made in `delay` ms.
@@ -156,7 +160,8 @@ export class Connection {
     }
     if (this.greeted && Date.now() - this.#greetedAt >= STABLE_MS) this.#attempt = 0;
     this.#greetedAt = 0;
-    const delay = this.#returnAt ? Math.max(0, this.#returnAt - Date.now()) : backoff(this.#attempt);
+    const cap = this.#owner.eager() ? EAGER_CAP_MS : BACKOFF_CAP_MS;
+    const delay = this.#returnAt ? Math.max(0, this.#returnAt - Date.now()) : backoff(this.#attempt, cap);
     this.#returnAt = 0;
     this.#attempt++;
     this.#wait(delay, () => this.#open());

@@ -2,6 +2,8 @@
 
 /** How long the later joiner leaves the first offer to the other side. */
 const FIRST_OFFER_MS = 1_500;
+/** After this long without an answer an offer may not have arrived. */
+const OVERDUE_MS = 1_000;
 const MAX_EARLY_CANDIDATES = 256;
 /** Below this many bits per second pictures are sent at half their size. */
 const SMALL_BITRATE = 700_000;
@@ -51,6 +53,7 @@ export class Peer {
   /** @type {RTCIceCandidateInit[]} Candidates that came before the description they belong to. */
   #early = [];
   #firstOffer = 0;
+  #offeredAt = 0; // when the last offer was sent, in ms since the epoch
   #session = ""; // that of the member's connection, as its descriptions name it
   /** @type {Map<string, RTCRtpSender>} By the kind of what is sent. */
   #senders = new Map();
@@ -135,6 +138,16 @@ export class Peer {
     if (local?.candidateType === "relay" && !lasting.has(local.url)) this.pc.restartIce();
   }
 
+  /**
+   * Goes on with a negotiation of which messages may be lost. A connection that works is offered once
+   * more as it is, since the member may wait for what does not come; another one looks for a path anew.
+   */
+  resync() {
+    if (this.pc.signalingState === "have-local-offer") this.#sendDescription();
+    else if (this.pc.connectionState === "connected") this.#offer();
+    if (this.pc.connectionState !== "connected") this.pc.restartIce();
+  }
+
   /** Ends the connection. */
   close() {
     this.#closed = true;
@@ -201,6 +214,7 @@ export class Peer {
       this.#ignoreOffer = !this.#polite && collision;
       // An answer without an offer is one that came twice, because its sender resumed its session.
       const stale = description.type === "answer" && this.pc.signalingState === "stable";
+      if (this.#ignoreOffer && Date.now() - this.#offeredAt > OVERDUE_MS) this.#sendDescription();
       if (this.#ignoreOffer || stale) return;
       clearTimeout(this.#firstOffer);
       this.#settingAnswer = description.type === "answer";
@@ -242,6 +256,7 @@ export class Peer {
 
   #sendDescription() {
     const description = this.pc.localDescription;
+    if (description?.type === "offer") this.#offeredAt = Date.now();
     if (description) this.#client.sendDescription(this.id, description).catch((error) => this.#failed(error));
   }
 

@@ -12,13 +12,16 @@ import { SignalError } from "./errors.js";
  * @property {string} [room_id]
  * @property {string} [target_id]
  * @property {any} [data]
+ * @property {string[]} [missed]
  */
 
 /**
  * @typedef {object} Request
  * @property {Message} message
  * @property {boolean} keep Whether it outlives the loss of a connection.
- * @property {Deferred<void>} answer
+ * @property {Deferred<string[]>} answer
+ * @property {SignalError|null} refusal Why it was refused for now, if it was.
+ * @property {boolean} postponed Whether it is to be sent again.
  * @property {number} timer
  */
 
@@ -35,15 +38,16 @@ export class Requests {
    * @param {object} fields
    * @param {boolean} keep Whether it outlives the loss of a connection.
    * @param {number} timeout Milliseconds until it fails without an answer.
-   * @returns {{message: Message, answer: Promise<void>}} `answer` is rejected with a {@link SignalError}.
+   * @returns {{message: Message, answer: Promise<string[]>}} `answer` is fulfilled with the members that
+   *   the message did not reach, and rejected with a {@link SignalError}.
    */
   make(type, fields, keep, timeout) {
     const id = String(this.#nextId++);
     const message = { type, id, ...fields };
-    /** @type {Deferred<void>} */
+    /** @type {Deferred<string[]>} */
     const answer = new Deferred();
-    const timer = setTimeout(() => this.settle(id, new SignalError(0, `No answer to ${type}.`)), timeout);
-    this.#pending.set(id, { message, keep, answer, timer });
+    const timer = setTimeout(() => this.#expire(id), timeout);
+    this.#pending.set(id, { message, keep, answer, refusal: null, postponed: false, timer });
     return { message, answer: answer.promise };
   }
 
@@ -53,18 +57,46 @@ export class Requests {
   }
 
   /**
+   * Takes note that a request was refused for now, if it is one that can wait.
+   *
+   * @param {string} id
+   * @param {SignalError} refusal
+   * @returns {boolean} Whether it is to be sent again.
+   */
+  postpone(id, refusal) {
+    const request = this.#pending.get(id);
+    if (!request?.keep) return false;
+    Object.assign(request, { refusal, postponed: true });
+    return true;
+  }
+
+  /** Returns the messages of the requests that were postponed, in order, which are postponed no longer. */
+  takePostponed() {
+    const requests = [...this.#pending.values()].filter(({ postponed }) => postponed);
+    for (const request of requests) request.postponed = false;
+    return requests.map(({ message }) => message);
+  }
+
+  /**
    * Answers a request; an answer to none is ignored.
    *
    * @param {string} id
-   * @param {SignalError} [error] Why it was refused, if it was.
+   * @param {SignalError|null} [error] Why it was refused, if it was.
+   * @param {string[]} [missed] The members that it did not reach.
    */
-  settle(id, error) {
+  settle(id, error, missed = []) {
     const request = this.#pending.get(id);
     if (!request) return;
     this.#pending.delete(id);
     clearTimeout(request.timer);
     if (error) request.answer.reject(error);
-    else request.answer.resolve();
+    else request.answer.resolve(missed);
+  }
+
+  /** @param {string} id */
+  #expire(id) {
+    const request = this.#pending.get(id);
+    if (request) this.settle(id, request.refusal ?? new SignalError(0, `No answer to ${request.message.type}.`));
   }
 
   /**

@@ -1,6 +1,11 @@
+/** For how long after the loss of its connection a session is worth hurry: about what servers grant. */
+const GRACE_MS = 20_000;
+
 /** What it takes to resume a session over another connection. */
 export class Session {
   #token = "";
+  /** When the connection was lost, in ms since the epoch. */
+  #lostAt = 0;
   /** How many frames of the session have come, those apart that are of one connection only. */
   #got = 0;
   /** How many still have to come of those that a resumed session had kept. */
@@ -23,6 +28,16 @@ export class Session {
   /** @param {string} token The newest token of the session. */
   renew(token) {
     this.#token = token;
+  }
+
+  /** Takes note that the connection of the session is lost. */
+  lose() {
+    this.#lostAt = Date.now();
+  }
+
+  /** Whether the server may still keep the session, whose connection is lost. */
+  get kept() {
+    return this.#token !== "" && Date.now() - this.#lostAt < GRACE_MS;
   }
 
   /** Counts anew, because the server began another session. */
