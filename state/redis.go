@@ -81,7 +81,9 @@ type Redis struct {
 	asks      map[string]bool   // nodes to ask for what this one missed
 	secrets   map[string]string // as Redis has them
 	told      map[string]string // as OnSecret was told
-	masters   map[string]bool   // run ids of the Redis processes that hold data
+	masters   map[string]master // the Redis processes that hold data, by address
+	data      map[string]sentinel
+	turn      []string // rooms whose turn to be looked at comes before the others
 }
 
 // NewRedis returns access to Redis for a node of an id that no other node ever had. The other nodes do
@@ -96,7 +98,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
 		scripts: make(chan struct{}, maxScripts), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]time.Time{},
-		streams: map[string]*stream{}, positions: map[string]*position{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]bool{},
+		streams: map[string]*stream{}, positions: map[string]*position{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]master{}, data: map[string]sentinel{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -132,6 +134,7 @@ func (r *Redis) Subscribe(ev Events) {
 	r.wg.Go(r.keep)
 	r.wg.Go(r.listen)
 	r.wg.Go(r.repair)
+	r.wg.Go(r.watchData)
 	patience := time.NewTimer(opTimeout)
 	defer patience.Stop()
 	select {

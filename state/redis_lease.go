@@ -1,18 +1,13 @@
 package state
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // peer is another node, or this one, as the last beat showed it.
@@ -180,12 +175,11 @@ func pairs(raw any) map[string]string {
 
 // learn takes over how the cluster stands, notices who died, and that Redis is not what it was: it
 // is another process, or has forgotten this node. It returns when the next lease ends.
-func (r *Redis) learn(l lease, masters map[string]bool) time.Time {
+func (r *Redis) learn(l lease, masters map[string]master) time.Time {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := len(r.masters) > 0 && !maps.Equal(r.masters, masters)
-	r.masters = masters
+	changed := r.mastersChangedLocked(masters)
 	if r.beaten && !l.had || changed {
 		r.log.Info("shared state was lost or this node taken for dead", "node", r.id, "lapsed", !l.had, "other_redis", changed)
 		r.doubtLocked("recovery")
@@ -297,29 +291,4 @@ func (r *Redis) release(ctx context.Context, nodes ...string) error {
 		return fmt.Errorf("ending a lease: %w", err)
 	}
 	return nil
-}
-
-// findMasters returns the run ids of the Redis processes that hold the data. When they change, what
-// was written last may be gone.
-func (r *Redis) findMasters(ctx context.Context) (map[string]bool, error) {
-	var mu sync.Mutex
-	found := map[string]bool{}
-	note := func(ctx context.Context, c redis.Cmdable) error {
-		r.metrics.trips.WithLabelValues("info").Inc()
-		text, err := c.Info(ctx, "server").Result()
-		if err != nil {
-			return fmt.Errorf("asking Redis who it is: %w", err)
-		}
-		lines := bufio.NewScanner(strings.NewReader(text))
-		for lines.Scan() {
-			if id, ok := strings.CutPrefix(lines.Text(), "run_id:"); ok {
-				mu.Lock()
-				found[id] = true
-				mu.Unlock()
-			}
-		}
-		return nil
-	}
-	err := r.eachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return note(ctx, c) }, note)
-	return found, err
 }

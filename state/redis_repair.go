@@ -96,18 +96,22 @@ func (r *Redis) assertionLocked(m *mirror) (known uint64, args []any) {
 		own = append(own, id, epochText(s.epoch), s.joined)
 	}
 	for _, e := range m.members {
-		if _, dead := r.dead[e.Node]; e.Node != r.id && !dead && len(m.own) > 0 {
+		if _, dead := r.dead[e.Node]; e.Node != r.id && !dead && len(m.own)+len(m.leaving) > 0 {
 			r.rumourLocked(e.Node, time.Now()) // This node may be the one that brings it back to Redis.
 			others = append(others, e.ID, epochText(e.Epoch), e.Joined, e.Node)
 		}
 	}
-	return m.version, slices.Concat([]any{m.version, len(m.own)}, own, others)
+	known = m.version
+	if m.ahead {
+		known++ // So that what was shown is replaced.
+	}
+	return known, slices.Concat([]any{known, m.founded, len(m.own)}, own, others)
 }
 
 // agreeLocked takes over a room as its assertion left it and has the other nodes told if anything
 // about it may be news to them. It reports whether it is news here.
 func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (View, bool) {
-	c := change{Room: room, Version: rep.version, Members: rep.members}
+	c := change{Room: room, Version: rep.version, Members: rep.members, Founded: rep.founded}
 	for _, e := range rep.left {
 		reason := ReasonDisconnect
 		if d, ok := m.leaving[e.ID]; ok {
@@ -135,10 +139,14 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 	r.explainLocked(m, &c)
 	clear(m.leaving)
 	m.touched = time.Now()
-	if rep.version <= m.version {
+	if rep.version < m.version {
 		return View{}, false
 	}
-	m.version, m.members = rep.version, rep.members
+	m.founded = rep.founded
+	if rep.version == m.version {
+		return View{}, false
+	}
+	m.take(c)
 	return c.view(), true
 }
 
@@ -172,7 +180,7 @@ func (r *Redis) reap(ctx context.Context, room string, dead []string) {
 		r.log.Debug("reaping", "node", r.id, "room", room, "error", err)
 		return
 	}
-	c := change{Room: room, Version: rep.version, Members: rep.members}
+	c := change{Room: room, Version: rep.version, Members: rep.members, Founded: rep.founded}
 	for _, e := range rep.left {
 		c.Left = append(c.Left, Departure{Member: e.member(), Reason: ReasonNodeLost})
 	}

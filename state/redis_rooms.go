@@ -12,7 +12,12 @@ import (
 // it.
 type mirror struct {
 	version uint64
+	// founded is the founding of Redis' copy, see room.lua, that is known to hold all members; 0 when it
+	// is not known.
+	founded uint64
 	members []entry
+	// ahead says that the members are more than Redis had at that version.
+	ahead bool
 	// own are this node's members, by id: what Redis must hold of them whatever happens to it.
 	own map[string]stay
 	// leaving are members that left, of which the others may not have heard yet.
@@ -32,12 +37,16 @@ type stay struct {
 	settled bool // the join is done; until then Redis may or may not have it
 }
 
+// otherFounding stands for one that is not known but that Redis' copy of the room does not have.
+const otherFounding = 1
+
 // change is a room after a change, on its way to the other nodes.
 type change struct {
 	Room    string
 	Version uint64
 	Members []entry
 	Left    []Departure `json:",omitempty"`
+	Founded uint64      `json:",omitempty"` // as in a reply
 }
 
 func (c change) view() View {
@@ -267,12 +276,16 @@ func (r *Redis) forgive(m *mirror, id string) {
 // conclude takes over the room as a change of this node's left it, has the other nodes told, those
 // that also names included, and returns the view for the caller.
 func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reason, also ...string) View {
-	c := change{Room: room, Version: rep.version, Members: rep.members}
+	c := change{Room: room, Version: rep.version, Members: rep.members, Founded: rep.founded}
 	for _, e := range rep.left {
 		c.Left = append(c.Left, Departure{Member: e.member(), Reason: why(e)})
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	shown := c
+	if r.completeLocked(m, &shown) {
+		also = append(also, nodesOf(m.members)...)
+	}
 	for id, s := range m.own {
 		e, there := find(rep.members, id)
 		switch {
@@ -286,11 +299,11 @@ func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reas
 		delete(m.leaving, d.ID)
 	}
 	if rep.version > m.version {
-		m.version, m.members = rep.version, rep.members
+		m.take(shown)
 	}
 	m.touched = time.Now()
-	r.tellLocked(c, also...)
-	return c.view()
+	r.tellLocked(c, also...) // What Redis holds: whom it lacks it may lack rightly.
+	return shown.view()
 }
 
 // tellLocked queues a change for all other nodes that it concerns.
@@ -306,7 +319,7 @@ func (r *Redis) tellLocked(c change, also ...string) {
 		nodes[node] = true
 	}
 	for node := range nodes { // Dead ones too, in case they are not.
-		if node != r.id {
+		if node != r.id && node != "" {
 			if _, dead := r.dead[node]; !dead {
 				r.rumourLocked(node, time.Now())
 			}
@@ -374,7 +387,7 @@ func (r *Redis) leaveLocally(room string, m *mirror, who Departure) View {
 
 // locallyLocked changes the mirror alone and has Redis told when that is possible.
 func (r *Redis) locallyLocked(room string, m *mirror, members []entry, left []Departure) View {
-	m.version, m.members = r.localVersionLocked(m), members
+	m.version, m.members, m.ahead = r.localVersionLocked(m), members, false
 	r.dirty[room] = struct{}{}
 	return change{Room: room, Version: m.version, Members: members, Left: left}.view()
 }
@@ -405,18 +418,86 @@ func (r *Redis) update(c change) (View, bool) {
 	if c.Version <= m.version {
 		return View{}, false
 	}
-	ghost := slices.ContainsFunc(c.Members, func(e entry) bool {
+	ghost := func(e entry) bool {
 		_, own := m.own[e.ID]
 		return e.Node == r.id && !own && m.busy == 0
-	})
-	if r.robbedLocked(m, c) || ghost {
+	}
+	robbed := r.robbedLocked(m, c)
+	if m.lost(c.Founded) {
+		c.Members = slices.DeleteFunc(slices.Clone(c.Members), ghost)
+		r.completeLocked(m, &c)
+	} else if robbed || slices.ContainsFunc(c.Members, ghost) {
 		r.conflictLocked(c.Room)
 		return View{}, false
 	}
 	r.explainLocked(m, &c)
-	m.version, m.members = c.Version, c.Members
+	m.take(c)
 	r.tidyLocked(c.Room, m)
 	return c.view(), true
+}
+
+// lost reports whether Redis lost the room since the mirror's state of it and the room was founded anew:
+// it need not hold all members that are there.
+func (m *mirror) lost(founded uint64) bool {
+	switch {
+	case founded == 0 || m.version == 0:
+		return false
+	case m.founded == 0:
+		return founded > m.version
+	}
+	return founded != m.founded
+}
+
+// take takes over a room as a change left it. A founding that is another than the mirror's stays to be
+// agreed on by an assertion.
+func (m *mirror) take(c change) {
+	m.ahead = m.lost(c.Founded)
+	switch {
+	case !m.ahead:
+		m.founded = max(m.founded, c.Founded)
+	case m.founded == 0:
+		m.founded = otherFounding
+	}
+	m.version, m.members = c.Version, c.Members
+}
+
+// completeLocked adds to a change of a room that Redis lost and somebody founded anew the members that
+// this node knows and who did not leave, so that nobody is seen to leave because Redis forgot. It reports
+// whether the room is such; then it will be asserted, which brings them back to Redis.
+func (r *Redis) completeLocked(m *mirror, c *change) bool {
+	if !m.lost(c.Founded) {
+		return false
+	}
+	members := slices.Clone(c.Members)
+	for _, e := range m.members {
+		s, own := m.own[e.ID]
+		own = own && s.epoch == e.Epoch
+		i := slices.IndexFunc(members, func(o entry) bool { return o.ID == e.ID })
+		left := slices.ContainsFunc(c.Left, func(d Departure) bool { return d.ID == e.ID && d.Epoch >= e.Epoch })
+		switch {
+		case i >= 0 && members[i].Epoch < e.Epoch && (own || e.Node != r.id):
+			members[i] = e
+		case i < 0 && (own || !left && e.Node != r.id):
+			members = append(members, e)
+		}
+	}
+	sortEntries(members)
+	c.Members = members
+	c.Left = slices.DeleteFunc(slices.Clone(c.Left), func(d Departure) bool {
+		e, there := find(members, d.ID)
+		return there && e.Epoch == d.Epoch
+	})
+	r.conflictLocked(c.Room)
+	return true
+}
+
+// nodesOf returns the nodes of members, some more than once.
+func nodesOf(members []entry) []string {
+	nodes := make([]string, len(members))
+	for i, e := range members {
+		nodes[i] = e.Node
+	}
+	return nodes
 }
 
 func (r *Redis) conflictLocked(room string) {

@@ -49,7 +49,7 @@ type entry struct {
 }
 
 func (e entry) member() Member {
-	return Member{ID: e.ID, Node: e.Node, Epoch: e.Epoch, Joined: e.Joined}
+	return Member(e)
 }
 
 // epochText writes an epoch so that epochs compare as text.
@@ -62,6 +62,7 @@ type reply struct {
 	changed bool
 	left    []entry
 	members []entry
+	founded uint64 // the version at which Redis' copy of the room began, 0 when that is not known
 }
 
 var errReply = errors.New("unexpected reply of a script")
@@ -76,13 +77,15 @@ func parseReply(raw any) (reply, error) {
 	if len(fields) == 1 {
 		return r, nil
 	}
-	if len(fields) != 5 {
+	if len(fields) != 6 {
 		return reply{}, errReply
 	}
 	version, _ := fields[1].(string)
 	changed, _ := fields[2].(int64)
 	r.changed = changed == 1
-	var errs [3]error
+	var errs [4]error
+	founded, _ := fields[5].(string)
+	r.founded, errs[3] = strconv.ParseUint(founded, 10, 64)
 	r.version, errs[0] = strconv.ParseUint(version, 10, 64)
 	r.left, errs[1] = parseEntries(fields[3])
 	r.members, errs[2] = parseEntries(fields[4])

@@ -1,6 +1,11 @@
--- What every change of a room begins with. A room is a hash: "v" is its version, "m:ID" is a member
--- as "EPOCH JOINED NODE". An epoch has 20 digits, because it does not fit into a number here and
--- must compare as text. JOINED is the version at which the member joined: the join order.
+-- What every change of a room begins with. A room is a hash: "v" is its version and its founding,
+-- "m:ID" is a member as "EPOCH JOINED NODE". An epoch has 20 digits, because it does not fit into a
+-- number here and must compare as text. JOINED is the version at which the member joined: the join order.
+--
+-- The founding is the version of the first change since the key came to be: when it is not the one
+-- that a node knows, Redis lost the room meanwhile. "v" is written VERSION.0FOUNDING. For a node of protocol 1
+-- that is the number VERSION, since doubles of that size are at least a quarter apart; it writes VERSION
+-- alone, and then the founding is unknown, which is 0 here.
 --
 -- KEYS[1]  the room
 -- ARGV[1]  the time, in µs, after which this call is too late to have any effect
@@ -12,12 +17,13 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 if now > tonumber(ARGV[1]) then return {'late'} end
 
-local members, size, version = {}, 0, 0
+local members, size, version, founding = {}, 0, 0, 0
 local stored = redis.call('HGETALL', room)
 for i = 1, #stored, 2 do
   if stored[i] == 'v' then
-    version = tonumber(stored[i + 1])
-  else
+    local whole, rest = string.match(stored[i + 1], '^(%d+)%.?(%d*)$')
+    version, founding = tonumber(whole), tonumber(rest) or 0
+  elseif string.sub(stored[i], 1, 2) == 'm:' then
     local epoch, joined, at = string.match(stored[i + 1], '^(%d+) (%d+) (.*)$')
     members[string.sub(stored[i], 3)] = {epoch = epoch, joined = joined, node = at}
     size = size + 1
@@ -52,11 +58,12 @@ local function named(first)
 end
 
 -- reply stores the version and returns the room: what became of the call, version, 1 if this call
--- changed it, who left, who is there.
+-- changed it, who left, who is there, founding.
 local function reply(status)
   if changed then
-    version = next
-    redis.call('HSET', room, 'v', version)
+    if version == 0 then founding = tonumber(next) end
+    version = tonumber(next)
+    redis.call('HSET', room, 'v', founding > 0 and string.format('%s.0%.0f', next, founding) or next)
   end
   if changed or size > 0 then
     redis.call('PEXPIRE', room, size > 0 and ARGV[3] or ARGV[4])
@@ -66,5 +73,5 @@ local function reply(status)
     there[#there + 1] = id
     there[#there + 1] = text(m)
   end
-  return {status, string.format('%.0f', version), changed and 1 or 0, left, there}
+  return {status, string.format('%.0f', version), changed and 1 or 0, left, there, string.format('%.0f', founding)}
 end
