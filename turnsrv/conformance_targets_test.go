@@ -268,7 +268,9 @@ func (b *lockedBuffer) String() string {
 type testbed struct {
 	target *confTarget
 	user   string
-	peers  []*wirePeer
+	// patience is how long a peer waits for a packet that must come.
+	patience time.Duration
+	peers    []*wirePeer
 }
 
 func (b *testbed) close() {
@@ -310,7 +312,10 @@ func (b *testbed) client(network string) (*wireClient, error) {
 }
 
 // wirePeer is the socket of a peer.
-type wirePeer struct{ *net.UDPConn }
+type wirePeer struct {
+	*net.UDPConn
+	patience time.Duration
+}
 
 // peer opens a peer where the target's relays may send to.
 func (b *testbed) peer(addr netip.Addr) (*wirePeer, error) {
@@ -321,7 +326,7 @@ func (b *testbed) peer(addr netip.Addr) (*wirePeer, error) {
 		}
 		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
 		if err == nil {
-			p := &wirePeer{conn}
+			p := &wirePeer{conn, b.patience}
 			b.peers = append(b.peers, p)
 			return p, nil
 		}
@@ -341,13 +346,13 @@ func (p *wirePeer) send(to netip.AddrPort, data []byte) error {
 
 // receive returns the next packet and who sent it.
 func (p *wirePeer) receive() ([]byte, netip.AddrPort, error) {
-	if err := p.SetReadDeadline(time.Now().Add(wirePatience)); err != nil {
+	if err := p.SetReadDeadline(time.Now().Add(p.patience)); err != nil {
 		return nil, netip.AddrPort{}, err
 	}
 	buf := make([]byte, wireBuffer)
 	n, from, err := p.ReadFromUDPAddrPort(buf)
 	if err != nil {
-		return nil, netip.AddrPort{}, fmt.Errorf("the peer waits: %w", err)
+		return nil, netip.AddrPort{}, fmt.Errorf("%s: %w", peerWaits, err)
 	}
 	return buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
 }
