@@ -60,8 +60,12 @@ func (ps *pollers) link(conn net.Conn) link {
 	return d
 }
 
-// pollerEvents is how many connections a poller reports at once.
+// pollerEvents is how many connections a poller reports at once, all of which are read before anything is flushed.
 const pollerEvents = 128
+
+// maxResumes is how many clients that had stopped to read are written to in one batch. The system tells of a thousand of
+// them at once, since it probes in one tick all that have stopped for about as long.
+const maxResumes = 8
 
 // workerBuffer is the size of what is read at once.
 const workerBuffer = 32 << 10
@@ -191,6 +195,7 @@ type worker struct {
 	buf    []byte // what is read is handled there
 	ready  []ready
 	again  []*descriptor // those whose turn was interrupted
+	resume []*socket     // those whose client reads again
 	gone   bool          // another worker serves the poller
 	ended  bool          // the poller ends
 
@@ -220,13 +225,14 @@ func (w *worker) run() {
 		w.handle()
 		if !w.gone {
 			w.poller.flusher.end()
+			w.write()
 			runtime.Gosched() // Others may have waited for a whole batch.
 		}
 	}
 }
 
 func (w *worker) free() {
-	w.poller, w.ready, w.again = nil, nil, nil
+	w.poller, w.ready, w.again, w.resume = nil, nil, nil, nil
 	workers.Put(w)
 }
 
@@ -244,6 +250,14 @@ func (w *worker) handle() {
 	}
 }
 
+// write goes on with a few of the flushes that had to wait for clients, when nothing waits that has been read.
+func (w *worker) write() {
+	for _, s := range w.resume[:min(len(w.resume), maxResumes)] {
+		s.flush()
+	}
+	w.resume = w.resume[min(len(w.resume), maxResumes):]
+}
+
 // yield leaves the poller to a new worker. What was sent so far is flushed.
 func (w *worker) yield() {
 	if w.gone {
@@ -251,8 +265,8 @@ func (w *worker) yield() {
 	}
 	w.gone = true
 	next := newWorker(w.poller)
-	next.ready, next.again = w.ready, w.again
-	w.ready, w.again = nil, nil
+	next.ready, next.again, next.resume = w.ready, w.again, w.resume
+	w.ready, w.again, w.resume = nil, nil, nil
 	w.poller.workers.Go(next.run)
 	w.poller.flusher.end()
 }
@@ -262,7 +276,7 @@ func (w *worker) wait() bool {
 	if len(w.ready) > 0 { // A worker before has left them.
 		return true
 	}
-	if !w.poll() && len(w.again) == 0 && !w.park() {
+	if !w.poll() && len(w.again) == 0 && len(w.resume) == 0 && !w.park() {
 		return false
 	}
 	w.resolve()
@@ -385,14 +399,14 @@ func (d *descriptor) serve(s *socket) {
 	}
 }
 
-// happened goes on with writing and reading, whatever is possible now.
+// happened goes on with reading now and with writing later, whatever is possible.
 func (d *descriptor) happened(events uint32, w *worker) {
 	const ends = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 	if events&ends != 0 {
 		d.hung.Store(true)
 	}
-	if events&(unix.EPOLLOUT|ends) != 0 {
-		d.socket.unblock()
+	if events&(unix.EPOLLOUT|ends) != 0 && d.socket.unblock() {
+		w.resume = append(w.resume, d.socket)
 	}
 	if events&(unix.EPOLLIN|ends) != 0 && d.notice() {
 		d.read(w)

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // flood is a receiver whose client sends the next message as soon as one is handled, so that there is
@@ -66,5 +68,38 @@ func TestFlood(t *testing.T) {
 	f.awaitEnd(t)
 	if rounds >= 10_000 {
 		t.Error("the other client had to wait until the flood was over")
+	}
+}
+
+// TestResumesTakeTurns has many clients read again at once: a batch writes to a few of them only.
+func TestResumesTakeTurns(t *testing.T) {
+	const clients = 3 * maxResumes
+	var f flusher
+	w := new(worker)
+	for range clients {
+		l := &script{room: 1}
+		s := newSocket(l, new(record), &testLimits, &f)
+		f.batch(func() {
+			if err := s.push([]byte("message")); err != nil {
+				t.Fatal(err)
+			}
+		})
+		l.room = -1
+		d := &descriptor{socket: s}
+		d.happened(unix.EPOLLOUT, w)
+		defer s.abort()
+	}
+	waiting := w.resume
+	for left := clients; left > 0; {
+		left -= maxResumes
+		w.write()
+		for i, s := range waiting {
+			if done := i < clients-left; s.idle() != done {
+				t.Fatalf("client %d of %d got its message: %v, want %v while %d are left", i, clients, !done, done, left)
+			}
+		}
+	}
+	if len(w.resume) > 0 {
+		t.Errorf("%d sockets are written to once more", len(w.resume))
 	}
 }

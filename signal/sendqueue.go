@@ -263,16 +263,14 @@ func (s *socket) wakeLocked() {
 	}
 }
 
-// unblock goes on with a flush that had to wait for the client, which has read. Who is writing right
-// now may have found no room a moment before that is told, which happens once, and must try again.
-func (s *socket) unblock() {
+// unblock notes that the client has read, and reports whether a flush had to wait for that and must go on. Who is writing
+// right now may have found no room a moment before that is told, which happens once, and must try again.
+func (s *socket) unblock() bool {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	was := s.blocked
 	s.blocked, s.roomy = false, s.flushing
-	s.mu.Unlock()
-	if was {
-		s.flush()
-	}
+	return was
 }
 
 // watchLocked ends a write that takes nothing for the limit.

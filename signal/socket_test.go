@@ -268,7 +268,7 @@ func TestWriting(t *testing.T) {
 		want = append(want, "1 c", "10 last")
 		for range 400 {
 			l.room = room
-			s.unblock()
+			resume(s)
 		}
 		s.close(closeGoingAway, "bye")
 		want = append(want, "8 \x03\xe9bye")
@@ -277,7 +277,7 @@ func TestWriting(t *testing.T) {
 		}
 		l.room = 1000
 		f.end()
-		s.unblock()
+		resume(s)
 		if got := sentFrames(t, l.out.Bytes()); !slices.Equal(got, want) {
 			t.Fatalf("with room for %d sent %q, want %q", room, got, want)
 		}
@@ -311,7 +311,7 @@ func TestQueueBound(t *testing.T) {
 	}
 	s.cut(closeSlow, "slow", time.Hour)
 	l.room = -1
-	s.unblock()
+	resume(s)
 	if got, want := sentFrames(t, l.out.Bytes()), []string{"1 " + first, "8 \x0f\xa0slow"}; !slices.Equal(got, want) {
 		t.Errorf("sent %q, want %q", got, want)
 	}
@@ -321,6 +321,13 @@ func newSocket(l link, to receiver, limits *socketLimits, f *flusher) *socket {
 	s := new(socket)
 	s.init(l, to, limits, f)
 	return s
+}
+
+// resume tells a socket that its client has read, as a poller does.
+func resume(s *socket) {
+	if s.unblock() {
+		s.flush()
+	}
 }
 
 // echo is a receiver that sends every message back and closes done when it has ended.
