@@ -115,7 +115,7 @@ func (s *Server) arrive(ctx context.Context, room string, l *localMember, t resu
 	}
 	l.move = move
 	r := s.addLocal(room, l)
-	view, err := s.state.Move(ctx, room, state.Member{ID: t.User, Epoch: t.Epoch}, p.epoch)
+	view, err := s.state.Move(ctx, room, state.Member{ID: t.User, Node: t.Node, Epoch: t.Epoch}, p.epoch, l.told...)
 	if err != nil {
 		s.removeLocal(r, p)
 		if errors.Is(err, state.ErrNotMember) {

@@ -28,7 +28,7 @@ type State interface {
 	ID() string
 	Join(ctx context.Context, room string, m state.Member, limit int) (state.View, error)
 	Leave(ctx context.Context, room, id string, epoch uint64, why state.Reason) (state.View, error)
-	Move(ctx context.Context, room string, old state.Member, epoch uint64) (state.View, error)
+	Move(ctx context.Context, room string, old state.Member, epoch uint64, known ...state.Member) (state.View, error)
 	Send(m state.Message, copies []state.Copy, done func([]error))
 	Nodes() []state.NodeInfo
 	Ready() error

@@ -33,7 +33,7 @@ type node interface {
 	Ready() error
 	Join(ctx context.Context, room string, m Member, limit int) (View, error)
 	Leave(ctx context.Context, room, id string, epoch uint64, why Reason) (View, error)
-	Move(ctx context.Context, room string, old Member, epoch uint64) (View, error)
+	Move(ctx context.Context, room string, old Member, epoch uint64, known ...Member) (View, error)
 	Send(m Message, copies []Copy, done func([]error))
 	Announce(NodeInfo)
 	Nodes() []NodeInfo

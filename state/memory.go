@@ -118,7 +118,7 @@ func (n *MemoryNode) Join(_ context.Context, room string, m Member, limit int) (
 
 // Move puts a member's newer connection, on this node, into the place of the older one, at whatever
 // node that is, without a departure. It fails with ErrNotMember when the older one is not there.
-func (n *MemoryNode) Move(_ context.Context, room string, old Member, epoch uint64) (View, error) {
+func (n *MemoryNode) Move(_ context.Context, room string, old Member, epoch uint64, _ ...Member) (View, error) {
 	s := n.shared
 	s.mu.Lock()
 	members := slices.Clone(s.rooms[room])

@@ -222,3 +222,60 @@ func TestRoomOfProtocol1(t *testing.T) {
 	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "new"}, one, two, last)
 	nobodyLeft(t, one, two, last)
 }
+
+// move brings a client from another node to this one, as signaling does when it resumes.
+func (s *site) move(room, id string, from *site) error {
+	from.mu.Lock()
+	known := slices.Clone(from.views[room].Members)
+	old := Member{ID: id, Node: from.id, Epoch: from.epochs[room+"/"+id]}
+	if from.local[room]--; from.local[room] == 0 {
+		delete(from.views, room)
+	}
+	from.mu.Unlock()
+	s.mu.Lock()
+	s.local[room]++
+	s.epochs[room+"/"+id] = uint64(time.Now().UnixNano())
+	epoch := s.epochs[room+"/"+id]
+	s.mu.Unlock()
+	v, err := s.Move(s.t.Context(), room, old, epoch, known...)
+	if err != nil {
+		return err
+	}
+	for _, m := range known {
+		if _, there := v.Find(m.ID); !there {
+			s.t.Errorf("%s does not see %s after the move to %s", id, m.ID, s.id)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.applyLocked(v)
+	return nil
+}
+
+// TestMoveOfLostRoom moves members whose room Redis has lost: alone, with others at the former node and at a third,
+// also after somebody has founded the room anew. The session is kept, at once complete, and nobody leaves.
+func TestMoveOfLostRoom(t *testing.T) {
+	redis := redistest.Start(t)
+	one, two, last := three(t, quiet(single(redis)))
+	settled(t, 2, one, last)
+	one.must(one.enter("r0", "mover"))
+	one.must(one.enter("r1", "mover"))
+	one.must(one.enter("alone", "mover"))
+	for _, room := range []string{"r0", "r1"} {
+		agree(t, room, []string{"at-n1", "at-n3", "mover"}, one, last)
+	}
+	redis.Do("FLUSHALL")
+	two.must(two.enter("r1", "new"))
+	for _, room := range []string{"r0", "r1", "alone"} {
+		two.must(two.move(room, "mover", one))
+	}
+	agree(t, "r0", []string{"at-n1", "at-n3", "mover"}, one, two, last)
+	agree(t, "r1", []string{"at-n1", "at-n3", "mover", "new"}, one, two, last)
+	agree(t, "alone", []string{"mover"}, two)
+	nobodyLeft(t, one, two, last)
+	two.must(two.exit("r0", "mover"))
+	agree(t, "r0", []string{"at-n1", "at-n3"}, one, last)
+	if err := last.move("r0", "mover", two); err == nil {
+		t.Error("who has left was moved")
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -159,8 +160,10 @@ func (r *Redis) Join(ctx context.Context, room string, who Member, limit int) (V
 
 // Move puts a member's newer connection, on this node, into the place of the older one, at whatever
 // node that is, without a departure. It fails with ErrNotMember when the older one is not there, and
-// with ErrUnavailable while Redis is away, unless the older one is on this node too.
-func (r *Redis) Move(ctx context.Context, room string, old Member, epoch uint64) (View, error) {
+// with ErrUnavailable while Redis is away, unless the older one is on this node too. Known are the members
+// that the room had when the member was at its former node, itself included: if Redis has lost the
+// room meanwhile, they are there all the same.
+func (r *Redis) Move(ctx context.Context, room string, old Member, epoch uint64, known ...Member) (View, error) {
 	began := time.Now()
 	m, err := r.begin(ctx, room)
 	if err != nil {
@@ -176,7 +179,11 @@ func (r *Redis) Move(ctx context.Context, room string, old Member, epoch uint64)
 	if !ok {
 		return View{}, fmt.Errorf("moving: %w", ErrNotMember)
 	}
-	rep, err := r.change(ctx, "move", moveScript, room, 0, old.ID, epochText(old.Epoch), epochText(epoch))
+	joined := max(old.Joined, before.joined)
+	if i := slices.IndexFunc(known, func(m Member) bool { return m.ID == old.ID }); i >= 0 {
+		joined = max(joined, known[i].Joined)
+	}
+	rep, err := r.change(ctx, "move", moveScript, room, 0, old.ID, epochText(old.Epoch), epochText(epoch), joined, old.Node)
 	if err != nil && own && ctx.Err() == nil {
 		return r.moveLocally(room, m, who, before), nil
 	}
@@ -189,7 +196,11 @@ func (r *Redis) Move(ctx context.Context, room string, old Member, epoch uint64)
 		undo()
 		return View{}, fmt.Errorf("moving: %w", err)
 	}
-	v := r.conclude(room, m, rep, nil, rep.status[len("ok "):])
+	status, from, _ := strings.Cut(rep.status, " ")
+	if status == "back" {
+		r.learnMembers(m, known)
+	}
+	v := r.conclude(room, m, rep, nil, from)
 	r.follow("move", v, who, began)
 	return v, nil
 }
@@ -220,6 +231,20 @@ func (r *Redis) Leave(ctx context.Context, room, id string, epoch uint64, why Re
 	v := r.conclude(room, m, rep, func(entry) Reason { return why })
 	r.follow("leave", v, who, began)
 	return v, nil
+}
+
+// learnMembers adds to a mirror what a former node knew of a room that Redis has lost.
+func (r *Redis) learnMembers(m *mirror, known []Member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.members = slices.Clone(m.members)
+	for _, who := range known {
+		m.version = max(m.version, who.Joined)
+		if _, there := find(m.members, who.ID); !there {
+			m.members = append(m.members, entry(who))
+		}
+	}
+	m.founded = otherFounding
 }
 
 // follow lets an operator follow a member through the nodes.

@@ -1,7 +1,15 @@
--- ARGV[6] id, ARGV[7] the epoch that must be there, ARGV[8] the one to take its place. The status of
--- a move that was made is the node that had the member.
-local there = members[ARGV[6]]
+-- ARGV[6] id, ARGV[7] the epoch that must be there, ARGV[8] the one to take its place, ARGV[9] the version
+-- at which it joined, 0 when that is not known, ARGV[10] the node that had it. The status of a move that was made
+-- ends with the node that had the member. A caller knows from that node that the member is there: where the room is
+-- younger than its stay, or older than its beginning, Redis has lost it, and it is put back.
+local id, joined = ARGV[6], tonumber(ARGV[9])
+local there = members[id]
 if there and there.node == node and there.epoch == ARGV[8] then return reply('ok ' .. node) end
+local lost = joined > 0 and (version < joined or founding > joined)
+if lost and (not there or there.epoch < ARGV[7]) then
+  put(id, ARGV[8], ARGV[9], node)
+  return reply('back ' .. ARGV[10])
+end
 if not there or there.epoch ~= ARGV[7] then return {'none'} end
-put(ARGV[6], ARGV[8], there.joined, node)
+put(id, ARGV[8], there.joined, node)
 return reply('ok ' .. there.node)
