@@ -192,7 +192,7 @@ func (c *RedisConfig) options() (*redis.UniversalOptions, error) {
 		ContextTimeoutEnabled:    true,
 		DialTimeout:              opTimeout, ReadTimeout: opTimeout, WriteTimeout: opTimeout, PoolTimeout: opTimeout,
 		DialerRetries: 1,
-		PoolSize:      maxScripts + spareConns,
+		PoolSize:      maxScripts + maxPublishes + spareConns,
 		MinIdleConns:  1,
 	}
 	switch {

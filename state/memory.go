@@ -28,7 +28,7 @@ func NewMemory() *Memory {
 // Node returns access to the state for a node of an id that no other node has. The others do not
 // know it before it subscribes.
 func (s *Memory) Node(id string) *MemoryNode {
-	return &MemoryNode{id: id, shared: s, info: NodeInfo{ID: id}}
+	return &MemoryNode{id: id, shared: s, info: NodeInfo{ID: id}.speak()}
 }
 
 // MemoryNode is one node's access to a Memory. Its events are delivered one after another, after the call
@@ -39,38 +39,8 @@ type MemoryNode struct {
 	events Events   // set before the others know the node, fixed since then
 	info   NodeInfo // guarded by the mu of shared
 	inbox  inbox
-}
-
-// inbox calls functions in the order in which they come, by one goroutine that lives while there are any.
-type inbox struct {
-	mu      sync.Mutex
-	queue   []func()
-	running bool
-}
-
-func (b *inbox) add(f func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.queue = append(b.queue, f)
-	if !b.running {
-		b.running = true
-		go b.run()
-	}
-}
-
-func (b *inbox) run() {
-	for {
-		b.mu.Lock()
-		queue := b.queue
-		b.queue, b.running = nil, len(queue) > 0
-		b.mu.Unlock()
-		if len(queue) == 0 {
-			return
-		}
-		for _, f := range queue {
-			f()
-		}
-	}
+	// answers are those to Send.
+	answers inbox
 }
 
 // Subscribe makes the node one of the deployment: from now on it is in the directory and hears its
@@ -198,7 +168,7 @@ func (n *MemoryNode) Send(m Message, copies []Copy, done func([]error)) {
 		copied := m
 		to.inbox.add(func() { to.events.Message(copied) })
 	}
-	go done(errs)
+	n.answers.add(func() { done(errs) })
 }
 
 // Announce tells the other nodes about this one; the ID is filled in.
@@ -206,7 +176,7 @@ func (n *MemoryNode) Announce(info NodeInfo) {
 	info.ID = n.id
 	n.shared.mu.Lock()
 	defer n.shared.mu.Unlock()
-	n.info = info
+	n.info = info.speak()
 }
 
 // Nodes returns what the other living nodes announced, in no order.

@@ -4,9 +4,15 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"math"
+	"time"
 )
 
-// What one node publishes for another begins with its kind and the id of the node that sent it.
+// What one node publishes for another, a packet, begins with its kind and the id of the node that sent it. Packets
+// and the records in a batch are as long as what carries them says. So a node can skip what it does not know: a
+// packet or a record of another kind, and what follows the last field that it knows. It counts that, and loses
+// nothing beside it. A node of protocol 1 skips only what follows a message and what it does not know in a view;
+// it is sent nothing else that it does not know.
 const (
 	// packetBatch carries records of a stream: the number of the last record before, which the
 	// receiver must have; the number of the first one here, the others follow; 1 if what is
@@ -23,6 +29,9 @@ const (
 	recordMessage = 'm'
 	recordView    = 'v'
 	recordBye     = 'b' // the node has ended in good order
+
+	recordUnknown = 0 // of another kind
+	recordBroken  = 1 // of a known kind, but not as it should be: it is lost
 )
 
 var errPacket = errors.New("malformed packet")
@@ -32,10 +41,15 @@ type record struct {
 	kind    byte
 	message Message
 	change  change
-	// done is told what became of a message, once; nil for the other kinds.
-	done chan error
-	// gone says that nobody waits any more. The stream's lock guards it.
-	gone bool
+	at      time.Time // when it was queued
+	// of is told what became of a message, as of that copy; nil for the other kinds.
+	of   *sending
+	copy int
+}
+
+// size is about the memory that a record takes while it waits.
+func (rec *record) size() int {
+	return 128 + len(rec.message.Frame) + 64*len(rec.message.Receivers)
 }
 
 // packet is a decoded publish.
@@ -47,6 +61,8 @@ type packet struct {
 	first   uint64
 	lost    bool
 	records []record
+	size    int // bytes
+	fields  int // how many parts ended with fields that are not known
 }
 
 func appendText[T string | []byte](b []byte, text T) []byte {
@@ -126,37 +142,50 @@ func encodeBatch(source string, before, first uint64, lost bool, blobs [][]byte)
 // decodePacket reads what a node published. Frames share memory with data.
 func decodePacket(data []byte) (packet, error) {
 	d := decoder{rest: data}
-	p := packet{kind: d.byte(), source: string(d.text())}
+	p := packet{kind: d.byte(), source: string(d.text()), size: len(data)}
 	switch p.kind {
 	case packetAsk, packetProbe:
 		p.number = d.number()
 	case packetBatch:
 		p.before, p.first, p.lost = d.number(), d.number(), d.byte() == 1
 		for n := d.number(); n > 0 && !d.bad; n-- {
-			p.records = append(p.records, decodeRecord(&d, p.source))
+			p.records = append(p.records, p.decodeRecord(d.text()))
 		}
+		d.bad = d.bad || p.before >= p.first || p.first > math.MaxInt64
 	default:
-		d.bad = true
+		return p, nil
 	}
-	if d.bad || len(d.rest) > 0 {
+	if d.bad {
 		return packet{}, errPacket
 	}
+	p.skip(d)
 	return p, nil
 }
 
-func decodeRecord(outer *decoder, source string) record {
-	d := decoder{rest: outer.text()}
+// skip notes that a part of the packet had more fields than are known.
+func (p *packet) skip(d decoder) {
+	if len(d.rest) > 0 {
+		p.fields++
+	}
+}
+
+func (p *packet) decodeRecord(data []byte) record {
+	d := decoder{rest: data}
 	rec := record{kind: d.byte()}
 	switch rec.kind {
 	case recordMessage:
-		rec.message = decodeMessage(&d, source)
+		rec.message = decodeMessage(&d, p.source)
+		p.skip(d)
 	case recordView:
 		d.bad = json.Unmarshal(d.rest, &rec.change) != nil
 	case recordBye:
+		p.skip(d)
 	default:
-		d.bad = true
+		return record{kind: recordUnknown}
 	}
-	outer.bad = outer.bad || d.bad
+	if d.bad {
+		return record{kind: recordBroken}
+	}
 	return rec
 }
 

@@ -43,14 +43,19 @@ type Redis struct {
 	cluster *redis.ClusterClient // nil unless it is a Cluster
 	metrics *redisMetrics
 	scripts chan struct{} // holds one element for each script that runs
-	poke    chan struct{} // wakes the keeper
-	work    chan struct{} // wakes the repairer
-	settled chan struct{} // closed once it is known whether Redis is there
-	settle  func()        // closes settled
-	started time.Time
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	// publishes holds one element for each publish that runs.
+	publishes chan struct{}
+	answers   inbox         // those to Send that are known at once
+	distance  distance      // to Redis
+	running   atomic.Int32  // streams that are busy
+	poke      chan struct{} // wakes the keeper
+	work      chan struct{} // wakes the repairer
+	settled   chan struct{} // closed once it is known whether Redis is there
+	settle    func()        // closes settled
+	started   time.Time
+	ctx       context.Context
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
 
 	floor   atomic.Uint64 // the highest version that was seen anywhere
 	skew    atomic.Int64  // Redis' clock when this node started, µs
@@ -78,6 +83,7 @@ type Redis struct {
 	sweeps    []string // dead nodes whose rooms are to be looked for
 	streams   map[string]*stream
 	positions map[string]*position
+	strangers map[string]bool   // nodes whose protocol is too new, of which was warned
 	asks      map[string]bool   // nodes to ask for what this one missed
 	secrets   map[string]string // as Redis has them
 	told      map[string]string // as OnSecret was told
@@ -96,9 +102,9 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	silence()
 	r := &Redis{
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
-		scripts: make(chan struct{}, maxScripts), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
+		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]time.Time{},
-		streams: map[string]*stream{}, positions: map[string]*position{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]master{}, data: map[string]sentinel{},
+		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]master{}, data: map[string]sentinel{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)

@@ -81,6 +81,7 @@ func (r *Redis) beat() (due time.Time, err error) {
 		return due, err
 	}
 	now := time.Now()
+	r.distance.note(now.Sub(began))
 	r.renewed.Store(&now)
 	r.skew.Store(l.now - began.Add(now.Sub(began)/2).Sub(r.started).Microseconds())
 	due = r.learn(l, masters)
@@ -98,7 +99,7 @@ func (r *Redis) leaseArgs() []any {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.info.ID = r.id
-	info, err := json.Marshal(r.info)
+	info, err := json.Marshal(r.info.speak())
 	if err != nil {
 		panic(err) // It is made of texts and numbers.
 	}
@@ -193,7 +194,9 @@ func (r *Redis) learn(l lease, masters map[string]master) time.Time {
 	}
 	for node, end := range l.nodes {
 		left := time.Duration(end-l.now/1000) * time.Millisecond
-		r.peers[node] = &peer{info: l.infos[node], alive: left > 0, listed: true, expiry: now.Add(left)}
+		info := l.infos[node]
+		r.heardProtocolLocked(&info)
+		r.peers[node] = &peer{info: info, alive: left > 0, listed: true, expiry: now.Add(left)}
 		delete(r.dead, node)
 	}
 	for _, node := range l.sweep {
@@ -266,15 +269,13 @@ func (r *Redis) tend() {
 		r.mu.Unlock()
 		return
 	}
-	streams := make([]*stream, 0, len(r.streams))
+	defer r.mu.Unlock()
 	for node, s := range r.streams {
-		if _, dead := r.dead[node]; !dead {
-			streams = append(streams, s)
+		if _, dead := r.dead[node]; dead {
+			s.age()
+		} else {
+			s.tend(r.flightsLocked(node))
 		}
-	}
-	r.mu.Unlock()
-	for _, s := range streams {
-		s.tend()
 	}
 }
 

@@ -12,6 +12,7 @@ type redisMetrics struct {
 	trips    *prometheus.CounterVec
 	failures *prometheus.CounterVec
 	resyncs  *prometheus.CounterVec
+	unknown  *prometheus.CounterVec
 	reaped   prometheus.Counter
 	messages prometheus.Counter
 }
@@ -42,6 +43,8 @@ func newRedisMetrics(r *Redis, reg prometheus.Registerer) *redisMetrics {
 			Name: "signal_state_publish_failures_total", Help: "Publishes that reached nobody, by reason: no_receiver or error."}, []string{"reason"}),
 		resyncs: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_state_resyncs_total", Help: "What had to be compared or sent again, by cause: gap, lost, conflict or recovery."}, []string{"cause"}),
+		unknown: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signal_state_unknown_total", Help: "What newer nodes sent and this one skipped: packet, record or field."}, []string{"what"}),
 		reaped: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_state_reaped_members_total", Help: "Members of dead nodes that this node removed."}),
 		messages: f.NewCounter(prometheus.CounterOpts{

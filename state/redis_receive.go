@@ -12,17 +12,13 @@ import (
 const (
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = time.Second
-	// askEvery is the least time between two requests to one node to repeat.
+	// minSettle and maxSettle bound how long the receiver waits for what is missing before a batch: about as long
+	// as a round trip to Redis takes, since it may be on its way by another connection.
+	minSettle = 25 * time.Millisecond
+	maxSettle = time.Second
+	// askEvery is the least time between two requests to one node to repeat the same.
 	askEvery = 250 * time.Millisecond
 )
-
-// position is what a node knows of the stream from another. It is kept for as long as the process
-// lives, since a node that comes back must not be heard twice.
-type position struct {
-	seen  uint64    // the number of the last record that was delivered
-	gap   bool      // records are missing
-	asked time.Time // when they were asked for
-}
 
 // listen is the goroutine that holds the node's one subscription and rebuilds it when it breaks.
 func (r *Redis) listen() {
@@ -31,6 +27,9 @@ func (r *Redis) listen() {
 		heard, err := r.hear()
 		if r.ctx.Err() != nil {
 			return
+		}
+		if heard {
+			r.doubtAll()
 		}
 		r.trip(fmt.Errorf("subscription: %w", err))
 		if wait = min(2*wait, maxBackoff); heard {
@@ -94,6 +93,7 @@ func (r *Redis) receive(payload []byte) {
 		r.log.Warn("reading what was published for this node", "node", r.id, "error", err)
 		return
 	}
+	r.metrics.unknown.WithLabelValues("field").Add(float64(p.fields))
 	switch p.kind {
 	case packetProbe:
 		r.echo(p.number)
@@ -104,38 +104,34 @@ func (r *Redis) receive(payload []byte) {
 		s.repeat(p.number)
 	case packetBatch:
 		r.receiveBatch(p)
+	default:
+		r.metrics.unknown.WithLabelValues("packet").Inc()
 	}
 }
 
-// receiveBatch delivers what is new in a batch, in order. When something before it is missing, it is
-// asked for, and comes again together with what follows; or it is known to be lost.
+// receiveBatch delivers what is new in a batch, in order, and what was kept behind it.
 func (r *Redis) receiveBatch(p packet) {
 	r.mu.Lock()
 	delete(r.dead, p.source)
-	at := r.positions[p.source]
-	if at == nil {
-		at = &position{}
-		r.positions[p.source] = at
-	}
-	missing := at.seen < p.before
-	if missing && !p.lost {
-		at.gap = true
-		r.mu.Unlock()
-		r.askFor(p.source)
-		return
-	}
-	if missing {
-		at.seen = p.before
-	}
-	at.gap = false
-	skip := min(uint64(len(p.records)), max(at.seen+1, p.first)-p.first)
-	at.seen = max(at.seen, p.first+uint64(len(p.records))-1)
+	at := r.positionLocked(p.source)
+	records, lost := at.take(p)
+	chase := len(at.early) > 0 && !at.chased
+	at.chased = at.chased || chase
 	r.mu.Unlock()
-	if missing {
-		r.lose(p.source)
+	r.hand(p.source, records, lost)
+	if chase {
+		r.spawn(func() { r.chase(p.source, at) })
 	}
-	for _, rec := range p.records[skip:] {
-		r.deliver(p.source, rec)
+}
+
+// hand gives to the node what another sent; lost says that something before it is not there and will not come.
+// It is called by the goroutine that delivers.
+func (r *Redis) hand(source string, records []record, lost bool) {
+	if lost {
+		r.lose(source)
+	}
+	for _, rec := range records {
+		r.deliver(source, rec)
 	}
 }
 
@@ -150,6 +146,10 @@ func (r *Redis) deliver(source string, rec record) {
 		}
 	case recordBye:
 		r.farewell(source)
+	case recordBroken:
+		r.lose(source)
+	default:
+		r.metrics.unknown.WithLabelValues("record").Inc()
 	}
 }
 
@@ -180,33 +180,71 @@ func (r *Redis) farewell(source string) {
 	wake(r.work)
 }
 
-// askFor asks a node to repeat what is missing, not too often.
-func (r *Redis) askFor(source string) {
+// lastWords delivers, once a node is dead, what was kept behind a hole that nobody will fill, and tells the hole.
+// It tells as well when something may be missing of which nothing is known, since this node was deaf meanwhile.
+func (r *Redis) lastWords(source string) {
 	r.mu.Lock()
-	at := r.positions[source]
-	soon := at != nil && time.Since(at.asked) < askEvery
-	var seen uint64
-	if at != nil && !soon {
-		at.asked = time.Now()
-		seen = at.seen
-	}
+	at := r.positionLocked(source)
+	lost := at.unsure || len(at.early) > 0
+	records := at.skipTo(at.farthest())
+	at.unsure = false
 	r.mu.Unlock()
-	if soon {
-		return
-	}
-	r.metrics.resyncs.WithLabelValues("gap").Inc()
-	r.spawn(func() {
-		_ = r.publish("ask", source, encodeNumber(packetAsk, r.id, seen)) // The next beat repeats it.
-	})
+	r.hand(source, records, lost)
 }
 
-// askAround asks nodes to repeat what this one missed: all after an outage, else those of which
-// something is missing. Who cannot be reached is asked again with the next beat.
+// doubtAll notes that the subscription broke: of no node it is known whether all that it sent was heard, until it
+// says where its stream ends.
+func (r *Redis) doubtAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for node := range r.peers {
+		if node != r.id {
+			r.positionLocked(node).unsure = true
+		}
+	}
+}
+
+// chase asks a node to repeat what is missing before what came, unless that comes by itself within about a round
+// trip, and asks again, ever more rarely, until it is there.
+func (r *Redis) chase(source string, at *position) {
+	var missing uint64
+	wait := time.Duration(0)
+	for {
+		r.mu.Lock()
+		whole, seen := len(at.early) == 0, at.seen
+		at.chased = !whole
+		r.mu.Unlock()
+		switch {
+		case whole:
+			return
+		case wait == 0 || seen != missing: // Another hole, which may fill by itself.
+			missing = seen
+			wait = min(max(r.distance.roundTrip(), minSettle), maxSettle)
+		default:
+			r.ask(source, seen)
+			wait = min(max(3*wait, askEvery), r.cfg.Lease)
+		}
+		if !r.pause(time.Now().Add(wait)) {
+			return
+		}
+	}
+}
+
+// ask asks a node for everything after a number.
+func (r *Redis) ask(source string, seen uint64) {
+	r.metrics.resyncs.WithLabelValues("gap").Inc()
+	if err := r.publish("ask", source, encodeNumber(packetAsk, r.id, seen)); err != nil {
+		r.log.Debug("asking for what is missing", "node", r.id, "from", source, "error", err)
+	}
+}
+
+// askAround asks the nodes of which this one may have missed something after an outage. Who cannot be reached is
+// asked again with the next beat.
 func (r *Redis) askAround() {
 	r.mu.Lock()
 	var sources []string
 	for id := range r.peers {
-		if at := r.positions[id]; id != r.id && (r.asks[id] || at != nil && at.gap) {
+		if id != r.id && r.asks[id] {
 			sources = append(sources, id)
 		}
 	}
@@ -214,10 +252,7 @@ func (r *Redis) askAround() {
 	r.mu.Unlock()
 	each(sources, func(id string) {
 		r.mu.Lock()
-		var seen uint64
-		if at := r.positions[id]; at != nil {
-			seen = at.seen
-		}
+		seen := r.positionLocked(id).seen
 		r.mu.Unlock()
 		err := r.publish("ask", id, encodeNumber(packetAsk, r.id, seen))
 		if err != nil && !errors.Is(err, ErrNoNode) {

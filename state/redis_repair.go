@@ -165,6 +165,7 @@ func (r *Redis) bury(ctx context.Context) {
 	each(rooms, func(room string) { r.reap(ctx, room, graves) })
 	for _, node := range graves {
 		r.log.Info("node is lost", "node", r.id, "lost", node)
+		r.lastWords(node)
 		r.events.Died(node)
 	}
 }

@@ -2,12 +2,10 @@ package state
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -16,27 +14,44 @@ const (
 	maxBatchBytes = 256 << 10
 	// maxQueueBytes bounds what waits for one node; what is more is refused with ErrUnavailable.
 	maxQueueBytes = 8 << 20
-	// maxWindowBytes bounds what is kept of a stream to send it once more. What has left the window
-	// is lost, if it is asked for.
-	maxWindowBytes = 4 << 20
-	// pace is the least time between two publishes to a node. What comes up meanwhile shares one.
-	pace = 2 * time.Millisecond
+	// maxQueueTime bounds how long a message waits; then it fails with ErrUnavailable and is not sent later.
+	maxQueueTime = 5 * time.Second
+	// maxFlights bounds the publishes of one stream that are under way, to a node that keeps what comes too early.
+	maxFlights = 16
+	// minPace is the least time between two publishes to a node, and maxPace what it may become while Redis is near.
+	// What comes up meanwhile shares one.
+	minPace = 2 * time.Millisecond
+	maxPace = 8 * time.Millisecond
 )
 
-// stream carries records to one other node. They leave in the order in which they came and
-// have consecutive numbers. The numbers of what Redis did not take, or may not have taken, are not
-// used again, since the receiver may have seen them; it is not made to miss them.
+// stream carries records to one other node. They leave in the order in which they came and have consecutive
+// numbers.
+//
+// Several publishes are under way at a time, each on a connection of its own, so they may reach the receiver in
+// any order: it puts them in order by what each says must come before. A publish that leaves while others are
+// under way counts on them. When one of them is refused after all, its numbers are void: they are not used again,
+// since a publish without an answer may have been heard, and the receiver, which waits for them, is told by a
+// batch without records that fills the hole. Outcomes are therefore taken in the order of the numbers, and until
+// that of a publish is known, nothing behind it is in the window.
 type stream struct {
-	r    *Redis
-	node string
+	r     *Redis
+	node  string
+	nudge chan struct{} // wakes the run
 
 	mu      sync.Mutex
 	queue   []*record
 	queued  int // bytes
 	running bool
-	last    uint64 // the last number that was given out
-	tip     uint64 // the last one that Redis took
-	hinted  uint64 // the tip that the receiver was told when nothing else followed
+	waiting bool      // the run waits until there is something to publish
+	ready   time.Time // when the next publish may leave
+	shared  bool      // the last one carried several records: those that come now are followed by others
+	limit   int       // publishes at a time
+	flying  int       // publishes under way, those that repeat or fill included
+	flights []*batch  // numbered ones whose outcome, or that of one before, is not known, in order
+	last    uint64    // the last number that was given out
+	tip     uint64    // the last one that Redis took, of those whose outcome is known
+	hinted  uint64    // the tip that the receiver was told when nothing else followed
+	fills   []*batch  // batches without records, which say where the receiver is to go on
 	window  []sent
 	held    int    // bytes of the window
 	again   bool   // what comes after from is to be sent once more
@@ -46,105 +61,38 @@ type stream struct {
 	retry bool // it is time to try what is owed
 }
 
-// sent is a record in the window.
-type sent struct {
-	number uint64
-	before uint64 // the record that the receiver must have before this one
-	blob   []byte
-	at     time.Time
-}
-
 // batch is one publish.
 type batch struct {
+	kind    string // for the metrics
 	before  uint64
 	first   uint64
 	lost    bool
 	blobs   [][]byte
 	records []*record // nil when it was sent before
+	landed  bool      // what became of it is known:
+	err     error
 }
 
 // streamLocked returns the stream to a node.
 func (r *Redis) streamLocked(node string) *stream {
 	s := r.streams[node]
 	if s == nil {
-		s = &stream{r: r, node: node, owed: map[string]*record{}}
+		s = &stream{r: r, node: node, nudge: make(chan struct{}, 1), limit: maxFlights, owed: map[string]*record{}}
 		r.streams[node] = s
 	}
 	return s
 }
 
-// Send hands a message to other nodes, to all at once, in the order of the calls, and does not wait: it may
-// be called under a lock. It calls done once, from another goroutine, with what became of each copy: nil when
-// Redis has taken it and that node was listening, ErrNoNode when the node is gone, which was not given it, and
-// ErrUnavailable when Redis is away or the node does not listen; then, if Redis did not answer in time,
-// that one may have been given the message, once at most, and will not be later.
-func (r *Redis) Send(m Message, copies []Copy, done func([]error)) {
-	m.Node = r.id
-	sent := make([]*record, len(copies))
-	errs := make([]error, len(copies))
-	for i, c := range copies {
-		m.Receivers = c.Receivers
-		sent[i], errs[i] = r.queue(c.Node, m)
-	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		for i, c := range copies {
-			if errs[i] == nil {
-				errs[i] = r.await(ctx, c.Node, sent[i])
-			}
-			if errs[i] != nil {
-				errs[i] = fmt.Errorf("sending to node %s: %w", c.Node, errs[i])
-			}
-		}
-		done(errs)
-	}()
-}
-
-// queue gives a message to the stream to a node.
-func (r *Redis) queue(node string, m Message) (*record, error) {
-	rec := &record{kind: recordMessage, message: m, done: make(chan error, 1)}
-	r.mu.Lock()
-	_, dead := r.dead[node]
-	down := r.down
-	s := r.streamLocked(node)
-	r.mu.Unlock()
-	switch {
-	case down != nil:
-		return nil, ErrUnavailable
-	case dead:
-		return nil, ErrNoNode
-	case !s.push(rec):
-		return nil, fmt.Errorf("too much is waiting: %w", ErrUnavailable)
-	}
-	return rec, nil
-}
-
-// await returns what became of a queued message.
-func (r *Redis) await(ctx context.Context, node string, rec *record) error {
-	select {
-	case err := <-rec.done:
-		return err
-	case <-ctx.Done():
-		r.mu.Lock()
-		s := r.streamLocked(node)
-		r.mu.Unlock()
-		s.abandon(rec)
-		return ErrUnavailable
-	}
-}
-
 // push queues a record and sees to it that somebody sends it. It reports false when the queue is
 // full, which only messages are subject to.
 func (s *stream) push(rec *record) bool {
-	size := len(rec.message.Frame) + 128
 	s.mu.Lock()
-	if rec.kind == recordMessage && s.queued+size > maxQueueBytes {
+	if rec.kind == recordMessage && s.queued+rec.size() > maxQueueBytes {
 		s.mu.Unlock()
 		return false
 	}
 	s.queue = append(s.queue, rec)
-	s.queued += size
+	s.queued += rec.size()
 	s.mu.Unlock()
 	s.start()
 	return true
@@ -154,6 +102,9 @@ func (s *stream) push(rec *record) bool {
 func (s *stream) start() {
 	s.mu.Lock()
 	if s.running {
+		if s.waiting {
+			wake(s.nudge)
+		}
 		s.mu.Unlock()
 		return
 	}
@@ -164,183 +115,249 @@ func (s *stream) start() {
 	}
 }
 
-// abandon notes that nobody waits for a record any more, so that it is not sent if it was not yet.
-func (s *stream) abandon(rec *record) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	rec.gone = true
-}
-
-// run publishes until nothing is left to publish.
+// run publishes until nothing is left to publish and nothing is under way.
 func (s *stream) run() {
+	s.r.running.Add(1)
+	defer s.r.running.Add(-1)
 	for {
-		began := time.Now()
-		b, ok := s.next()
-		if !ok {
-			return
-		}
-		s.publish(b)
-		if !s.r.pause(began.Add(pace)) {
+		if s.r.ctx.Err() != nil {
 			s.fail()
 			return
 		}
+		at, ok := s.look()
+		if !ok {
+			return
+		}
+		if time.Until(at) > 0 {
+			s.rest(at)
+		} else if s.board() {
+			s.launch()
+		}
 	}
 }
 
-// next composes the next publish.
-func (s *stream) next() (batch, bool) {
+// look gives up what has waited for too long and returns when to publish, or else to look again. It reports
+// false when there is nothing to do any more.
+func (s *stream) look() (time.Time, bool) {
+	now := time.Now()
+	s.mu.Lock()
+	late := s.lateLocked(now.Add(-maxQueueTime))
+	todo := s.todoLocked()
+	s.waiting = !todo
+	s.running = todo || s.flying > 0
+	running, at := s.running, s.ready
+	if s.shared && len(s.queue) > 0 {
+		at = maxTime(at, s.r.step(s.queue[0].at))
+	}
+	if !todo || s.flying >= s.limit {
+		at = now.Add(maxQueueTime)
+		if len(s.queue) > 0 {
+			at = maxTime(s.queue[0].at.Add(maxQueueTime), now.Add(minPace))
+		}
+	}
+	s.mu.Unlock()
+	s.finish(late, fmt.Errorf("too much is waiting: %w", ErrUnavailable))
+	return at, running
+}
+
+// todoLocked reports whether there is something to publish.
+func (s *stream) todoLocked() bool {
+	if s.again && s.from >= s.tip && len(s.flights) == 0 {
+		s.again = false // What was asked for was refused, and is void.
+	}
+	return len(s.fills) > 0 || s.again && s.from < s.tip || len(s.queue) > 0 || s.retry && len(s.owed) > 0
+}
+
+// lateLocked takes the messages off the queue that came before a time.
+func (s *stream) lateLocked(since time.Time) (late []*record) {
+	n := 0
+	for n < len(s.queue) && s.queue[n].at.Before(since) {
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	var views []*record
+	for _, rec := range s.queue[:n] {
+		if rec.kind == recordMessage {
+			late = append(late, rec)
+			s.queued -= rec.size()
+		} else {
+			views = append(views, rec)
+		}
+	}
+	if len(late) > 0 {
+		s.queue = append(views, s.queue[n:]...)
+	}
+	return late
+}
+
+// rest waits until a time, or until there is something to do.
+func (s *stream) rest(until time.Time) {
+	t := time.NewTimer(time.Until(until))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.nudge:
+	case <-s.r.ctx.Done():
+	}
+}
+
+// board waits for a turn among all publishes of the node. It gives up after a while, so that what waits for too
+// long is noticed.
+func (s *stream) board() bool {
+	t := time.NewTimer(maxQueueTime / 10)
+	defer t.Stop()
+	select {
+	case s.r.publishes <- struct{}{}:
+		return true
+	case <-t.C:
+	case <-s.r.ctx.Done():
+	}
+	return false
+}
+
+// launch lets the next publish leave; it has its turn.
+func (s *stream) launch() {
+	b := s.next()
+	if b == nil {
+		<-s.r.publishes
+		return
+	}
+	fly := func() {
+		err := s.r.publishNow(b.kind, s.node, encodeBatch(s.r.id, b.before, b.first, b.lost, b.blobs))
+		<-s.r.publishes
+		s.land(b, err)
+	}
+	if !s.r.spawn(fly) {
+		<-s.r.publishes
+		s.land(b, ErrUnavailable)
+	}
+}
+
+// next composes the next publish, or nil when there is nothing to publish.
+func (s *stream) next() *batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.again {
-		return s.repeatLocked(), true
+	if !s.todoLocked() {
+		return nil
 	}
-	fresh := s.dequeueLocked()
-	if len(fresh) == 0 {
-		s.running = false
-		return batch{}, false
+	s.ready = s.r.step(time.Now().Add(minPace / 2))
+	s.flying++
+	if len(s.fills) > 0 {
+		b := s.fills[0]
+		s.fills = s.fills[1:]
+		return b
 	}
-	b := batch{before: s.tip, first: s.last + 1, records: fresh}
-	for _, rec := range fresh {
+	if s.again && s.from < s.tip {
+		return s.repeatLocked()
+	}
+	return s.freshLocked()
+}
+
+// freshLocked composes a publish of what is owed and queued.
+func (s *stream) freshLocked() *batch {
+	b := &batch{kind: "publish", before: s.tip, first: s.last + 1, records: s.dequeueLocked()}
+	if len(s.flights) > 0 {
+		b.before = s.last // As if all that is under way were taken.
+	}
+	for _, rec := range b.records {
 		b.blobs = append(b.blobs, encodeRecord(rec))
 	}
-	s.last += uint64(len(fresh))
-	return b, true
+	s.shared = len(b.records) > 1
+	s.last += uint64(len(b.records))
+	s.flights = append(s.flights, b)
+	return b
 }
 
 // dequeueLocked takes records off the queue, before them the views that are owed.
 func (s *stream) dequeueLocked() []*record {
 	var out []*record
-	if len(s.queue) > 0 || s.retry {
-		for room, rec := range s.owed {
-			out = append(out, rec)
-			delete(s.owed, room)
-		}
+	for room, rec := range s.owed {
+		out = append(out, rec)
+		delete(s.owed, room)
 	}
 	s.retry = false
 	size, n := 0, 0
 	for n < len(s.queue) && len(out) < maxBatch && size < maxBatchBytes {
 		rec := s.queue[n]
 		n++
-		s.queued -= len(rec.message.Frame) + 128
-		if rec.gone {
-			continue
-		}
-		size += len(rec.message.Frame)
+		s.queued -= rec.size()
+		size += rec.size()
 		out = append(out, rec)
 	}
-	s.queue = s.queue[n:]
-	if len(s.queue) == 0 {
+	if s.queue = s.queue[n:]; len(s.queue) == 0 {
 		s.queue = nil
 	}
 	return out
 }
 
-// repeatLocked composes a publish of what the receiver does not have, from the window: a run of
-// consecutive numbers. What is not there any more is declared lost.
-func (s *stream) repeatLocked() batch {
-	i := 0
-	for i < len(s.window) && s.window[i].number <= s.from {
-		i++
-	}
-	if i == len(s.window) {
-		s.again = false
-		return batch{before: s.tip, first: s.last + 1, lost: s.tip > s.from}
-	}
-	b := batch{before: s.window[i].before, first: s.window[i].number, lost: s.window[i].before > s.from}
-	size := 0
-	for ; i < len(s.window) && size < maxBatchBytes; i++ {
-		w := s.window[i]
-		if w.number != b.first+uint64(len(b.blobs)) {
-			break
-		}
-		b.blobs = append(b.blobs, w.blob)
-		size += len(w.blob)
-		s.from = w.number
-	}
-	s.again = i < len(s.window)
-	return b
+// step returns the next time at which streams publish. All of a node keep step, so that those who wait for several
+// of them, as the senders of broadcasts do, do so at the same time, and the next lines of all share publishes.
+func (r *Redis) step(after time.Time) time.Time {
+	pace := r.pace()
+	return r.started.Add(after.Sub(r.started).Truncate(pace) + pace)
 }
 
-// publish hands a batch to Redis and notes what became of it.
-func (s *stream) publish(b batch) {
-	kind := "publish"
-	if b.records == nil {
-		kind = "repeat"
-	}
-	err := s.r.publish(kind, s.node, encodeBatch(s.r.id, b.before, b.first, b.lost, b.blobs))
-	if b.records == nil {
-		return // Who still misses something asks again.
-	}
-	if err != nil {
-		s.refuse(b.records, err)
-		return
-	}
-	s.accept(b)
+// pace is the time between two publishes to a node. It grows with the number of streams that are busy, since a
+// broadcast costs a publish in each, and with the way to Redis, so that not more is under way than makes sense.
+func (r *Redis) pace() time.Duration {
+	trip := r.distance.roundTrip()
+	near := min(max(trip, time.Duration(r.running.Load())*minPace), maxPace)
+	return max(minPace, near, trip/(maxFlights/2)).Round(minPace)
 }
 
-// accept moves a batch to the window and tells those who wait.
-func (s *stream) accept(b batch) {
-	s.r.metrics.messages.Add(float64(len(b.records)))
-	now := time.Now()
-	s.mu.Lock()
-	before := b.before
-	for i, blob := range b.blobs {
-		number := b.first + uint64(i)
-		s.window = append(s.window, sent{number: number, before: before, blob: blob, at: now})
-		s.held += len(blob)
-		before = number
-	}
-	s.tip = before
-	s.trimLocked(now.Add(-2 * s.r.cfg.Lease))
-	s.mu.Unlock()
-	for _, rec := range b.records {
-		if rec.done != nil {
-			rec.done <- nil
-		}
-	}
-}
-
-// refresh is for the end of an outage, in which nobody could ask for anything: it keeps the window
-// for longer and has the receiver told once more where the stream ends.
-func (s *stream) refresh() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.window {
-		s.window[i].at = time.Now()
-	}
-	s.hinted = 0
-}
-
-// trimLocked forgets what is older than a time, and the oldest of what is too much.
-func (s *stream) trimLocked(since time.Time) {
-	n := 0
-	for n < len(s.window) && (s.held > maxWindowBytes || s.window[n].at.Before(since)) {
-		s.held -= len(s.window[n].blob)
-		n++
-	}
-	if s.window = s.window[n:]; len(s.window) == 0 {
-		s.window = nil
-	}
-}
-
-// refuse fails the messages of a batch. The views are kept for later unless the node is known to be
-// dead: one without a lease may not have renewed it yet after Redis lost its data.
-func (s *stream) refuse(records []*record, err error) {
+// land notes what became of a publish.
+func (s *stream) land(b *batch, err error) {
 	s.r.mu.Lock()
 	_, dead := s.r.dead[s.node]
 	s.r.mu.Unlock()
 	s.mu.Lock()
-	for _, rec := range records {
-		if rec.kind == recordView && !dead {
-			if old := s.owed[rec.change.Room]; old == nil || old.change.Version < rec.change.Version {
-				s.owed[rec.change.Room] = rec
-			}
+	s.flying--
+	b.landed, b.err = true, err
+	for len(s.flights) > 0 && s.flights[0].landed {
+		first := s.flights[0]
+		s.flights = s.flights[1:]
+		if first.err == nil {
+			s.keepLocked(first)
+		} else if !dead {
+			s.oweLocked(first.records)
 		}
 	}
 	s.mu.Unlock()
+	wake(s.nudge)
+	if err == nil {
+		s.r.metrics.messages.Add(float64(len(b.records)))
+	}
+	s.finish(b.records, err)
+}
+
+// keepLocked moves to the window what Redis took. If what it counted on was refused, the receiver waits for that
+// in vain and must be told, and what else was refused, the views, is late already.
+func (s *stream) keepLocked(b *batch) {
+	if b.before != s.tip {
+		s.fills = append(s.fills, &batch{kind: "fill", before: s.tip, first: b.before + 1})
+		s.retry = true
+	}
+	now := time.Now()
+	for i, blob := range b.blobs {
+		number := b.first + uint64(i)
+		s.window = append(s.window, sent{number: number, before: s.tip, blob: blob, at: now})
+		s.held += len(blob)
+		s.tip = number
+	}
+	s.trimLocked(now.Add(-2 * s.r.cfg.Lease))
+}
+
+// oweLocked keeps the views of a batch that Redis did not take. They are not for a node that is known to be dead;
+// one without a lease may not have renewed it yet after Redis lost its data.
+func (s *stream) oweLocked(records []*record) {
 	for _, rec := range records {
-		if rec.done != nil {
-			rec.done <- err
+		if rec.kind != recordView {
+			continue
+		}
+		if old := s.owed[rec.change.Room]; old == nil || old.change.Version < rec.change.Version {
+			s.owed[rec.change.Room] = rec
 		}
 	}
 }
@@ -353,49 +370,16 @@ func (s *stream) fail() {
 	s.drop(ErrUnavailable)
 }
 
-// drop throws away what waits and what is kept.
+// drop throws away what waits. What was sent is kept as long as ever: a node that was taken for dead may come back
+// and ask for it.
 func (s *stream) drop(err error) {
 	s.mu.Lock()
 	queue := s.queue
-	s.queue, s.queued, s.window, s.held, s.again = nil, 0, nil, 0, false
+	s.queue, s.queued, s.fills, s.again = nil, 0, nil, false
 	clear(s.owed)
 	s.mu.Unlock()
-	for _, rec := range queue {
-		if rec.done != nil {
-			rec.done <- err
-		}
-	}
-}
-
-// repeat sends everything after a number once more.
-func (s *stream) repeat(from uint64) {
-	s.mu.Lock()
-	ask := from < s.tip
-	if ask && (!s.again || from < s.from) {
-		s.again, s.from = true, from
-	}
-	s.mu.Unlock()
-	if ask {
-		s.start()
-	}
-}
-
-// tend does what a beat brings: it retries what is owed, forgets what nobody will ask for any more
-// and, when the stream has fallen silent, tells the receiver where it ends, once.
-func (s *stream) tend() {
-	s.mu.Lock()
-	s.trimLocked(time.Now().Add(-2 * s.r.cfg.Lease))
-	owed := len(s.owed) > 0
-	s.retry = owed
-	tip := s.tip
-	hint := !s.running && s.hinted != tip
-	s.hinted = tip
-	s.mu.Unlock()
-	if owed {
-		s.start()
-	}
-	if hint {
-		_ = s.r.publish("hint", s.node, encodeBatch(s.r.id, tip, tip+1, false, nil)) // A node that is gone needs none.
+	if slices.ContainsFunc(queue, func(rec *record) bool { return rec.of != nil }) {
+		s.r.answers.add(func() { s.finish(queue, err) }) // The caller may hold a lock.
 	}
 }
 
@@ -408,7 +392,7 @@ func (s *stream) drained(ctx context.Context) error {
 		if !running {
 			return nil
 		}
-		t := time.NewTimer(pace)
+		t := time.NewTimer(minPace)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -416,33 +400,4 @@ func (s *stream) drained(ctx context.Context) error {
 			return fmt.Errorf("telling node %s the end: %w", s.node, ctx.Err())
 		}
 	}
-}
-
-// publish hands a packet to a node. It fails with ErrNoNode when the node is gone, with
-// ErrUnavailable when it does not listen or Redis does not answer.
-func (r *Redis) publish(kind, node string, payload []byte) error {
-	ctx, cancel := context.WithTimeout(r.ctx, opTimeout)
-	defer cancel()
-	r.metrics.trips.WithLabelValues(kind).Inc()
-	var cmd *redis.IntCmd
-	if r.cluster != nil {
-		cmd = r.client.SPublish(ctx, r.channel(node), payload)
-	} else {
-		cmd = r.client.Publish(ctx, r.channel(node), payload)
-	}
-	heard, err := cmd.Result()
-	if err != nil {
-		r.metrics.failures.WithLabelValues("error").Inc()
-		return r.failed(ctx, kind, err)
-	}
-	if heard > 0 {
-		return nil
-	}
-	r.metrics.failures.WithLabelValues("no_receiver").Inc()
-	r.metrics.trips.WithLabelValues("lookup").Inc()
-	err = r.client.ZScore(ctx, directoryKeys(r.cfg.Prefix)[0], node).Err()
-	if errors.Is(err, redis.Nil) {
-		return ErrNoNode
-	}
-	return fmt.Errorf("nobody listens: %w", ErrUnavailable)
 }

@@ -136,6 +136,10 @@ type NodeInfo struct {
 	Load int `json:"load"`
 	// Draining says that the node is about to go away and wants nobody new.
 	Draining bool `json:"draining,omitempty"`
+	// Protocol is the newest way of speaking between nodes that the node knows and MinProtocol the oldest. The
+	// state fills in its own if they are 0; nodes that announce none are of protocol 1.
+	Protocol    int `json:"protocol,omitempty"`
+	MinProtocol int `json:"min_protocol,omitempty"`
 }
 
 // Events is how a node hears of what others do, once it has subscribed with them: before that it is in
