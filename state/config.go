@@ -61,6 +61,8 @@ type RedisConfig struct {
 
 	// Logger receives all logs.
 	Logger *slog.Logger
+	// Grace is how long the members of a dead node stay in their rooms, for another node to adopt them.
+	Grace time.Duration
 	// Registerer takes the metrics, unless it is nil.
 	Registerer prometheus.Registerer
 	// Secrets are proposals for the secrets that the whole cluster shares, by name. The first node's

@@ -27,6 +27,7 @@ type site struct {
 	reasons  map[string]Reason
 	messages []Message
 	lost     []string
+	died     []string
 }
 
 func newSite(t *testing.T, cfg RedisConfig, id string) *site {
@@ -61,7 +62,11 @@ func (s *site) events() Events {
 			defer s.mu.Unlock()
 			s.lost = append(s.lost, node)
 		},
-		Died: func(string) {},
+		Died: func(node string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.died = append(s.died, node)
+		},
 	}
 }
 

@@ -108,6 +108,11 @@ func (n *MemoryNode) Move(_ context.Context, room string, old Member, epoch uint
 	return view, nil
 }
 
+// Adopt fails with ErrNotMember: what a node held in memory died with it.
+func (n *MemoryNode) Adopt(context.Context, string, string, uint64, uint64) (View, error) {
+	return View{}, fmt.Errorf("adopting: %w", ErrNotMember)
+}
+
 // Leave removes the member with that id and epoch and returns the room as it is then. It fails with
 // ErrNotMember when that connection is not in the room.
 func (n *MemoryNode) Leave(_ context.Context, room, id string, epoch uint64, why Reason) (View, error) {

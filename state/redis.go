@@ -52,6 +52,7 @@ type Redis struct {
 	work      chan struct{} // wakes the repairer
 	settled   chan struct{} // closed once it is known whether Redis is there
 	settle    func()        // closes settled
+	ticks     []tick        // what parts of the node ask again and again
 	started   time.Time
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -62,34 +63,40 @@ type Redis struct {
 	probe   atomic.Uint64 // number of the last probe
 	echoed  atomic.Pointer[time.Time]
 	renewed atomic.Pointer[time.Time]
+	beats   atomic.Bool // the lease was renewed once
 
 	life  sync.Mutex // the innermost lock
 	ended bool       // no goroutine may be started any more; guarded by life
 
 	// mu guards what follows. A stream's lock is taken after it, never before.
-	mu        sync.Mutex
-	down      error     // why the state is not usable, nil when it is
-	want      uint64    // the probe that must come back to end down
-	calm      time.Time // before it no silent node is buried: it may be as short of Redis as we were
-	closed    bool      // Close was called
-	beaten    bool      // the lease was renewed before
-	sub       *redis.PubSub
-	info      NodeInfo
-	rooms     map[string]*mirror
-	dirty     map[string]struct{} // rooms to compare with Redis
-	peers     map[string]*peer    // nodes that are not known to be dead
-	dead      map[string]time.Time
-	graves    []string // dead nodes whose members are to be removed
-	sweeps    []string // dead nodes whose rooms are to be looked for
-	streams   map[string]*stream
-	positions map[string]*position
-	strangers map[string]bool   // nodes whose protocol is too new, of which was warned
-	asks      map[string]bool   // nodes to ask for what this one missed
-	secrets   map[string]string // as Redis has them
-	told      map[string]string // as OnSecret was told
-	masters   map[string]master // the Redis processes that hold data, by address
-	data      map[string]sentinel
-	turn      []string // rooms whose turn to be looked at comes before the others
+	mu         sync.Mutex
+	down       error     // why the state is not usable, nil when it is
+	want       uint64    // the probe that must come back to end down
+	calm       time.Time // before it no silent node is buried: it may be as short of Redis as we were
+	trust      time.Time // before it a channel without a subscriber says nothing
+	missed     bool      // Lost is to be called for all nodes
+	closed     bool      // Close was called
+	beaten     bool      // the lease was renewed before
+	sub        *redis.PubSub
+	info       NodeInfo
+	rooms      map[string]*mirror
+	dirty      map[string]struct{} // rooms to compare with Redis
+	peers      map[string]*peer    // nodes that are not known to be dead
+	dead       map[string]*death
+	obits      []obituary
+	sweeps     []string           // dead nodes after which this one is to sweep
+	estates    map[string]*estate // of dead nodes, during their grace
+	undeclared map[string]bool    // dead nodes that Redis does not know as such
+	filing     map[string]bool    // rooms to add to this node's index, or to remove
+	streams    map[string]*stream
+	positions  map[string]*position
+	strangers  map[string]bool   // nodes whose protocol is too new, of which was warned
+	asks       map[string]bool   // nodes to ask for what this one missed
+	secrets    map[string]string // as Redis has them
+	told       map[string]string // as OnSecret was told
+	masters    map[string]master // the Redis processes that hold data, by address
+	data       map[string]sentinel
+	turn       []string // rooms whose turn to be looked at comes before the others
 }
 
 // NewRedis returns access to Redis for a node of an id that no other node ever had. The other nodes do
@@ -103,7 +110,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	r := &Redis{
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
 		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
-		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]time.Time{},
+		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]*death{}, estates: map[string]*estate{}, filing: map[string]bool{}, undeclared: map[string]bool{},
 		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]master{}, data: map[string]sentinel{},
 	}
 	if r.log == nil {
@@ -141,6 +148,7 @@ func (r *Redis) Subscribe(ev Events) {
 	r.wg.Go(r.listen)
 	r.wg.Go(r.repair)
 	r.wg.Go(r.watchData)
+	r.wg.Go(r.watch)
 	patience := time.NewTimer(opTimeout)
 	defer patience.Stop()
 	select {
@@ -164,10 +172,10 @@ func (r *Redis) ID() string { return r.id }
 func (r *Redis) Ready() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.down == nil {
-		return nil
+	if away := r.awayLocked(); away != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, away)
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, r.down)
+	return nil
 }
 
 // Announce tells the other nodes about this one with the next beat; the ID is filled in. A node that
@@ -196,9 +204,9 @@ func (r *Redis) Nodes() []NodeInfo {
 	return out
 }
 
-// Close ends the node: the members that it still has leave with ReasonNodeLost, what waits to be
-// sent is sent, the lease ends. It takes no longer than ctx allows; what it leaves undone the other
-// nodes do when the lease runs out. Its error is what it could not do.
+// Close ends the node. The members that it still has are left for other nodes to adopt, or, without a grace,
+// leave with ReasonNodeLost; what waits to be sent is sent, the lease ends. It takes no longer than ctx allows;
+// what it leaves undone the other nodes do when they find it gone. Its error is what it could not do.
 func (r *Redis) Close(ctx context.Context) error {
 	r.mu.Lock()
 	if r.closed {
@@ -206,11 +214,12 @@ func (r *Redis) Close(ctx context.Context) error {
 		return nil
 	}
 	r.closed = true
-	up := r.down == nil
+	up := r.awayLocked() == nil
 	r.mu.Unlock()
 	var err error
+	var orphans bool
 	if up {
-		err = r.goodbye(ctx)
+		orphans, err = r.goodbye(ctx)
 	}
 	r.life.Lock()
 	r.ended = true
@@ -228,18 +237,21 @@ func (r *Redis) Close(ctx context.Context) error {
 	}
 	r.wg.Wait()
 	if up && err == nil {
-		err = r.release(ctx, r.id)
+		err = r.release(ctx, orphans)
 	}
 	return errors.Join(err, r.client.Close())
 }
 
-// goodbye empties this node's rooms, tells the other nodes and waits until Redis has taken it all.
-func (r *Redis) goodbye(ctx context.Context) error {
+// goodbye brings this node's rooms in line with Redis, tells the other nodes the end and waits until Redis has
+// taken it all. It reports whether members stay behind.
+func (r *Redis) goodbye(ctx context.Context) (orphans bool, err error) {
 	r.mu.Lock()
 	for room, m := range r.rooms {
-		for id := range m.own {
-			delete(m.own, id)
+		if r.cfg.Grace > 0 {
+			orphans = orphans || len(m.own) > 0
+			continue
 		}
+		clear(m.own)
 		r.dirty[room] = struct{}{}
 	}
 	r.mu.Unlock()
@@ -257,10 +269,10 @@ func (r *Redis) goodbye(ctx context.Context) error {
 	r.mu.Unlock()
 	for _, s := range streams {
 		if err := s.drained(ctx); err != nil {
-			return err
+			return orphans, err
 		}
 	}
-	return nil
+	return orphans, nil
 }
 
 // trip notes that the shared state is away; from now on operations fail at once until a probe that
@@ -283,10 +295,14 @@ func (r *Redis) trip(cause error) {
 func (r *Redis) echo(number uint64) {
 	now := time.Now()
 	r.echoed.Store(&now)
+	r.mourn(number)
 	r.mu.Lock()
 	if r.down == nil || number < r.want {
 		r.mu.Unlock()
 		return
+	}
+	if !errors.Is(r.down, errStarting) {
+		r.distrustLocked(now)
 	}
 	r.down = nil
 	r.doubtLocked("recovery")
@@ -307,12 +323,10 @@ func (r *Redis) doubtLocked(cause string) {
 	r.calm = grace
 	for id, p := range r.peers {
 		r.asks[id] = true
-		p.rumoured = true
 		if p.expiry.Before(grace) {
 			p.expiry = grace
 		}
 	}
-	clear(r.dead)
 	for _, s := range r.streams {
 		s.refresh()
 	}

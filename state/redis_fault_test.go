@@ -61,7 +61,7 @@ func nodeIsKilled(t *testing.T, cfg RedisConfig) {
 		t.Errorf("took %v", took)
 	}
 	for _, s := range []*site{one, two} {
-		eventually(t, "the loss is told", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return slices.Contains(s.lost, "n3") })
+		eventually(t, "the death is told", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return slices.Equal(s.died, []string{"n3"}) })
 		for i := range 20 {
 			for _, id := range []string{"c", "d"} {
 				key := fmt.Sprintf("r%d/%s", i, id)

@@ -3,22 +3,19 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"time"
 )
 
-// peer is another node, or this one, as the last beat showed it.
+// peer is another node that is not known to be dead, or this one, as the last beat showed it.
 type peer struct {
 	info   NodeInfo
 	alive  bool      // its lease was good then
 	listed bool      // it had a lease, if not a good one: nobody has buried it
 	expiry time.Time // the end of its lease, or when to take it for dead if it has none
-	// rumoured says that only rooms tell of it, none of the leases since Redis may have lost them. When
-	// it is dead, nobody else may know that its rooms must be swept.
-	rumoured bool
+	at     time.Time // when this node heard that
 }
 
 // keep is the goroutine that keeps the node alive: it beats, and when a beat fails it tries again
@@ -70,6 +67,9 @@ func (r *Redis) beat() (due time.Time, err error) {
 	if err != nil {
 		return due, err
 	}
+	if err := r.lapsed(); err != nil {
+		r.trip(err)
+	}
 	began := time.Now()
 	r.metrics.trips.WithLabelValues("beat").Inc()
 	raw, err := leaseScript.Run(ctx, r.client, directoryKeys(r.cfg.Prefix), r.leaseArgs()...).Slice()
@@ -82,9 +82,10 @@ func (r *Redis) beat() (due time.Time, err error) {
 	}
 	now := time.Now()
 	r.distance.note(now.Sub(began))
-	r.renewed.Store(&now)
+	r.renewed.Store(&began) // Not later than Redis began to count.
+	r.beats.Store(true)
 	r.skew.Store(l.now - began.Add(now.Sub(began)/2).Sub(r.started).Microseconds())
-	due = r.learn(l, masters)
+	due = r.learn(l, masters, began)
 	r.spreadSecrets(l)
 	r.tend()
 	wake(r.work)
@@ -103,11 +104,15 @@ func (r *Redis) leaseArgs() []any {
 	if err != nil {
 		panic(err) // It is made of texts and numbers.
 	}
-	var bury int64
-	if now := time.Now(); r.down == nil && now.After(r.calm) {
-		bury = r.clock(now.Add(r.cfg.Beat)) / 1000
+	var until int64
+	var bury int
+	if now := time.Now(); r.down == nil {
+		until = r.clock(now.Add(r.cfg.Beat)) / 1000
+		if now.After(r.calm) && now.Sub(*r.renewed.Load()) <= 2*r.cfg.Beat { // Else the others may be as late.
+			bury = 1
+		}
 	}
-	args := []any{r.id, r.cfg.Lease.Milliseconds(), info, bury, r.roomTTL().Milliseconds()}
+	args := []any{r.id, r.cfg.Lease.Milliseconds(), info, until, r.roomTTL().Milliseconds(), r.cfg.Grace.Milliseconds(), bury}
 	for name, value := range r.secrets {
 		args = append(args, name, value)
 	}
@@ -126,43 +131,51 @@ func (r *Redis) sendProbe(ctx context.Context) error {
 type lease struct {
 	now     int64 // Redis' clock, µs
 	had     bool  // the node had a lease before
+	buried  bool  // it had been declared dead
 	nodes   map[string]int64
 	infos   map[string]NodeInfo
+	dead    map[string]int64
 	sweep   []string
 	secrets map[string]string
 }
 
 func parseLease(raw []any) (lease, error) {
-	if len(raw) != 6 {
+	if len(raw) != 8 {
 		return lease{}, errReply
 	}
 	now, _ := raw[0].(string)
 	had, _ := raw[1].(int64)
-	l := lease{had: had == 1, nodes: map[string]int64{}, infos: map[string]NodeInfo{}}
-	var err error
-	if l.now, err = strconv.ParseInt(now, 10, 64); err != nil {
-		return lease{}, errReply
-	}
-	for node, text := range pairs(raw[2]) {
-		end, err := strconv.ParseFloat(text, 64)
-		if err != nil {
-			return lease{}, errReply
-		}
-		l.nodes[node] = int64(end)
-	}
-	for node, text := range pairs(raw[3]) {
+	buried, _ := raw[2].(int64)
+	l := lease{had: had == 1, buried: buried == 1, infos: map[string]NodeInfo{}, secrets: pairs(raw[7])}
+	var errs [3]error
+	l.now, errs[0] = strconv.ParseInt(now, 10, 64)
+	l.nodes, errs[1] = parseTimes(raw[3])
+	l.dead, errs[2] = parseTimes(raw[5])
+	for node, text := range pairs(raw[4]) {
 		var info NodeInfo
 		if json.Unmarshal([]byte(text), &info) == nil {
 			info.ID = node
 			l.infos[node] = info
 		}
 	}
-	sweep, _ := raw[4].([]any)
+	sweep, _ := raw[6].([]any)
 	for _, node := range sweep {
 		l.sweep = append(l.sweep, fmt.Sprint(node))
 	}
-	l.secrets = pairs(raw[5])
-	return l, nil
+	return l, errors.Join(errs[:]...)
+}
+
+// parseTimes reads (node, ms) pairs.
+func parseTimes(raw any) (map[string]int64, error) {
+	times := map[string]int64{}
+	for node, text := range pairs(raw) {
+		ms, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return nil, errReply
+		}
+		times[node] = int64(ms)
+	}
+	return times, nil
 }
 
 func pairs(raw any) map[string]string {
@@ -174,17 +187,20 @@ func pairs(raw any) map[string]string {
 	return out
 }
 
-// learn takes over how the cluster stands, notices who died, and that Redis is not what it was: it
-// is another process, or has forgotten this node. It returns when the next lease ends.
-func (r *Redis) learn(l lease, masters map[string]master) time.Time {
+// learn takes over how the cluster stood after a beat that began at a time: who lives, who died, and that
+// Redis is not what it was, since it is another process or has forgotten this node. It returns when the next
+// lease or grace ends.
+func (r *Redis) learn(l lease, masters map[string]master, began time.Time) time.Time {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	changed := r.mastersChangedLocked(masters)
 	if r.beaten && !l.had || changed {
-		r.log.Info("shared state was lost or this node taken for dead", "node", r.id, "lapsed", !l.had, "other_redis", changed)
+		r.log.Info("shared state was lost or this node taken for dead", "node", r.id, "lapsed", !l.had, "buried", l.buried, "other_redis", changed)
 		r.doubtLocked("recovery")
+		r.distrustLocked(now)
 	}
+	r.missed = r.missed || l.buried // Who took this node for dead sent it nothing.
 	r.beaten = true
 	if changed && r.sub != nil {
 		_ = r.sub.Close() // It may be with the Redis that was.
@@ -193,29 +209,35 @@ func (r *Redis) learn(l lease, masters map[string]master) time.Time {
 		p.alive, p.listed = false, false
 	}
 	for node, end := range l.nodes {
+		if d := r.dead[node]; d != nil && (d.ended || began.Before(d.since)) {
+			continue // Its lease ends in a moment, or the reply is older than its death.
+		}
+		r.reviveLocked(node)
 		left := time.Duration(end-l.now/1000) * time.Millisecond
 		info := l.infos[node]
 		r.heardProtocolLocked(&info)
-		r.peers[node] = &peer{info: info, alive: left > 0, listed: true, expiry: now.Add(left)}
-		delete(r.dead, node)
+		r.peers[node] = &peer{info: info, alive: left > 0, listed: true, expiry: now.Add(left), at: now}
 	}
-	for _, node := range l.sweep {
-		r.sweeps = append(r.sweeps, node)
-		if r.peers[node] != nil {
-			r.dieLocked(node)
+	r.learnDeathsLocked(l.dead, began)
+	for node := range l.dead {
+		if d := r.dead[node]; d != nil {
+			d.indexed = l.infos[node].Protocol >= indexProtocol
 		}
 	}
+	r.sweeps = append(r.sweeps, l.sweep...)
 	return r.reviewLocked(now)
 }
 
-// reviewLocked finds the nodes whose lease has ended, and those that rooms name and that have none,
-// and returns when the next one is due.
+// reviewLocked finds the nodes whose lease has ended and those that rooms name and that have none, and
+// returns when the next lease or grace ends.
 func (r *Redis) reviewLocked(now time.Time) (due time.Time) {
+	named := map[string]bool{}
 	for room, m := range r.rooms {
 		if now.Sub(m.touched) > r.roomTTL()/3 {
 			r.dirty[room] = struct{}{} // Which makes Redis keep it for longer.
 		}
 		for _, e := range m.members {
+			named[e.Node] = true
 			r.rumourLocked(e.Node, now)
 		}
 	}
@@ -224,19 +246,18 @@ func (r *Redis) reviewLocked(now time.Time) (due time.Time) {
 		switch {
 		case node == r.id:
 		case !p.listed && !now.Before(p.expiry) && r.down == nil:
-			r.dieLocked(node)
+			r.dieLocked(node, now.Add(r.cfg.Grace))
 		case p.expiry.Before(due):
 			due = maxTime(p.expiry, r.calm)
 		}
 	}
-	maps.DeleteFunc(r.dead, func(_ string, since time.Time) bool { return now.Sub(since) > 10*r.cfg.Lease })
-	return due.Add(20 * time.Millisecond)
+	return minTime(due, r.reviewDeadLocked(now, named)).Add(20 * time.Millisecond)
 }
 
 // rumourLocked notes a node that a room names. Without a lease it is dead before long.
 func (r *Redis) rumourLocked(node string, now time.Time) {
-	if node != r.id && r.peers[node] == nil {
-		r.peers[node] = &peer{expiry: now.Add(r.cfg.Lease), rumoured: true}
+	if node != r.id && r.peers[node] == nil && r.dead[node] == nil {
+		r.peers[node] = &peer{expiry: now.Add(r.cfg.Lease)}
 	}
 }
 
@@ -247,19 +268,11 @@ func maxTime(a, b time.Time) time.Time {
 	return b
 }
 
-// dieLocked takes a node for dead.
-func (r *Redis) dieLocked(node string) {
-	if p := r.peers[node]; p != nil && p.rumoured && !slices.Contains(r.sweeps, node) {
-		r.sweeps = append(r.sweeps, node)
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
 	}
-	delete(r.peers, node)
-	r.dead[node] = time.Now()
-	if !slices.Contains(r.graves, node) {
-		r.graves = append(r.graves, node)
-	}
-	if s := r.streams[node]; s != nil {
-		s.drop(ErrNoNode)
-	}
+	return b
 }
 
 // tend gives every stream what a beat brings.
@@ -271,7 +284,7 @@ func (r *Redis) tend() {
 	}
 	defer r.mu.Unlock()
 	for node, s := range r.streams {
-		if _, dead := r.dead[node]; dead {
+		if r.dead[node] != nil {
 			s.age()
 		} else {
 			s.tend(r.flightsLocked(node))
@@ -279,17 +292,24 @@ func (r *Redis) tend() {
 	}
 }
 
-// release ends the leases of nodes that ended, or their burial.
-func (r *Redis) release(ctx context.Context, nodes ...string) error {
-	args := make([]any, len(nodes))
-	for i, node := range nodes {
-		args[i] = node
-	}
+// release ends the lease of this node, which stops. If it leaves members behind, they have its grace.
+func (r *Redis) release(ctx context.Context, orphans bool) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
+	var grace any = ""
+	if orphans {
+		grace = r.cfg.Grace.Milliseconds()
+	}
 	r.metrics.trips.WithLabelValues("release").Inc()
-	if err := releaseScript.Run(ctx, r.client, directoryKeys(r.cfg.Prefix), args...).Err(); err != nil {
-		return fmt.Errorf("ending a lease: %w", err)
+	keys := directoryKeys(r.cfg.Prefix)
+	if err := releaseScript.Run(ctx, r.client, keys, r.id, grace, r.roomTTL().Milliseconds()).Err(); err != nil {
+		return fmt.Errorf("ending the lease: %w", err)
+	}
+	if orphans {
+		return nil
+	}
+	if err := r.client.Del(ctx, r.indexKey(r.id)).Err(); err != nil {
+		return fmt.Errorf("removing the index of rooms: %w", err)
 	}
 	return nil
 }

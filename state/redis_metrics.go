@@ -9,12 +9,13 @@ import (
 
 // redisMetrics counts what the node does with Redis. No label ever names a room, a user or a node.
 type redisMetrics struct {
-	trips    *prometheus.CounterVec
-	failures *prometheus.CounterVec
-	resyncs  *prometheus.CounterVec
-	unknown  *prometheus.CounterVec
-	reaped   prometheus.Counter
-	messages prometheus.Counter
+	trips     *prometheus.CounterVec
+	failures  *prometheus.CounterVec
+	resyncs   *prometheus.CounterVec
+	unknown   *prometheus.CounterVec
+	reaped    prometheus.Counter
+	adoptions prometheus.Counter
+	messages  prometheus.Counter
 }
 
 func newRedisMetrics(r *Redis, reg prometheus.Registerer) *redisMetrics {
@@ -47,6 +48,8 @@ func newRedisMetrics(r *Redis, reg prometheus.Registerer) *redisMetrics {
 			Name: "signal_state_unknown_total", Help: "What newer nodes sent and this one skipped: packet, record or field."}, []string{"what"}),
 		reaped: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_state_reaped_members_total", Help: "Members of dead nodes that this node removed."}),
+		adoptions: f.NewCounter(prometheus.CounterOpts{
+			Name: "signal_state_adopted_members_total", Help: "Members of dead nodes that this node took over."}),
 		messages: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_state_messages_total", Help: "Messages and views that Redis took for other nodes."}),
 	}

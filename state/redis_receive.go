@@ -112,7 +112,9 @@ func (r *Redis) receive(payload []byte) {
 // receiveBatch delivers what is new in a batch, in order, and what was kept behind it.
 func (r *Redis) receiveBatch(p packet) {
 	r.mu.Lock()
-	delete(r.dead, p.source)
+	if r.dead[p.source] != nil {
+		wake(r.poke) // It may live again, or have sent this before.
+	}
 	at := r.positionLocked(p.source)
 	records, lost := at.take(p)
 	chase := len(at.early) > 0 && !at.chased
@@ -168,16 +170,6 @@ func (r *Redis) lose(source string) {
 	r.metrics.resyncs.WithLabelValues("lost").Inc()
 	wake(r.work)
 	r.events.Lost(source)
-}
-
-// farewell notes that a node has ended in good order.
-func (r *Redis) farewell(source string) {
-	r.mu.Lock()
-	if r.peers[source] != nil {
-		r.dieLocked(source)
-	}
-	r.mu.Unlock()
-	wake(r.work)
 }
 
 // lastWords delivers, once a node is dead, what was kept behind a hole that nobody will fill, and tells the hole.

@@ -4,15 +4,14 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// repair is the goroutine that mends: it buries dead nodes, asks the living what this one missed and
-// asserts this node's members where there is doubt.
+// repair is the goroutine that mends: it declares nodes dead that Redis does not know as such, asks the living
+// what this one missed, asserts this node's members where there is doubt, and sweeps after the dead.
 func (r *Redis) repair() {
 	for {
 		select {
@@ -23,10 +22,12 @@ func (r *Redis) repair() {
 		if r.Ready() != nil {
 			continue // The end of the outage wakes us again.
 		}
-		r.bury(r.ctx)
+		r.declareMissing(r.ctx)
 		r.askAround()
+		r.tellMissed()
 		r.assertDirty(r.ctx)
 		r.sweep(r.ctx)
+		r.fileRooms(r.ctx)
 	}
 }
 
@@ -89,14 +90,14 @@ func (r *Redis) assert(ctx context.Context, room string) {
 }
 
 // assertionLocked returns the version that this node knows and what it asserts: its members, and
-// those of other living nodes in case Redis has lost the room.
+// those of other nodes, orphans included, in case Redis has lost the room.
 func (r *Redis) assertionLocked(m *mirror) (known uint64, args []any) {
 	var own, others []any
 	for id, s := range m.own {
 		own = append(own, id, epochText(s.epoch), s.joined)
 	}
 	for _, e := range m.members {
-		if _, dead := r.dead[e.Node]; e.Node != r.id && !dead && len(m.own)+len(m.leaving) > 0 {
+		if e.Node != r.id && !r.overLocked(e.Node) && len(m.own)+len(m.leaving) > 0 {
 			r.rumourLocked(e.Node, time.Now()) // This node may be the one that brings it back to Redis.
 			others = append(others, e.ID, epochText(e.Epoch), e.Joined, e.Node)
 		}
@@ -148,103 +149,6 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 	}
 	m.take(c)
 	return c.view(), true
-}
-
-// bury removes the members of nodes that died from the rooms that this node knows.
-func (r *Redis) bury(ctx context.Context) {
-	r.mu.Lock()
-	graves := r.graves
-	r.graves = nil
-	var rooms []string
-	for room, m := range r.rooms {
-		if slices.ContainsFunc(m.members, func(e entry) bool { return slices.Contains(graves, e.Node) }) {
-			rooms = append(rooms, room)
-		}
-	}
-	r.mu.Unlock()
-	each(rooms, func(room string) { r.reap(ctx, room, graves) })
-	for _, node := range graves {
-		r.log.Info("node is lost", "node", r.id, "lost", node)
-		r.lastWords(node)
-		r.events.Died(node)
-	}
-}
-
-// reap removes the members of dead nodes from a room. Whichever node is first has the others told.
-func (r *Redis) reap(ctx context.Context, room string, dead []string) {
-	args := make([]any, len(dead))
-	for i, node := range dead {
-		args[i] = node
-	}
-	rep, err := r.change(ctx, "reap", reapScript, room, 0, args...)
-	if err != nil {
-		r.log.Debug("reaping", "node", r.id, "room", room, "error", err)
-		return
-	}
-	c := change{Room: room, Version: rep.version, Members: rep.members, Founded: rep.founded}
-	for _, e := range rep.left {
-		c.Left = append(c.Left, Departure{Member: e.member(), Reason: ReasonNodeLost})
-	}
-	if rep.changed {
-		r.metrics.reaped.Add(float64(len(rep.left)))
-		r.mu.Lock()
-		r.tellLocked(c)
-		r.mu.Unlock()
-	}
-	if v, news := r.update(c); news {
-		r.events.View(v)
-	}
-}
-
-// sweep removes the members of nodes that died from all rooms, also those that no living node knows
-// of. Redis picks one node for it; see lease.lua.
-func (r *Redis) sweep(ctx context.Context) {
-	r.mu.Lock()
-	dead := r.sweeps
-	r.sweeps = nil
-	r.mu.Unlock()
-	if len(dead) == 0 {
-		return
-	}
-	rooms, err := r.allRooms(ctx)
-	if err != nil {
-		r.log.Debug("looking for rooms of lost nodes", "node", r.id, "error", err)
-		return // Somebody tries again after another lease.
-	}
-	each(rooms, func(room string) { r.reap(ctx, room, dead) })
-	if r.Ready() != nil {
-		return
-	}
-	if err := r.release(ctx, dead...); err != nil {
-		r.log.Debug("ending the burial", "node", r.id, "error", err)
-	}
-}
-
-// allRooms returns the names of all rooms that Redis holds.
-func (r *Redis) allRooms(ctx context.Context) ([]string, error) {
-	var mu sync.Mutex
-	found := map[string]bool{}
-	prefix, suffix := r.cfg.Prefix+"{r:", "}"
-	scan := func(ctx context.Context, c redis.Cmdable) error {
-		var cursor uint64
-		for {
-			r.metrics.trips.WithLabelValues("scan").Inc()
-			keys, next, err := c.Scan(ctx, cursor, prefix+"*"+suffix, 1000).Result()
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			for _, key := range keys {
-				found[strings.TrimSuffix(strings.TrimPrefix(key, prefix), suffix)] = true
-			}
-			mu.Unlock()
-			if cursor = next; cursor == 0 {
-				return nil
-			}
-		}
-	}
-	err := r.eachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return scan(ctx, c) }, scan)
-	return slices.Collect(maps.Keys(found)), err
 }
 
 // eachMaster runs one of the functions: the first on every master of a Cluster, else the second.

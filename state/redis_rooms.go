@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +26,8 @@ type mirror struct {
 	busy int
 	// asserting is closed at the end of an assertion; no change begins meanwhile.
 	asserting chan struct{}
+	// indexed says that the node's index of rooms may have this one.
+	indexed bool
 	// touched is when this node last made Redis keep the room for longer.
 	touched time.Time
 }
@@ -109,6 +110,9 @@ func (r *Redis) mirrorLocked(room string) *mirror {
 func (r *Redis) tidyLocked(room string, m *mirror) {
 	if _, dirty := r.dirty[room]; !dirty && m.busy == 0 && m.asserting == nil && len(m.own) == 0 {
 		delete(r.rooms, room)
+		if m.indexed {
+			r.filing[room] = false
+		}
 	}
 }
 
@@ -129,7 +133,7 @@ func (r *Redis) Join(ctx context.Context, room string, who Member, limit int) (V
 		return View{}, fmt.Errorf("joining: %w", ErrStale)
 	}
 	args := []any{who.ID, epochText(who.Epoch), limit}
-	for _, node := range r.deadNodes() {
+	for _, node := range r.lostNodes() {
 		args = append(args, node)
 	}
 	rep, err := r.change(ctx, "join", joinScript, room, 0, args...)
@@ -345,9 +349,7 @@ func (r *Redis) tellLocked(c change, also ...string) {
 	}
 	for node := range nodes { // Dead ones too, in case they are not.
 		if node != r.id && node != "" {
-			if _, dead := r.dead[node]; !dead {
-				r.rumourLocked(node, time.Now())
-			}
+			r.rumourLocked(node, time.Now())
 			r.streamLocked(node).push(&record{kind: recordView, change: c})
 		}
 	}
@@ -358,12 +360,6 @@ func (r *Redis) suspect(room string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.dirty[room] = struct{}{}
-}
-
-func (r *Redis) deadNodes() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Keys(r.dead))
 }
 
 // joinLocally joins with what this node knows.
@@ -502,7 +498,7 @@ func (r *Redis) completeLocked(m *mirror, c *change) bool {
 		switch {
 		case i >= 0 && members[i].Epoch < e.Epoch && (own || e.Node != r.id):
 			members[i] = e
-		case i < 0 && (own || !left && e.Node != r.id):
+		case i < 0 && (own || !left && e.Node != r.id && !r.overLocked(e.Node)):
 			members = append(members, e)
 		}
 	}

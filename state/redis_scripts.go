@@ -24,7 +24,9 @@ var (
 	assertScript  = roomScript("assert")
 	reapScript    = roomScript("reap")
 	leaseScript   = redis.NewScript(source("lease"))
+	declareScript = redis.NewScript(source("declare"))
 	releaseScript = redis.NewScript(source("release"))
+	forgetScript  = redis.NewScript(source("forget"))
 	rotateScript  = redis.NewScript(source("rotate"))
 )
 
@@ -153,7 +155,7 @@ func (r *Redis) change(ctx context.Context, kind string, script *redis.Script, r
 	deadline, _ := ctx.Deadline()
 	head := []any{r.clock(deadline), max(floor, r.floor.Load()), r.roomTTL().Milliseconds(), r.cfg.Lease.Milliseconds(), r.id}
 	r.metrics.trips.WithLabelValues(kind).Inc()
-	raw, err := script.Run(ctx, r.client, []string{r.roomKey(room)}, append(head, args...)...).Result()
+	raw, err := r.runIndexed(ctx, kind, script, room, append(head, args...))
 	if err != nil {
 		return reply{}, r.failed(ctx, kind, err)
 	}

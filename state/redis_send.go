@@ -62,12 +62,12 @@ func (r *Redis) Send(m Message, copies []Copy, done func([]error)) {
 // queue gives a message to the stream to a node.
 func (r *Redis) queue(node string, rec *record) error {
 	r.mu.Lock()
-	_, dead := r.dead[node]
-	down := r.down
+	dead := r.dead[node] != nil
+	away := r.awayLocked()
 	s := r.streamLocked(node)
 	r.mu.Unlock()
 	switch {
-	case down != nil:
+	case away != nil:
 		return ErrUnavailable
 	case dead:
 		return ErrNoNode
@@ -100,6 +100,9 @@ func (r *Redis) publish(kind, node string, payload []byte) error {
 // publishNow hands a packet to a node; the caller has a turn. It fails with ErrNoNode when the node is gone,
 // with ErrUnavailable when it does not listen or Redis does not answer.
 func (r *Redis) publishNow(kind, node string, payload []byte) error {
+	if err := r.lapsed(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	ctx, cancel := context.WithTimeout(r.ctx, publishTimeout)
 	defer cancel()
 	r.metrics.trips.WithLabelValues(kind).Inc()
