@@ -117,6 +117,7 @@ type Node struct {
 	Serving        // Serving is where the node is, which stays the same when it is started again.
 	URL     string // URL is that of the page.
 	Log     *Log   // Log has what all starts logged.
+	Program string // Program is the executable that Start runs.
 
 	t    testing.TB
 	args []string
@@ -131,7 +132,13 @@ type Node struct {
 // which must go well.
 func StartNode(t testing.TB, flags ...string) *Node {
 	t.Helper()
-	n := &Node{t: t, Log: new(Log), args: append(append([]string(nil), Serve...), flags...)}
+	return StartProgram(t, Executable(t), flags...)
+}
+
+// StartProgram is StartNode with another version of the program.
+func StartProgram(t testing.TB, program string, flags ...string) *Node {
+	t.Helper()
+	n := &Node{t: t, Log: new(Log), Program: program, args: append(append([]string(nil), Serve...), flags...)}
 	t.Cleanup(func() {
 		if err := n.End(syscall.SIGTERM); err != nil {
 			t.Errorf("the node ended with %v", err)
@@ -155,7 +162,7 @@ func StartNode(t testing.TB, flags ...string) *Node {
 // Start runs the node again; it does not wait until it serves.
 func (n *Node) Start() {
 	n.t.Helper()
-	cmd := exec.Command(Executable(n.t), n.args...)
+	cmd := exec.Command(n.Program, n.args...)
 	cmd.Stderr = n.Log
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
