@@ -202,6 +202,7 @@ type worker struct {
 
 	events [pollerEvents]unix.EpollEvent
 	found  int
+	full   bool               // there may be more events than were found last
 	look   func(uintptr) bool // poll, kept since a function value is allocated
 }
 
@@ -214,7 +215,7 @@ var workers = sync.Pool{New: func() any {
 
 func newWorker(p *poller) *worker {
 	w := workers.Get().(*worker)
-	w.poller, w.gone, w.ended = p, false, false
+	w.poller, w.gone, w.ended, w.full = p, false, false, false
 	return w
 }
 
@@ -251,12 +252,17 @@ func (w *worker) handle() {
 	}
 }
 
-// write goes on with a few of the flushes that had to wait for clients, when nothing waits that has been read.
+// write goes on with a few of the flushes that had to wait for clients, when nothing waits that has been read. After a full
+// batch it is one: what others have sent may stand behind those who read again in the system's list.
 func (w *worker) write() {
-	for _, s := range w.resume[:min(len(w.resume), maxResumes)] {
+	n := min(len(w.resume), maxResumes)
+	if w.full {
+		n = min(n, 1)
+	}
+	for _, s := range w.resume[:n] {
 		s.flush()
 	}
-	w.resume = w.resume[min(len(w.resume), maxResumes):]
+	w.resume = w.resume[n:]
 }
 
 // yield leaves the poller to a new worker. What was sent so far is flushed.
@@ -322,7 +328,7 @@ func (w *worker) resolve() {
 			w.ready = append(w.ready, ready{d, e.Events})
 		}
 	}
-	w.found = 0
+	w.found, w.full = 0, w.found == len(w.events)
 }
 
 // The turns of a descriptor: who reads from it.

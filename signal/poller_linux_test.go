@@ -71,7 +71,7 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestResumesTakeTurns has many clients read again at once: a batch writes to a few of them only.
+// TestResumesTakeTurns has many clients read again at once: a batch writes to a few of them only, and a full one to one.
 func TestResumesTakeTurns(t *testing.T) {
 	const clients = 3 * maxResumes
 	var f flusher
@@ -90,16 +90,20 @@ func TestResumesTakeTurns(t *testing.T) {
 		defer s.abort()
 	}
 	waiting := w.resume
-	for left := clients; left > 0; {
-		left -= maxResumes
+	for i, batch := range []struct {
+		full bool
+		want int
+	}{{true, 1}, {false, 1 + maxResumes}, {false, 1 + 2*maxResumes}, {false, clients}} {
+		w.full = batch.full
 		w.write()
-		for i, s := range waiting {
-			if done := i < clients-left; s.idle() != done {
-				t.Fatalf("client %d of %d got its message: %v, want %v while %d are left", i, clients, !done, done, left)
+		written := 0
+		for _, s := range waiting {
+			if s.idle() {
+				written++
 			}
 		}
-	}
-	if len(w.resume) > 0 {
-		t.Errorf("%d sockets are written to once more", len(w.resume))
+		if written != batch.want || len(w.resume) != clients-written {
+			t.Fatalf("after batch %d %d clients got their message and %d wait, want %d of %d", i, written, len(w.resume), batch.want, clients)
+		}
 	}
 }
