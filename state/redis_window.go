@@ -56,11 +56,17 @@ func (s *stream) repeat(from uint64) {
 	s.start()
 }
 
-// hintLocked tells the receiver where the stream ends, so that it knows whether it has all.
+// hintLocked tells the receiver where the stream ends, so that it knows whether it has all. What was given a number
+// behind that is void, unless it is under way.
 func (s *stream) hintLocked() {
-	if len(s.fills) == 0 {
-		s.fills = append(s.fills, &batch{kind: "hint", before: s.tip, first: s.tip + 1})
+	if len(s.fills) > 0 {
+		return
 	}
+	end := s.tip
+	if len(s.flights) == 0 {
+		end = s.last
+	}
+	s.fills = append(s.fills, &batch{kind: "hint", before: s.tip, first: end + 1})
 }
 
 // refresh is for the end of an outage, in which nobody could ask for anything: it keeps the window
