@@ -233,9 +233,8 @@ type node struct {
 	settings  *settings
 	log       *slog.Logger
 	registry  *prometheus.Registry
-	generated []string            // the secrets that nobody configured
-	given     map[string][]string // those that somebody did, by name
-	shared    *state.Secrets      // those of them that the cluster agrees on
+	generated []string       // the secrets that nobody configured
+	shared    *state.Secrets // those of them that the cluster agrees on
 	signal    *signal.Server
 	turn      *turnsrv.Server // nil when TURN is off
 	issuer    *turnsrv.Issuer
@@ -255,7 +254,7 @@ type sharedState interface {
 // newNode builds every part and binds every address. When one fails, what was built is closed.
 func newNode(s *settings, log *slog.Logger) (*node, error) {
 	registry := prometheus.NewRegistry()
-	n := &node{settings: s, log: log, registry: registry, shared: state.NewSecrets(), given: map[string][]string{}}
+	n := &node{settings: s, log: log, registry: registry, shared: state.NewSecrets()}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
 	n.generate(state.SessionSecret, &s.signal.SessionSecrets)
@@ -272,6 +271,7 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	}
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
 	cfg.Clustered, cfg.State = s.redis.Enabled(), n.state
+	cfg.LastingSecret = !slices.Contains(n.generated, "--"+state.SessionSecret)
 	cfg.ICE = func(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) } // Nobody asks before run.
 	if n.signal, err = signal.New(cfg); err != nil {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
@@ -295,7 +295,8 @@ func (n *node) newState() (sharedState, error) {
 		return state.NewMemory().Node(rand.Text()), nil
 	}
 	cfg.Logger, cfg.Registerer = n.log, n.registry
-	cfg.Secrets, cfg.OnSecret, cfg.Configured = n.shared.Proposals(), n.shared.Set, n.given
+	cfg.Secrets, cfg.OnSecret = n.shared.Proposals(), n.shared.Set
+	cfg.Grace = n.settings.signal.ResumeGrace
 	return state.NewRedis(cfg, rand.Text())
 }
 
@@ -380,7 +381,6 @@ func (n *node) ownServices() []netip.AddrPort {
 // uses the first node's.
 func (n *node) generate(name string, values *[]string) {
 	if len(*values) > 0 {
-		n.given[name] = *values
 		return
 	}
 	*values = []string{rand.Text()}
@@ -416,9 +416,10 @@ func (n *node) run(ctx context.Context) error {
 	if err := n.signal.Shutdown(limit); err != nil {
 		n.log.Warn("stopping signaling", "error", err)
 	}
-	failure = errors.Join(failure, <-ended, n.drainTURN(limit))
+	failure = errors.Join(failure, <-ended)
 	stopAnnouncing()
-	return errors.Join(failure, n.closeState(limit))
+	n.closeState(limit) // From now on others may take in the clients that are left.
+	return errors.Join(failure, n.drainTURN(limit))
 }
 
 // drainSignaling moves the clients to other nodes, and leaves time for those who do not go.
@@ -429,7 +430,7 @@ func (n *node) drainSignaling(ctx context.Context, most time.Duration) {
 }
 
 // closeState gives the shared state a moment also when the drain has used up its time.
-func (n *node) closeState(ctx context.Context) error {
+func (n *node) closeState(ctx context.Context) {
 	if ctx.Err() != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -438,7 +439,6 @@ func (n *node) closeState(ctx context.Context) error {
 	if err := n.state.Close(ctx); err != nil {
 		n.log.Warn("leaving the shared state", "error", err) // The other nodes do the rest when the lease runs out.
 	}
-	return nil
 }
 
 // drainTURN lets calls that are relayed end by themselves until ctx ends.

@@ -14,11 +14,11 @@ import (
 // line is a TCP proxy whose connections a test may cut, as a change of networks does.
 type line struct {
 	listener net.Listener
-	target   string
 	serving  sync.WaitGroup
 
-	mu    sync.Mutex
-	conns []net.Conn
+	mu     sync.Mutex
+	target string
+	conns  []net.Conn
 }
 
 // startLine returns a proxy to target; the test's end closes it.
@@ -44,7 +44,10 @@ func (l *line) serve() {
 		if err != nil {
 			return
 		}
-		to, err := net.Dial("tcp4", l.target)
+		l.mu.Lock()
+		target := l.target
+		l.mu.Unlock()
+		to, err := net.Dial("tcp4", target)
 		if err != nil {
 			_ = from.Close()
 			continue
@@ -60,6 +63,13 @@ func (l *line) serve() {
 			})
 		}
 	}
+}
+
+// redirect has connections from now on go to another target.
+func (l *line) redirect(target string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.target = target
 }
 
 // cut closes all connections.

@@ -19,8 +19,8 @@ const (
 	closeSlow closeCode = 4000
 	// closeTimeout: nothing was heard within ReadTimeout. The client connects again, as somebody new.
 	closeTimeout closeCode = 4001
-	// closeLost: messages may be missing, which an error 410 has said. The client connects again, as
-	// somebody new.
+	// closeLost: messages may be missing. The client connects again with its token, and the greeting tells of
+	// the gap; after an error 410 it is somebody new.
 	closeLost closeCode = 4002
 	// closeUnavailable: the session to resume cannot be reached now. The client tries again, with the
 	// same token.

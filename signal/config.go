@@ -61,6 +61,8 @@ type Config struct {
 	Page fs.FS
 	// ICE issues ICE servers for one user. Host is the Host header that the client used.
 	ICE func(host, user string) ICEConfig
+	// LastingSecret says that SessionSecrets are those of the process before and the one after.
+	LastingSecret bool
 	// Clustered says that other nodes may share the state.
 	Clustered bool
 	// State is what the nodes share. It is not subscribed to yet, see Server.Events.
@@ -98,7 +100,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Category("Security",
 			setting.Text("tls-cert", &c.TLSCert, "PEM `FILE` with the certificate chain of HTTPS and TURNS, reloaded when it changes"),
 			setting.Text("tls-key", &c.TLSKey, "PEM `FILE` with the key of --tls-cert"),
-			setting.List("session-secret", &c.SessionSecrets, "`SECRETS` that sign cookies, comma separated, newest first").Otherwise("generated at start"),
+			setting.List("session-secret", &c.SessionSecrets, "`SECRETS` that sign cookies and resume tokens, comma separated, newest first; without Redis clients outlive a restart only if they are set").Otherwise("generated at start"),
 			setting.List("allowed-origins", &c.AllowedOrigins, "`ORIGINS` beside our own that may open a WebSocket, comma separated, such as https://app.example.org; * allows all"),
 			setting.Bool("require-origin", &c.RequireOrigin, "refuse WebSocket clients that send no Origin (anything but browsers)"),
 			setting.List("trusted-proxies", &c.TrustedProxies, "`CIDRS` of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, comma separated"),
@@ -112,7 +114,7 @@ func (c *Config) Settings() setting.Table {
 			setting.Int("address-connections", &c.AddrConns, 1, setting.Most, "`NUMBER` of WebSockets that one client address (IPv6: /64) may hold"),
 		),
 		setting.Category("Operation",
-			setting.Duration("resume-grace", &c.ResumeGrace, 0, setting.Longest, "`SECONDS` that a client which lost its connection has to come back unnoticed, 0 for none"),
+			setting.Duration("resume-grace", &c.ResumeGrace, 0, setting.Longest, "`SECONDS` that a client which lost its connection, or its node, has to come back unnoticed, 0 for none"),
 			setting.Duration("drain-settle", &c.DrainSettle, 0, setting.Longest, "`SECONDS` between not being ready and asking clients to go to another node"),
 			setting.Text("admin-addr", &c.AdminAddr, "`HOST:PORT` of metrics and pprof, empty for none"),
 			setting.Text("admin-token", &c.AdminToken, "bearer `TOKEN` of the admin address; required unless that is loopback"),

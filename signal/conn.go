@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"golang.org/x/time/rate"
 
 	"cline-meet/signal/state"
@@ -77,7 +78,7 @@ func (c *conn) tooLarge() {
 	c.participant.close(closeTooLarge, "message too large")
 }
 
-func (c *conn) pong(data []byte) { c.participant.confirmed(string(data)) }
+func (c *conn) pong(data []byte) { c.participant.confirmed(c, string(data)) }
 
 // ended leaves the rest, which may wait, to a goroutine. The server waits for it.
 func (c *conn) ended(err error) { go c.srv.ended(c, err) }
@@ -93,6 +94,9 @@ func (c *conn) ending(err error) (why state.Reason, mayReturn bool) {
 	}
 	var closed closeError
 	goodbye := errors.As(err, &closed) && closed.isGoodbye()
+	if c.srv.draining.Load() && closed.code != websocket.CloseNormalClosure {
+		goodbye = false // It answers what we have said.
+	}
 	return state.ReasonDisconnect, !goodbye
 }
 

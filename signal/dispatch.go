@@ -42,6 +42,9 @@ func (c *conn) handle(op opcode, frame []byte) {
 		err = handlers[env.Type](c.participant, env)
 	}
 	c.answer(env, err)
+	if env.Type == joinRoom || env.Type == leaveRoom {
+		c.participant.nameRoom()
+	}
 }
 
 func (p *participant) refuseType(env envelope) error {

@@ -28,15 +28,19 @@ type incomingMove struct {
 // request is one that waits for the answer of a node.
 type request struct {
 	node   string
-	answer chan []byte
+	answer chan handover
 }
 
-// moveHere gets the participant of a token from its node. It is the caller's then.
+// handover is what a node says, or why it will not.
+type handover struct {
+	frame []byte
+	err   error
+}
+
+// moveHere gets the participant of a token from its node. It is the caller's then. It fails with
+// state.ErrNoNode when the node is dead.
 func (s *Server) moveHere(ctx context.Context, session string, t resumeToken, got *uint64) (*participant, error) {
 	snap, err := s.ask(ctx, t.Node, t.User, moveRequest{Epoch: t.Epoch, Got: got})
-	if errors.Is(err, state.ErrNoNode) {
-		return nil, fmt.Errorf("%w: its node is gone", errGone)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -56,9 +60,9 @@ func (s *Server) moveHere(ctx context.Context, session string, t resumeToken, go
 func (s *Server) ask(ctx context.Context, node, user string, r moveRequest) (snapshot, error) {
 	var snap snapshot
 	r.Ask = rand.Text()
-	answer := make(chan []byte, 1)
+	answers := make(chan handover, 1)
 	s.mu.Lock()
-	s.requests[r.Ask] = request{node, answer}
+	s.requests[r.Ask] = request{node, answers}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -70,8 +74,11 @@ func (s *Server) ask(ctx context.Context, node, user string, r moveRequest) (sna
 		return snap, err
 	}
 	select {
-	case frame := <-answer:
-		if err := json.Unmarshal(frame, &snap); err != nil || snap.Gone {
+	case a := <-answers:
+		if a.err != nil {
+			return snap, fmt.Errorf("waiting for node %s: %w", node, a.err)
+		}
+		if err := json.Unmarshal(a.frame, &snap); err != nil || snap.Gone {
 			return snap, errGone
 		}
 		return snap, nil
@@ -86,18 +93,19 @@ func (s *Server) onHandover(m state.Message) {
 	defer s.mu.Unlock()
 	if r, ok := s.requests[m.To]; ok {
 		delete(s.requests, m.To)
-		r.answer <- m.Frame
+		r.answer <- handover{frame: m.Frame}
 	}
 }
 
-// loseRequests answers the requests to a node that will not. It returns the rooms of this node.
-func (s *Server) loseRequests(node string) []*room {
+// loseRequests answers the requests to a node that will not, for that reason. It returns the rooms of this
+// node.
+func (s *Server) loseRequests(node string, why error) []*room {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, r := range s.requests {
 		if r.node == node {
 			delete(s.requests, id)
-			r.answer <- []byte(`{"gone":true}`)
+			r.answer <- handover{err: why}
 		}
 	}
 	return slices.Collect(maps.Values(s.rooms))

@@ -30,7 +30,7 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 	gauge("signal_detached", "Participants that lost their connection and may come back.", s.detached)
 	return &metrics{
 		resumes: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "signal_resumes_total", Help: "Attempts to resume, by outcome: here, moved (from another node), gone or unavailable."}, []string{"outcome"}),
+			Name: "signal_resumes_total", Help: "Attempts to resume, by outcome: here, moved (from another node), adopted (from a dead one), revived (after a restart), gone or unavailable."}, []string{"outcome"}),
 		handovers: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_handovers_total", Help: "Requests of other nodes for a participant, by outcome: handed or gone."}, []string{"outcome"}),
 		accepted: f.NewCounter(prometheus.CounterOpts{

@@ -157,11 +157,13 @@ func (s *Server) onDied(node string) {
 			s.tasks.run(func() { s.abandon(move) })
 		}
 	}
-	s.missed(node, s.loseRequests(node), false)
+	s.missed(node, s.loseRequests(node, state.ErrNoNode), false)
 }
 
 // onLost hears that messages of a node that lives may be missing.
-func (s *Server) onLost(node string) { s.missed(node, s.loseRequests(node), true) }
+func (s *Server) onLost(node string) {
+	s.missed(node, s.loseRequests(node, state.ErrUnavailable), true)
+}
 
 func (s *Server) missed(node string, rooms []*room, alive bool) {
 	for _, r := range rooms {

@@ -36,7 +36,9 @@ type participant struct {
 	grace  *time.Timer // ends it while it is detached
 	until  time.Time   // when the grace is over
 	over   bool        // it ends with its conn and takes no more frames
-	gap    bool        // it missed something for good, which the next greeting says
+	gap    bool        // it missed something for good, which greetings say until the client has got one
+	former resumeToken // with which it has come here, until the client has got the next one
+	place  string      // its room as its token names it, see revive
 
 	sent       uint64    // how many frames that count were sent, ever
 	kept       frameLog  // the last of them, which the client has not confirmed
@@ -63,19 +65,36 @@ func newEpoch() uint64 { return uint64(time.Now().UnixNano()) }
 
 func (p *participant) member() state.Member { return state.Member{ID: p.user, Epoch: p.epoch} }
 
+// greeting is what the first message of a connection says of the session: whether it was resumed, whether
+// something is missing all the same, and how many kept frames follow.
+type greeting struct {
+	Resumed bool `json:"resumed"`
+	Gap     bool `json:"gap,omitempty"`
+	Kept    int  `json:"kept,omitempty"`
+}
+
 // attach gives a participant, which is the caller's, to a conn and greets the client: first with its
 // ICE servers, then with all that is kept and that it has not got. It fails with errGone, and the
 // participant stays the caller's, when there is no going on.
-func (p *participant) attach(c *conn, resumed bool, got *uint64) error {
+func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 	ice := p.srv.cfg.ICE(c.host, p.user)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.rewindLocked(got); err != nil {
 		return err
 	}
+	if g.Resumed {
+		g.Kept = p.kept.count
+	}
 	c.participant, c.log = p, p.log
 	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
-	c.open(p.iceFrameLocked(ice, resumed), p.kept.frames())
+	c.open(p.iceFrameLocked(ice, g), p.kept.frames())
+	switch {
+	case p.gap && !g.Gap: // It has missed something just now.
+		c.close(closeLost, "messages may be missing")
+	case g.Gap:
+		p.askLocked() // The answer proves that the greeting has come.
+	}
 	return nil
 }
 
@@ -201,6 +220,29 @@ func (p *participant) closeLocked(code closeCode, text string) {
 	}
 }
 
+// dismiss ends the connection because the server ends. Where sessions outlive the process, the client may
+// come back.
+func (p *participant) dismiss() {
+	if !p.srv.outlived() {
+		p.close(closeGoingAway, goingAway)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil {
+		p.conn.close(closeGoingAway, goingAway)
+	}
+}
+
+// leaveBehind takes a participant, which is the caller's, off this node; it stays a member of its room.
+func (p *participant) leaveBehind() {
+	if p.room != nil {
+		p.srv.removeLocal(p.room, p)
+	}
+	p.srv.forget(p)
+	p.log.Debug("participant is left behind")
+}
+
 // abort cuts the connection without a word, if there is one.
 func (p *participant) abort() {
 	p.mu.Lock()
@@ -271,8 +313,9 @@ func (p *participant) keepLocked(frame []byte, queued bool) {
 	p.kept.dropOver(p.srv.cfg.MaxQueue)
 }
 
-// confirmed forgets the frames that came before a ping which the client has answered.
-func (p *participant) confirmed(pong string) {
+// confirmed forgets the frames that came before a ping which the client has answered over c, and a gap
+// of which the greeting there has told. The token of that greeting has come as well.
+func (p *participant) confirmed(c *conn, pong string) {
 	number, err := strconv.ParseUint(pong, 10, 64)
 	if err != nil {
 		return
@@ -281,6 +324,9 @@ func (p *participant) confirmed(pong string) {
 	defer p.mu.Unlock()
 	p.asked = false
 	p.forgetLocked(number)
+	if p.conn == c && !c.isClosing() { // A connection is closed by what makes another gap.
+		p.gap, p.former = false, resumeToken{}
+	}
 }
 
 // forgetLocked drops the kept frames up to that number. It reports false when there are none of
@@ -339,31 +385,26 @@ func (p *participant) sendICE() {
 	ice := p.srv.cfg.ICE(c.host, p.user)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.queueLocked(p.iceFrameLocked(ice, false))
+	p.queueLocked(p.iceFrameLocked(ice, greeting{}))
 }
 
-// iceFrameLocked returns a frame with ICE servers, the token to resume with and, in the greeting of
-// a resumed session, how many kept frames follow. It notes when the servers must be renewed.
-func (p *participant) iceFrameLocked(ice ICEConfig, resumed bool) []byte {
+// iceFrameLocked returns a frame with ICE servers, the token to resume with and what a greeting says of the
+// session. It notes when the servers must be renewed.
+func (p *participant) iceFrameLocked(ice ICEConfig, g greeting) []byte {
 	p.iceRefresh = time.Time{}
 	if ice.TTL > 0 {
 		p.iceRefresh = time.Now().Add(ice.TTL * 3 / 4)
 	}
-	kept := 0
-	if resumed {
-		kept = p.kept.count
-	}
 	token := ""
 	if p.srv.cfg.ResumeGrace > 0 {
-		token = p.srv.token(p)
+		token = p.srv.token(p, p.place)
 	}
 	return objectFrame(typeSTUNConfig, p.user, struct {
-		ICEServers     []ICEServer `json:"iceServers"`
-		TTL            int         `json:"ttl,omitempty"`
-		ResumeToken    string      `json:"resume_token,omitempty"`
-		Resumed        bool        `json:"resumed"`
-		Kept           int         `json:"kept,omitempty"`
-		MaxRoomUsers   int         `json:"max_room_users"`
-		PingIntervalMS int64       `json:"ping_interval_ms"`
-	}{ice.servers(), ice.seconds(), token, resumed, kept, p.srv.cfg.MaxRoomUsers, p.srv.wheel.turn.Milliseconds()})
+		ICEServers  []ICEServer `json:"iceServers"`
+		TTL         int         `json:"ttl,omitempty"`
+		ResumeToken string      `json:"resume_token,omitempty"`
+		greeting
+		MaxRoomUsers   int   `json:"max_room_users"`
+		PingIntervalMS int64 `json:"ping_interval_ms"`
+	}{ice.servers(), ice.seconds(), token, g, p.srv.cfg.MaxRoomUsers, p.srv.wheel.turn.Milliseconds()})
 }

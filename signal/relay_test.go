@@ -36,7 +36,7 @@ func (*sink) Write(p []byte) (int, error) { return len(p), nil }
 // confirm answers pings, as clients do.
 func (p *pair) confirm() {
 	for _, one := range []*participant{p.a, p.b} {
-		one.confirmed(strconv.FormatUint(one.sent, 10))
+		one.confirmed(one.conn, strconv.FormatUint(one.sent, 10))
 	}
 }
 

@@ -19,16 +19,17 @@ const resumeTimeout = 5 * time.Second
 var errGone = errors.New("the session is gone")
 
 // resumeToken is what a client shows to get its participant back. It is bound to the session
-// cookie by its signature.
+// cookie by its signature. The room is empty where the shared state outlives the process and knows it.
 type resumeToken struct {
 	User  string `json:"u"`
 	Epoch uint64 `json:"e"`
 	Node  string `json:"n"`
+	Room  string `json:"r,omitempty"`
 }
 
-// token returns the signed token of a participant.
-func (s *Server) token(p *participant) string {
-	text, _ := json.Marshal(resumeToken{p.user, p.epoch, s.state.ID()}) // Plain fields always encode.
+// token returns the signed token of a participant whose place is in that room.
+func (s *Server) token(p *participant, place string) string {
+	text, _ := json.Marshal(resumeToken{p.user, p.epoch, s.state.ID(), place}) // Plain fields always encode.
 	payload := base64.RawURLEncoding.EncodeToString(text)
 	return payload + "." + s.sessions.signToken(p.session, payload)
 }
@@ -82,7 +83,7 @@ func (s *Server) enter(c *conn, want resumption) error {
 
 func (s *Server) enterAnew(c *conn) (*participant, error) {
 	p := s.register(c.session)
-	return p, p.attach(c, false, nil)
+	return p, p.attach(c, greeting{}, nil)
 }
 
 // resume attaches a connection to the participant of its token.
@@ -97,24 +98,32 @@ func (s *Server) resume(c *conn, want resumption) error {
 	if err != nil {
 		return err
 	}
-	if err := p.attach(c, true, want.got); err != nil {
+	if err := p.attach(c, greeting{Resumed: true, Gap: p.takeStock()}, want.got); err != nil {
 		p.end(state.ReasonDisconnect)
 		return err
 	}
 	s.metrics.resumes.WithLabelValues(outcome).Inc()
-	p.log.Debug("resumed", "from", t.Node)
+	p.log.Debug("resumed", "from", t.Node, "outcome", outcome)
 	return nil
 }
 
-// fetch returns the participant of a token, which is the caller's, and how it came: from here, or
-// moved from another node.
+// fetch returns the participant of a token, which is the caller's, and how it came: from here, moved from
+// another node, adopted from a dead one or revived after the end of the former process.
 func (s *Server) fetch(ctx context.Context, c *conn, t resumeToken, got *uint64) (p *participant, outcome string, err error) {
-	if t.Node == s.state.ID() {
+	switch p = s.participant(t.User); {
+	case t.Node == s.state.ID():
 		p, err = s.takeOver(ctx, t.User, t.Epoch)
-		return p, "here", err
+		outcome = "here"
+	case p != nil && p.cameWith(t): // The greeting that had the next token did not arrive.
+		p, err = s.takeOver(ctx, t.User, p.epoch)
+		outcome = "here"
+	case s.cfg.Clustered:
+		p, outcome, err = s.fetchAway(ctx, c.session, t, got)
+	default:
+		p, err = s.revive(ctx, c.session, t, got)
+		outcome = "revived"
 	}
-	p, err = s.moveHere(ctx, c.session, t, got)
-	return p, "moved", err
+	return p, outcome, err
 }
 
 // takeOver returns a participant of this node, which is the caller's from then on. The connection

@@ -39,12 +39,6 @@ func (p *peer) cookie() http.Header {
 	return p.header
 }
 
-// greeting is the part of the first message that tells about a resumed session.
-type greeting struct {
-	Resumed bool `json:"resumed"`
-	Kept    int  `json:"kept"`
-}
-
 // back drops the peer's connection, reads what had come, and resumes at a node. It returns what had
 // come, the new peer and what the node said first.
 func (p *peer) back(at *testServer) (before []client.Message, q *peer, g greeting) {

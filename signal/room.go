@@ -33,7 +33,7 @@ type room struct {
 type localMember struct {
 	room        *room
 	participant *participant
-	// joining says that the join has not returned. It may still fail although a view names the member,
+	// joining says that the join has not returned, or that an adopted one was not welcomed yet. A join may still fail although a view names the member,
 	// when nobody knows whether the shared state took it; then the client must not have heard of it.
 	joining bool
 	// told are the members as the client knows them; nil before it was told of itself.
@@ -165,15 +165,22 @@ func (r *room) localLocked(m state.Member) *localMember {
 	return nil
 }
 
-// welcome tells a member that asked to join again how the room stands.
+// welcome tells a member, whatever it was told before, how the room stands: it asked to join again, or it
+// has missed something.
 func (r *room) welcome(p *participant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	l := r.local[p.user]
+	if l == nil || l.participant != p {
+		return
+	}
 	var users []string
 	for _, m := range r.members {
 		users = append(users, m.ID)
 	}
+	l.joining, l.told = false, r.members
 	p.send(userJoinedFrame(r.id, p.user, users))
+	l.releaseEarly()
 }
 
 // remoteNodes are where a message of this node has to go besides the local members. Whoever is given

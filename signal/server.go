@@ -29,6 +29,7 @@ type State interface {
 	Join(ctx context.Context, room string, m state.Member, limit int) (state.View, error)
 	Leave(ctx context.Context, room, id string, epoch uint64, why state.Reason) (state.View, error)
 	Move(ctx context.Context, room string, old state.Member, epoch uint64, known ...state.Member) (state.View, error)
+	Adopt(ctx context.Context, node, user string, old, epoch uint64) (state.View, error)
 	Send(m state.Message, copies []state.Copy, done func([]error))
 	Nodes() []state.NodeInfo
 	Ready() error
@@ -54,6 +55,7 @@ type Server struct {
 	http     []*http.Server
 	ctx      context.Context // ends when the server stops
 	cancel   context.CancelFunc
+	begun    time.Time
 	limits   socketLimits
 	pollers  *pollers
 	flusher  flusher
@@ -74,7 +76,9 @@ type Server struct {
 	mu           sync.Mutex
 	participants map[string]*participant // by user id
 	rooms        map[string]*room
-	requests     map[string]request // to other nodes, by their number
+	requests     map[string]request    // to other nodes, by their number
+	adopting     int                   // participants that are being adopted, whose rooms are not known
+	aside        map[string]state.View // of rooms that one of them may be in, the newest of each
 }
 
 // New validates the config and binds the addresses. It serves nothing yet, and hears nothing of other
@@ -95,6 +99,8 @@ func New(cfg Config) (*Server, error) {
 		files:    files,
 		rooms:    map[string]*room{},
 		requests: map[string]request{},
+		aside:    map[string]state.View{},
+		begun:    time.Now(),
 
 		participants: map[string]*participant{},
 	}
@@ -190,7 +196,8 @@ func (s *Server) Run() error {
 
 // Shutdown ends the server: it becomes not ready, accepts nobody, says 1001 to every client and
 // waits for their connections to end. When ctx ends first, it cuts what is left and returns the
-// context's error.
+// context's error. Where sessions outlive the process, who may come back stays in its room, which is the
+// shared state's to keep from then on.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
 	for _, l := range []net.Listener{s.listener, s.admin} {
@@ -205,7 +212,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		_ = h.Shutdown(ctx)
 	}
 	for _, p := range s.everybody() {
-		p.close(closeGoingAway, goingAway)
+		p.dismiss()
 	}
 	done := make(chan struct{})
 	go func() {
@@ -225,11 +232,20 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.cancel()
 	s.tasks.end()
 	for _, p := range s.everybody() { // Nobody owns them any more.
-		p.end(state.ReasonDisconnect)
+		if _, err := p.seize(); err == nil && s.outlived() {
+			p.leaveBehind()
+		} else {
+			p.end(state.ReasonDisconnect)
+		}
 	}
 	s.pollers.close()
 	s.flusher.wait()
 	return err
+}
+
+// outlived reports whether sessions may outlive the process.
+func (s *Server) outlived() bool {
+	return s.cfg.ResumeGrace > 0 && (s.cfg.Clustered || s.cfg.LastingSecret)
 }
 
 // goingAway is the text of close frames when the server ends.
@@ -323,7 +339,7 @@ func (s *Server) serve(c *conn, want resumption) {
 		return
 	}
 	if s.draining.Load() { // Shutdown may not have seen it.
-		c.participant.close(closeGoingAway, goingAway)
+		c.participant.dismiss()
 	}
 	s.wheel.add(c)
 	c.serve()
@@ -373,11 +389,13 @@ func (s *Server) addLocal(id string, l *localMember) *room {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.local[l.participant.user] == nil {
+		s.members.Add(1)
+	}
 	r.local[l.participant.user] = l
 	if l.room = r; len(l.early) > 0 {
 		l.awaitView()
 	}
-	s.members.Add(1)
 	return r
 }
 
@@ -409,8 +427,13 @@ func (s *Server) room(id string) *room {
 
 // onView takes over what another node changed.
 func (s *Server) onView(v state.View) {
-	if r := s.room(v.Room); r != nil {
-		r.apply(v)
+	r := s.roomOf(v)
+	if r == nil {
+		return
+	}
+	r.apply(v)
+	for _, p := range r.adoptedElsewhere() {
+		s.tasks.run(p.replaced)
 	}
 }
 

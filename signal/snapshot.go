@@ -57,7 +57,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 // place in its room is the second result, nil when it is in none.
 func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*participant, *localMember) {
 	p := newParticipant(s, t.User, session, max(newEpoch(), t.Epoch+1))
-	p.sent, p.gap = snap.Sent, snap.Gap
+	p.former, p.sent, p.gap = t, snap.Sent, snap.Gap
 	for _, frame := range snap.Kept {
 		p.kept.add(frame)
 	}

@@ -51,7 +51,7 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.log": "here", "participant.room": "moves", "participant.mu": "here", "participant.owner": "here",
 		"participant.conn": "here", "participant.wanted": "here", "participant.grace": "here", "participant.until": "here",
 		"participant.over": "never packed", "participant.gap": "moves", "participant.sent": "moves", "participant.kept": "moves",
-		"participant.asked": "here", "participant.iceRefresh": "with the greeting",
+		"participant.asked": "here", "participant.iceRefresh": "with the greeting", "participant.former": "token", "participant.place": "of memory",
 		"localMember.room": "moves", "localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early",
 		"localMember.move": "settled before", "localMember.joining": "never packed",
 	}

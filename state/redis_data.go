@@ -135,7 +135,9 @@ func parseVersion(text string) (version, founded uint64) {
 func (r *Redis) inspect(ctx context.Context) (evicted bool) {
 	found := map[string]sentinel{}
 	var mu sync.Mutex
-	err := r.eachData(ctx, func(ctx context.Context, addr, key string, c redis.Cmdable) error {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	_ = r.eachData(ctx, func(ctx context.Context, addr, key string, c redis.Cmdable) error { // Who does not answer has lost nothing yet.
 		s, err := r.sentinel(ctx, key, c)
 		if err == nil {
 			mu.Lock()
@@ -144,10 +146,6 @@ func (r *Redis) inspect(ctx context.Context) (evicted bool) {
 		}
 		return err
 	})
-	if err != nil && r.ctx.Err() == nil {
-		r.trip(err)
-		return false
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lost := false
@@ -170,8 +168,6 @@ func (r *Redis) inspect(ctx context.Context) (evicted bool) {
 // missing, and how many keys it evicted.
 func (r *Redis) sentinel(ctx context.Context, key string, c redis.Cmdable) (sentinel, error) {
 	var s sentinel
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
-	defer cancel()
 	r.metrics.trips.WithLabelValues("watch").Inc()
 	var info, value *redis.StringCmd
 	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -251,17 +247,14 @@ func (r *Redis) findMasters(ctx context.Context) (map[string]master, error) {
 	found := map[string]master{}
 	err := r.eachData(ctx, func(ctx context.Context, addr, _ string, c redis.Cmdable) error {
 		r.metrics.trips.WithLabelValues("info").Inc()
-		ctx, cancel := context.WithTimeout(ctx, opTimeout)
-		defer cancel()
-		var server, replication, memory *redis.StringCmd
+		var server, replication *redis.StringCmd
 		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
-			server, replication, memory = p.Info(ctx, "server"), p.Info(ctx, "replication"), p.Info(ctx, "memory")
+			server, replication = p.Info(ctx, "server"), p.Info(ctx, "replication")
 			return nil
 		})
 		if err != nil {
 			return fmt.Errorf("asking Redis who it is: %w", err)
 		}
-		r.warnOfEviction(addr, memory.Val())
 		mu.Lock()
 		defer mu.Unlock()
 		found[addr] = master{process: infoField(server.Val(), "run_id"), history: infoField(replication.Val(), "master_replid")}

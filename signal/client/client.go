@@ -32,6 +32,9 @@ type Message struct {
 	RoomID   string          `json:"room_id,omitempty"`
 	TargetID string          `json:"target_id,omitempty"`
 	Data     json.RawMessage `json:"data,omitempty"`
+	// Missed are the users whom the message that an ack answers did not reach. The same message with the
+	// same ID may be sent again: it reaches those alone.
+	Missed []string `json:"missed,omitempty"`
 	// Raw is the frame as it was received.
 	Raw []byte `json:"-"`
 }
@@ -50,6 +53,23 @@ func (m Message) Document(to any) error {
 		return fmt.Errorf("decoding data of %s: %w", m.Type, err)
 	}
 	return nil
+}
+
+// Greeting is what the first message of a connection says of the session.
+type Greeting struct {
+	// Resumed says that the user and the room are those of before.
+	Resumed bool `json:"resumed"`
+	// Gap says that messages are lost all the same. What the room is like a user_joined of one's own says,
+	// which is among the kept ones; there is none for who is in no room.
+	Gap bool `json:"gap"`
+	// Kept is how many messages follow that were kept.
+	Kept int `json:"kept"`
+}
+
+// Greeting reads a stun_config that is the first message of a connection.
+func (m Message) Greeting() (g Greeting, err error) {
+	err = m.Document(&g)
+	return g, err
 }
 
 // Client is one WebSocket to a signaling server. Its methods may be called by any goroutine.
@@ -79,8 +99,8 @@ func Dial(ctx context.Context, address string, header http.Header) (*Client, err
 
 // Resume connects to a server, which may be another node, and asks for the session that this client
 // had; the query of its URL is kept. The client must be closed, or its connection lost, and Next must
-// have returned all that came. The first message tells whether the session was resumed; header must
-// carry the session's cookie.
+// have returned all that came. The first message tells whether the session was resumed, see Greeting; header
+// must carry the session's cookie. What has no answer yet may be sent again with the same ID.
 func (c *Client) Resume(ctx context.Context, address string, header http.Header) (*Client, error) {
 	c.mu.Lock()
 	token, got := c.token, c.got
@@ -146,8 +166,8 @@ func (c *Client) count(m Message) {
 	switch m.Type {
 	case "stun_config":
 		var doc struct {
-			Token   string `json:"resume_token"`
-			Resumed bool   `json:"resumed"`
+			Greeting
+			Token string `json:"resume_token"`
 		}
 		_ = m.Document(&doc) // A server that sends none cannot resume.
 		if c.token == "" && !doc.Resumed {

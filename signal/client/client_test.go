@@ -2,10 +2,12 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +92,24 @@ func TestSchemes(t *testing.T) {
 		if r := <-requests; dialed != want || r.URL.Path != u.Path {
 			t.Errorf("%s dials %s and asks for %s", address, dialed, r.URL)
 		}
+	}
+}
+
+func TestGreetingAndAck(t *testing.T) {
+	var first, ack Message
+	for text, m := range map[string]*Message{
+		`{"type":"stun_config","data":{"resumed":true,"gap":true,"kept":1}}`: &first,
+		`{"type":"ack","id":"7","missed":["user-a"]}`:                        &ack,
+	} {
+		if err := json.Unmarshal([]byte(text), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if g, err := first.Greeting(); err != nil || g != (Greeting{Resumed: true, Gap: true, Kept: 1}) {
+		t.Errorf("%s says %+v (%v)", first.Type, g, err)
+	}
+	if !slices.Equal(ack.Missed, []string{"user-a"}) {
+		t.Errorf("missed by %v", ack.Missed)
 	}
 }
 

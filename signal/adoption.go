@@ -1,0 +1,218 @@
+package signal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cline-meet/signal/state"
+)
+
+// A participant outlives its node. When that dies, the shared state keeps its member as an orphan for the
+// grace, and whichever node the client comes to adopts it: a new participant takes the place of the
+// orphan under a newer epoch, and nobody sees anybody leave. The client's token says who it is; the state
+// says in which room. What was queued in the dead process is gone, so the greeting tells of a gap, the
+// numbers of frames go on from what the client says it got, and its own user_joined follows with all
+// who are there.
+//
+// A node that is its own deployment keeps its rooms in memory, which dies with it. There the token names
+// the room, see revive.
+
+// adoptPoll is how often a node is asked to which nobody listens although it is not known as dead.
+const adoptPoll = 100 * time.Millisecond
+
+// fetchAway returns the participant of a token of another node, which is the caller's: the node hands it
+// over, or it is adopted when the node is dead. A node to which nobody listens may be dying, which others
+// notice before long: until ctx ends it is asked again.
+func (s *Server) fetchAway(ctx context.Context, session string, t resumeToken, got *uint64) (p *participant, outcome string, err error) {
+	for {
+		outcome = "moved"
+		p, err = s.moveHere(ctx, session, t, got)
+		if errors.Is(err, state.ErrNoNode) {
+			outcome = "adopted"
+			p, err = s.adopt(ctx, session, t, got)
+		}
+		if !errors.Is(err, state.ErrUnavailable) || s.state.Ready() != nil || !pause(ctx, adoptPoll) {
+			return p, outcome, err
+		}
+	}
+}
+
+// adopt puts a participant of this node into the place of one whose node is dead. It fails with errGone
+// when that has left, or is somewhere else already.
+func (s *Server) adopt(ctx context.Context, session string, t resumeToken, got *uint64) (*participant, error) {
+	p, err := s.claim(session, t, got)
+	if err != nil {
+		return nil, err
+	}
+	s.awaitRoom()
+	view, err := s.state.Adopt(ctx, t.Node, t.User, t.Epoch, p.epoch)
+	if err == nil && view.Room != "" {
+		l := &localMember{participant: p, joining: true}
+		p.room = s.addLocal(view.Room, l)
+		p.room.apply(view)
+	}
+	for _, v := range s.knowRoom(view.Room) {
+		s.onView(v)
+	}
+	if err != nil {
+		s.forget(p)
+		return nil, goneUnlessAway(err)
+	}
+	return p, nil
+}
+
+// revive gives a client of a former process its id and its room back, as far as the room has a place. Only
+// the time after the start is for that: later the former process is no excuse any more.
+func (s *Server) revive(ctx context.Context, session string, t resumeToken, got *uint64) (*participant, error) {
+	if !s.cfg.LastingSecret || time.Since(s.begun) > s.cfg.ResumeGrace {
+		return nil, fmt.Errorf("%w: its process has ended", errGone)
+	}
+	p, err := s.claim(session, t, got)
+	if err != nil || t.Room == "" {
+		return p, err
+	}
+	l := &localMember{participant: p, joining: true}
+	r := s.addLocal(t.Room, l)
+	view, err := s.state.Join(ctx, t.Room, p.member(), s.cfg.MaxRoomUsers)
+	switch {
+	case err == nil:
+		p.room, p.place = r, r.id
+		r.apply(view)
+		return p, nil
+	case errors.Is(err, state.ErrRoomFull):
+		s.removeLocal(r, p)
+		p.send(appendRoomFull(nil, nil, t.Room))
+		return p, nil
+	}
+	s.removeLocal(r, p)
+	s.forget(p)
+	return nil, goneUnlessAway(err)
+}
+
+// nameRoom gives the client a token that names its room, if that has changed, where none but the token does
+// so after the end of the process. It is called in the read loop.
+func (p *participant) nameRoom() {
+	if p.srv.cfg.Clustered || !p.srv.outlived() {
+		return
+	}
+	place := ""
+	if p.room != nil {
+		place = p.room.id
+	}
+	p.mu.Lock()
+	same := p.place == place
+	p.place = place
+	p.mu.Unlock()
+	if !same {
+		p.sendICE()
+	}
+}
+
+func goneUnlessAway(err error) error {
+	if errors.Is(err, state.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errGone, err)
+}
+
+// claim registers a participant in the place of one whose process is gone; it is the caller's. It fails
+// with errGone when a newer connection of the user is here. An older one that is here was adopted by
+// another node meanwhile.
+func (s *Server) claim(session string, t resumeToken, got *uint64) (*participant, error) {
+	p := newParticipant(s, t.User, session, max(newEpoch(), t.Epoch+1))
+	p.former, p.gap = t, true
+	if got != nil {
+		p.sent = *got
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.participants[t.User]; old != nil {
+		if old.epoch > t.Epoch {
+			return nil, fmt.Errorf("%w: a newer connection has it", errGone)
+		}
+		s.tasks.run(old.replaced)
+	}
+	s.participants[t.User] = p
+	return p, nil
+}
+
+// cameWith reports whether the client may not know yet that its participant is here by that token.
+func (p *participant) cameWith(t resumeToken) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.former == t
+}
+
+func (p *participant) hasGap() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gap
+}
+
+// takeStock reports whether a participant, which is the caller's, has missed something. Then it queues what
+// its client needs to compare: who is in its room.
+func (p *participant) takeStock() bool {
+	gap := p.hasGap()
+	if gap && p.room != nil {
+		p.room.welcome(p)
+	}
+	return gap
+}
+
+// awaitRoom has views of rooms put aside that this node does not have, because a participant is about to
+// be adopted whose room is not known. Each call needs one of knowRoom.
+func (s *Server) awaitRoom() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.adopting++
+}
+
+// knowRoom ends the wait for one room and returns the view of it that was put aside, if any.
+func (s *Server) knowRoom(id string) []state.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var views []state.View
+	if v, ok := s.aside[id]; ok {
+		views = append(views, v)
+	}
+	if s.adopting--; s.adopting == 0 {
+		clear(s.aside)
+	}
+	return views
+}
+
+// roomOf returns the room of a view, nil when this node has no members in it.
+func (s *Server) roomOf(v state.View) *room {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rooms[v.Room]
+	if r == nil && s.adopting > 0 && v.Version > s.aside[v.Room].Version {
+		s.aside[v.Room] = v
+	}
+	return r
+}
+
+// adoptedElsewhere returns the participants of this node whose place a newer connection has at another
+// node. They were adopted while this node was taken for dead.
+func (r *room) adoptedElsewhere() []*participant {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*participant
+	for _, m := range r.members {
+		l := r.local[m.ID]
+		if l != nil && m.Node != r.node && m.Epoch > l.participant.epoch {
+			out = append(out, l.participant)
+		}
+	}
+	return out
+}
+
+// replaced ends a participant whose session is at another node. There is nothing of it to leave.
+func (p *participant) replaced() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closeLocked(closeReplaced, "another connection has resumed this session")
+	p.expireLocked()
+}
