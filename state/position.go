@@ -87,7 +87,7 @@ func (at *position) follow() (records []record) {
 func (at *position) skipTo(number uint64) []record {
 	records := at.release(func(p packet) bool { return p.first <= number })
 	at.seen = max(at.seen, number)
-	return records
+	return append(records, at.follow()...)
 }
 
 // release takes out of what was kept what ok says, in order.
