@@ -60,8 +60,9 @@ func (ps *pollers) link(conn net.Conn) link {
 	return d
 }
 
-// pollerEvents is how many connections a poller reports at once, all of which are read before anything is flushed.
-const pollerEvents = 128
+// pollerEvents is how many connections a poller reports at once, all of which are read before anything is flushed. With few
+// of them clients work on the first answers while the next messages are read.
+const pollerEvents = 16
 
 // maxResumes is how many clients that had stopped to read are written to in one batch. The system tells of a thousand of
 // them at once, since it probes in one tick all that have stopped for about as long.
