@@ -48,12 +48,15 @@ func findDialect(name string) (*dialect, error) {
 	return dialects[i], nil
 }
 
-// head returns a message to a target up to where its data begin. An id asks for an ack.
-func (d *dialect) head(k kind, target, id string) string {
+// appendHead appends a message to a target up to where its data begin. An id asks for an ack.
+func (d *dialect) appendHead(to []byte, k kind, target, id string) []byte {
+	to = append(append(append(to, `{"type":"`...), d.kinds[k]...), `",`...)
 	if id != "" {
-		id = `"id":"` + id + `",`
+		to = append(append(append(to, `"id":"`...), id...), `",`...)
 	}
-	return `{"type":"` + d.kinds[k] + `",` + id + `"` + d.target + `":"` + target + `","` + d.data + `":`
+	to = append(append(append(to, '"'), d.target...), `":"`...)
+	to = append(append(append(to, target...), `","`...), d.data...)
+	return append(to, `":`...)
 }
 
 // kindOf returns what a message that was relayed is.

@@ -34,11 +34,12 @@ const candidateSize = 256
 func newFlow(l *loop, number int, from, to *socket, size int, v *verdict) (*flow, error) {
 	f := &flow{loop: l, number: uint32(number), from: from, to: to, verdict: v}
 	for k := range kinds {
+		head := len(from.dialect.appendHead(nil, kind(k), from.peer, ""))
 		bytes := size
 		if kind(k) == candidate {
-			bytes = max(candidateSize, len(from.dialect.head(candidate, from.peer, ""))+dataLen(candidate)+1)
+			bytes = max(candidateSize, head+dataLen(candidate)+1)
 		}
-		f.sizes[k] = bytes - len(from.dialect.head(kind(k), from.peer, "")) - len("}")
+		f.sizes[k] = bytes - head - len("}")
 		if f.sizes[k] < dataLen(kind(k)) || bytes > maxSize {
 			return nil, fmt.Errorf("--size: a message of %d bytes is too small or too large", bytes)
 		}
@@ -49,7 +50,7 @@ func newFlow(l *loop, number int, from, to *socket, size int, v *verdict) (*flow
 
 // send sends the next message, which was to be sent at a moment. An id asks for an ack.
 func (f *flow) send(k kind, id string, at time.Time) error {
-	f.text = append(f.text[:0], f.from.dialect.head(k, f.from.peer, id)...)
+	f.text = f.from.dialect.appendHead(f.text[:0], k, f.from.peer, id)
 	f.text = appendData(f.text, k, stamp{f.number, f.sent, at.UnixNano()}, f.sizes[k])
 	f.text = append(f.text, '}')
 	f.sent++

@@ -26,6 +26,7 @@ type loop struct {
 	sockets []*socket
 	ready   []ready
 	due     alarms
+	late    []time.Duration // late is how long after its moment each alarm was done.
 	inbox   []byte
 	frame   []byte
 	errors  int    // errors counts what servers refused.
@@ -124,6 +125,7 @@ func (l *loop) run(ctx context.Context, until time.Time, done func() bool) error
 func (l *loop) fire(now time.Time) error {
 	for len(l.due) > 0 && !l.due[0].at.After(now) {
 		a := heap.Pop(&l.due).(*alarm)
+		l.late = appendSample(l.late, time.Since(a.at))
 		if err := a.do(a.at); err != nil {
 			return err
 		}

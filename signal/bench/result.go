@@ -23,7 +23,8 @@ type result struct {
 	Generator float64 `json:"generator_cores,omitempty"`
 	P50       float64 `json:"p50_us,omitempty"` // From the moment at which a message was to be sent.
 	P99       float64 `json:"p99_us,omitempty"`
-	P99Alone  float64 `json:"p99_alone_us,omitempty"` // P99Alone is before the slow clients stopped to read.
+	Late      float64 `json:"generator_late_p99_us,omitempty"` // Late is how late the generator was, which is part of P99.
+	P99Alone  float64 `json:"p99_alone_us,omitempty"`          // P99Alone is before the slow clients stopped to read.
 	Memory    float64 `json:"bytes_per_connection,omitempty"`
 	IdleCPU   float64 `json:"idle_cores_per_10000,omitempty"`
 	All       float64 `json:"all_seen_ms,omitempty"` // All is when everybody had seen everybody.
@@ -77,7 +78,7 @@ func median(runs []result) result {
 	m := measure.Median(runs,
 		func(r *result) value { return &r.Rate }, func(r *result) value { return &r.CPU },
 		func(r *result) value { return &r.Load }, func(r *result) value { return &r.Generator },
-		func(r *result) value { return &r.P50 }, func(r *result) value { return &r.P99 },
+		func(r *result) value { return &r.P50 }, func(r *result) value { return &r.P99 }, func(r *result) value { return &r.Late },
 		func(r *result) value { return &r.P99Alone }, func(r *result) value { return &r.Memory },
 		func(r *result) value { return &r.IdleCPU }, func(r *result) value { return &r.All },
 	)
@@ -94,7 +95,7 @@ func median(runs []result) result {
 
 // Print writes the medians as a table, with ratios of the server under test to the others.
 func (r *Report) Print(w io.Writer) {
-	fmt.Fprintf(w, "%-9s %-12s %10s %10s %6s %8s %8s\n", "", "server", "messages/s", "cpu µs/msg", "ratio", "p50 ms", "p99 ms")
+	fmt.Fprintf(w, "%-9s %-12s %10s %10s %6s %8s %8s %8s\n", "", "server", "messages/s", "cpu µs/msg", "ratio", "p50 ms", "p99 ms", "late ms")
 	for _, m := range r.Results {
 		fmt.Fprintf(w, "%-9s %-12s %s", m.Scenario, m.Server, m.row(r.ratio(m)))
 		if text := m.faultText(); text != "" {
@@ -113,7 +114,7 @@ func (r *result) row(ratio string) string {
 	case churn:
 		return fmt.Sprintf("%10.0f %10.1f %6s   %d resumes", r.Rate, r.CPU, ratio, r.Resumes)
 	}
-	row := fmt.Sprintf("%10.0f %10.2f %6s %8.2f %8.2f", r.Rate, r.CPU, ratio, r.P50/1000, r.P99/1000)
+	row := fmt.Sprintf("%10.0f %10.2f %6s %8.2f %8.2f %8.2f", r.Rate, r.CPU, ratio, r.P50/1000, r.P99/1000, r.Late/1000)
 	if r.Scenario == slow {
 		row += fmt.Sprintf("  p99 to %.2f ms before, x %.2f, %d readers dropped", r.P99Alone/1000, r.P99/max(r.P99Alone, 1), r.Dropped)
 	}

@@ -58,10 +58,13 @@ func (g *generator) connect(sockets []*socket, size int) ([]*flow, error) {
 	return flows, nil
 }
 
-func (g *generator) sample(sent, now time.Time) {
-	if len(g.samples) < maxSamples {
-		g.samples = append(g.samples, now.Sub(sent))
+func (g *generator) sample(sent, now time.Time) { g.samples = appendSample(g.samples, now.Sub(sent)) }
+
+func appendSample(to []time.Duration, d time.Duration) []time.Duration {
+	if len(to) >= maxSamples {
+		return to
 	}
+	return append(to, d)
 }
 
 // sampleAll takes the time of every message of flows.
@@ -125,13 +128,14 @@ func (g *generator) watch(ctx context.Context, o Options) (result, error) {
 	if err := g.run(ctx, time.Now().Add(o.Warmup()), nil); err != nil {
 		return result{}, err
 	}
-	g.samples = g.samples[:0]
+	g.samples, g.late = g.samples[:0], g.late[:0]
 	from := g.counters()
 	if err := g.run(ctx, time.Now().Add(o.Duration), nil); err != nil {
 		return result{}, err
 	}
 	r := between(from, g.counters())
 	r.setPercentiles(g.samples)
+	r.Late = measure.Percentiles(g.late, .99)[0]
 	return r, nil
 }
 
