@@ -233,8 +233,9 @@ type node struct {
 	settings  *settings
 	log       *slog.Logger
 	registry  *prometheus.Registry
-	generated []string       // the secrets that nobody configured
-	shared    *state.Secrets // those of them that the cluster agrees on
+	generated []string            // the secrets that nobody configured
+	given     map[string][]string // those that somebody did, by name
+	shared    *state.Secrets      // those of them that the cluster agrees on
 	signal    *signal.Server
 	turn      *turnsrv.Server // nil when TURN is off
 	issuer    *turnsrv.Issuer
@@ -254,7 +255,7 @@ type sharedState interface {
 // newNode builds every part and binds every address. When one fails, what was built is closed.
 func newNode(s *settings, log *slog.Logger) (*node, error) {
 	registry := prometheus.NewRegistry()
-	n := &node{settings: s, log: log, registry: registry, shared: state.NewSecrets()}
+	n := &node{settings: s, log: log, registry: registry, shared: state.NewSecrets(), given: map[string][]string{}}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
 	n.generate(state.SessionSecret, &s.signal.SessionSecrets)
@@ -295,8 +296,11 @@ func (n *node) newState() (sharedState, error) {
 		return state.NewMemory().Node(rand.Text()), nil
 	}
 	cfg.Logger, cfg.Registerer = n.log, n.registry
-	cfg.Secrets, cfg.OnSecret = n.shared.Proposals(), n.shared.Set
+
 	cfg.Grace = n.settings.signal.ResumeGrace
+
+	cfg.Secrets, cfg.OnSecret, cfg.Configured = n.shared.Proposals(), n.shared.Set, n.given
+
 	return state.NewRedis(cfg, rand.Text())
 }
 
@@ -381,6 +385,7 @@ func (n *node) ownServices() []netip.AddrPort {
 // uses the first node's.
 func (n *node) generate(name string, values *[]string) {
 	if len(*values) > 0 {
+		n.given[name] = *values
 		return
 	}
 	*values = []string{rand.Text()}

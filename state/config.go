@@ -68,6 +68,8 @@ type RedisConfig struct {
 	// Secrets are proposals for the secrets that the whole cluster shares, by name. The first node's
 	// are taken.
 	Secrets map[string]string
+	// Configured are the values of the secrets that this node was given, by name. All nodes need the same.
+	Configured map[string][]string
 	// OnSecret hears the valid values of such a secret, the one to mint with first, now and whenever
 	// they change. It must return soon.
 	OnSecret func(name string, values []string)

@@ -13,8 +13,11 @@ import (
 )
 
 const (
-	// opTimeout bounds one round trip. What is not done by then has an unknown outcome.
-	opTimeout = 2 * time.Second
+	// opTimeout bounds one round trip. What is not done by then has an unknown outcome. A Redis that takes a second
+	// is slow, not away; one that is dead is found out by the looks at its data after little more than this.
+	opTimeout = 4 * time.Second
+	// startPatience is how long a node waits for Redis before it works without.
+	startPatience = 2 * time.Second
 	// maxScripts bounds the scripts at a time, so that a rush of joins leaves connections for
 	// what keeps the node alive, which spareConns are for.
 	maxScripts = 24
@@ -90,13 +93,15 @@ type Redis struct {
 	filing     map[string]bool    // rooms to add to this node's index, or to remove
 	streams    map[string]*stream
 	positions  map[string]*position
-	strangers  map[string]bool   // nodes whose protocol is too new, of which was warned
-	asks       map[string]bool   // nodes to ask for what this one missed
-	secrets    map[string]string // as Redis has them
-	told       map[string]string // as OnSecret was told
-	masters    map[string]master // the Redis processes that hold data, by address
+	strangers  map[string]bool     // nodes whose protocol is too new, of which was warned
+	asks       map[string]bool     // nodes to ask for what this one missed
+	secrets    map[string]string   // as Redis has them
+	told       map[string][]string // as OnSecret was told
+	masters    map[string]master   // the Redis processes that hold data, by address
 	data       map[string]sentinel
-	turn       []string // rooms whose turn to be looked at comes before the others
+	evicting   map[string]string // masters that may evict what nodes write, and their policy
+	mismatched map[string]bool   // nodes that have other secrets than this one
+	turn       []string          // rooms whose turn to be looked at comes before the others
 }
 
 // NewRedis returns access to Redis for a node of an id that no other node ever had. The other nodes do
@@ -111,7 +116,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
 		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]*death{}, estates: map[string]*estate{}, filing: map[string]bool{}, undeclared: map[string]bool{},
-		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string]string{}, masters: map[string]master{}, data: map[string]sentinel{},
+		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string][]string{}, masters: map[string]master{}, data: map[string]sentinel{}, evicting: map[string]string{}, mismatched: map[string]bool{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -149,7 +154,7 @@ func (r *Redis) Subscribe(ev Events) {
 	r.wg.Go(r.repair)
 	r.wg.Go(r.watchData)
 	r.wg.Go(r.watch)
-	patience := time.NewTimer(opTimeout)
+	patience := time.NewTimer(startPatience)
 	defer patience.Stop()
 	select {
 	case <-r.settled:

@@ -135,9 +135,7 @@ func parseVersion(text string) (version, founded uint64) {
 func (r *Redis) inspect(ctx context.Context) (evicted bool) {
 	found := map[string]sentinel{}
 	var mu sync.Mutex
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
-	defer cancel()
-	_ = r.eachData(ctx, func(ctx context.Context, addr, key string, c redis.Cmdable) error { // Who does not answer has lost nothing yet.
+	err := r.eachData(ctx, func(ctx context.Context, addr, key string, c redis.Cmdable) error {
 		s, err := r.sentinel(ctx, key, c)
 		if err == nil {
 			mu.Lock()
@@ -146,6 +144,10 @@ func (r *Redis) inspect(ctx context.Context) (evicted bool) {
 		}
 		return err
 	})
+	if err != nil && r.ctx.Err() == nil {
+		r.trip(err)
+		return false
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lost := false
@@ -168,6 +170,8 @@ func (r *Redis) inspect(ctx context.Context) (evicted bool) {
 // missing, and how many keys it evicted.
 func (r *Redis) sentinel(ctx context.Context, key string, c redis.Cmdable) (sentinel, error) {
 	var s sentinel
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
 	r.metrics.trips.WithLabelValues("watch").Inc()
 	var info, value *redis.StringCmd
 	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -247,14 +251,17 @@ func (r *Redis) findMasters(ctx context.Context) (map[string]master, error) {
 	found := map[string]master{}
 	err := r.eachData(ctx, func(ctx context.Context, addr, _ string, c redis.Cmdable) error {
 		r.metrics.trips.WithLabelValues("info").Inc()
-		var server, replication *redis.StringCmd
+		ctx, cancel := context.WithTimeout(ctx, opTimeout)
+		defer cancel()
+		var server, replication, memory *redis.StringCmd
 		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
-			server, replication = p.Info(ctx, "server"), p.Info(ctx, "replication")
+			server, replication, memory = p.Info(ctx, "server"), p.Info(ctx, "replication"), p.Info(ctx, "memory")
 			return nil
 		})
 		if err != nil {
 			return fmt.Errorf("asking Redis who it is: %w", err)
 		}
+		r.warnOfEviction(addr, memory.Val())
 		mu.Lock()
 		defer mu.Unlock()
 		found[addr] = master{process: infoField(server.Val(), "run_id"), history: infoField(replication.Val(), "master_replid")}

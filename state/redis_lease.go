@@ -61,15 +61,15 @@ func (r *Redis) rest(until time.Time) bool {
 // beat renews the lease, learns how the cluster stands and sends a probe. It costs the same
 // whatever the number of rooms and members. It returns when the next lease of another node ends.
 func (r *Redis) beat() (due time.Time, err error) {
-	ctx, cancel := context.WithTimeout(r.ctx, opTimeout)
-	defer cancel()
-	masters, err := r.findMasters(ctx)
+	masters, err := r.findMasters(r.ctx)
 	if err != nil {
 		return due, err
 	}
 	if err := r.lapsed(); err != nil {
 		r.trip(err)
 	}
+	ctx, cancel := context.WithTimeout(r.ctx, opTimeout)
+	defer cancel()
 	began := time.Now()
 	r.metrics.trips.WithLabelValues("beat").Inc()
 	raw, err := leaseScript.Run(ctx, r.client, directoryKeys(r.cfg.Prefix), r.leaseArgs()...).Slice()
@@ -90,7 +90,7 @@ func (r *Redis) beat() (due time.Time, err error) {
 	r.tend()
 	wake(r.work)
 	r.metrics.trips.WithLabelValues("probe").Inc()
-	if err := r.sendProbe(ctx); err != nil {
+	if err := r.sendProbe(r.ctx); err != nil {
 		return due, fmt.Errorf("sending a probe: %w", err)
 	}
 	return due, nil
@@ -99,7 +99,7 @@ func (r *Redis) beat() (due time.Time, err error) {
 func (r *Redis) leaseArgs() []any {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.info.ID = r.id
+	r.info.ID, r.info.Secrets = r.id, r.fingerprintsLocked()
 	info, err := json.Marshal(r.info.speak())
 	if err != nil {
 		panic(err) // It is made of texts and numbers.
@@ -120,6 +120,8 @@ func (r *Redis) leaseArgs() []any {
 }
 
 func (r *Redis) sendProbe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
 	probe := encodeNumber(packetProbe, r.id, r.probe.Add(1))
 	if r.cluster != nil {
 		return r.client.SPublish(ctx, r.channel(r.id), probe).Err()
@@ -216,6 +218,7 @@ func (r *Redis) learn(l lease, masters map[string]master, began time.Time) time.
 		left := time.Duration(end-l.now/1000) * time.Millisecond
 		info := l.infos[node]
 		r.heardProtocolLocked(&info)
+		r.compareSecretsLocked(info)
 		r.peers[node] = &peer{info: info, alive: left > 0, listed: true, expiry: now.Add(left), at: now}
 	}
 	r.learnDeathsLocked(l.dead, began)

@@ -190,6 +190,51 @@ func TestSlowRedis(t *testing.T) {
 	way.delay.Store(0)
 }
 
+// TestRedisIsASecondAway adds a second to every answer: that is slow, not away.
+func TestRedisIsASecondAway(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := patiently(single(redis))
+	way := newProxy(t, redis.Addr)
+	cfg = behind(cfg, way)
+	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	one.must(one.enter("r", "a"))
+	way.delay.Store(int64(time.Second))
+	two.must(two.enter("r", "b"))
+	agree(t, "r", []string{"a", "b"}, one, two)
+	one.must(one.send(two, "x"))
+	for range 3 { // Each beat is three round trips.
+		for _, s := range []*site{one, two} {
+			before := *s.echoed.Load()
+			eventually(t, "a probe comes back", func() bool {
+				if err := s.Ready(); err != nil {
+					t.Fatal(err)
+				}
+				return s.echoed.Load().After(before)
+			})
+		}
+	}
+	two.must(two.exit("r", "b"))
+	agree(t, "r", []string{"a"}, one)
+	way.delay.Store(0)
+}
+
+// TestDeadRedisIsNoticed lets Redis answer no more, without a broken connection, and then refuse connections.
+func TestDeadRedisIsNoticed(t *testing.T) {
+	redis := redistest.Start(t)
+	n := connect(t, quiet(single(redis)), "n1", new(ear).events())
+	began := time.Now()
+	redis.Freeze()
+	eventually(t, "the silence is noticed", func() bool { return n.Ready() != nil })
+	t.Logf("silence: %v", time.Since(began))
+	redis.Kill()
+	redis.Start()
+	eventually(t, "it is back", func() bool { return n.Ready() == nil })
+	began = time.Now()
+	redis.Kill()
+	eventually(t, "the end is noticed", func() bool { return n.Ready() != nil })
+	t.Logf("end: %v", time.Since(began))
+}
+
 // TestOutagePolicies joins while there was never a Redis.
 func TestOutagePolicies(t *testing.T) {
 	port := systemtest.FreePort(t)

@@ -58,7 +58,7 @@ func (r *Redis) hear() (bool, error) {
 	}
 	wake(r.poke) // A probe shows whether it works.
 	for {
-		next, err := sub.ReceiveTimeout(r.ctx, 2*r.cfg.Beat+opTimeout)
+		next, err := sub.ReceiveTimeout(r.ctx, r.cfg.Beat+2*opTimeout)
 		if err != nil {
 			return true, err
 		}

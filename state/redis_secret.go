@@ -22,8 +22,8 @@ func (r *Redis) spreadSecrets(l lease) {
 		values := validSecrets(l.secrets[name], l.now/1000)
 		r.mu.Lock()
 		r.secrets[name] = l.secrets[name] // So that it survives the loss of Redis' data.
-		news := len(values) > 0 && r.told[name] != strings.Join(values, ",")
-		r.told[name] = strings.Join(values, ",")
+		news := len(values) > 0 && !slices.Equal(r.told[name], values)
+		r.told[name] = values
 		r.mu.Unlock()
 		if news {
 			r.log.Info("cluster secret is set", "node", r.id, "name", name, "valid", len(values))

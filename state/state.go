@@ -140,6 +140,8 @@ type NodeInfo struct {
 	// state fills in its own if they are 0; nodes that announce none are of protocol 1.
 	Protocol    int `json:"protocol,omitempty"`
 	MinProtocol int `json:"min_protocol,omitempty"`
+	// Secrets are fingerprints of the secrets that are valid at the node, by name.
+	Secrets map[string][]string `json:"secrets,omitempty"`
 }
 
 // Events is how a node hears of what others do, once it has subscribed with them: before that it is in

@@ -1,0 +1,66 @@
+package state
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+)
+
+// warnOfEviction warns, once and whenever it changes, when a master may throw away what nodes write: every
+// key of theirs but one lives for some time only, so that the volatile policies take them too.
+func (r *Redis) warnOfEviction(addr, memory string) {
+	policy, limit := infoField(memory, "maxmemory_policy"), infoField(memory, "maxmemory")
+	if limit == "0" || policy == "noeviction" {
+		policy = ""
+	}
+	r.mu.Lock()
+	before := r.evicting[addr]
+	r.evicting[addr] = policy
+	r.mu.Unlock()
+	if policy != "" && policy != before {
+		r.log.Warn("Redis may evict rooms: set its maxmemory-policy to noeviction, or give nodes a Redis of their own",
+			"node", r.id, "redis", addr, "maxmemory_policy", policy, "maxmemory", limit)
+	}
+}
+
+// fingerprintsLocked returns the fingerprints of the secrets that are valid at this node, by name: those that it
+// was given, or that the cluster agreed on.
+func (r *Redis) fingerprintsLocked() map[string][]string {
+	out := map[string][]string{}
+	for name, values := range r.told {
+		out[name] = fingerprints(values)
+	}
+	for name, values := range r.cfg.Configured {
+		out[name] = fingerprints(values)
+	}
+	return out
+}
+
+// fingerprints tell secrets apart and tell nothing of them.
+func fingerprints(secrets []string) []string {
+	var out []string
+	for _, secret := range secrets {
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write([]byte("fingerprint"))
+		out = append(out, hex.EncodeToString(mac.Sum(nil)[:4]))
+	}
+	return out
+}
+
+// compareSecretsLocked warns once of a node with which this one shares no valid secret of some name: what one of them
+// signs the other refuses. During a rotation they share one.
+func (r *Redis) compareSecretsLocked(other NodeInfo) {
+	if other.ID == r.id || r.mismatched[other.ID] {
+		return
+	}
+	for name, own := range r.fingerprintsLocked() {
+		theirs := other.Secrets[name]
+		if len(theirs) == 0 || len(own) == 0 || slices.ContainsFunc(own, func(one string) bool { return slices.Contains(theirs, one) }) {
+			continue
+		}
+		r.mismatched[other.ID] = true
+		r.log.Warn("another node has another secret: give all nodes the same --"+name+", or another deployment another --redis-prefix",
+			"node", r.id, "other", other.ID, "secret", name, "prefix", r.cfg.Prefix)
+	}
+}

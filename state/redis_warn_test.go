@@ -1,0 +1,96 @@
+package state
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"cline-meet/signal/state/redistest"
+)
+
+// logBook is a log that a test can read.
+type logBook struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBook) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(line)
+}
+
+func (b *logBook) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.text.String(), text)
+}
+
+func (b *logBook) config(cfg RedisConfig) RedisConfig {
+	cfg.Logger = slog.New(slog.NewTextHandler(b, nil))
+	return cfg
+}
+
+// beats waits until a node has renewed its lease some times more.
+func beats(t *testing.T, n *Redis, times int) {
+	t.Helper()
+	for range times {
+		last := *n.renewed.Load()
+		eventually(t, "a beat", func() bool { return n.renewed.Load().After(last) })
+	}
+}
+
+// TestEvictionIsWarnedOf changes the policy of a Redis with and without a limit.
+func TestEvictionIsWarnedOf(t *testing.T) {
+	redis := redistest.Start(t, "--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru")
+	var log logBook
+	n := connect(t, log.config(patiently(single(redis))), "n1", new(ear).events())
+	const warning = "set its maxmemory-policy to noeviction"
+	want := func(what string, times int) {
+		t.Helper()
+		beats(t, n, 3)
+		if got := log.count(warning); got != times {
+			t.Errorf("%s: warned %d times, want %d", what, got, times)
+		}
+	}
+	want("at the start", 1)
+	redis.Do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+	want("without eviction", 1)
+	redis.Do("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+	want("with another policy", 2)
+	redis.Do("CONFIG", "SET", "maxmemory", "0")
+	want("without a limit", 2)
+}
+
+// TestOtherSecretsAreWarnedOf runs two deployments on one prefix, and a rotation.
+func TestOtherSecretsAreWarnedOf(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := patiently(single(redis))
+	var logs [3]logBook
+	var nodes []*Redis
+	for i, secrets := range [][]string{{"old"}, {"new", "old"}, {"other"}} {
+		cfg := logs[i].config(cfg)
+		cfg.Configured = map[string][]string{SessionSecret: secrets}
+		nodes = append(nodes, connect(t, cfg, []string{"n1", "n2", "n3"}[i], new(ear).events()))
+	}
+	for _, n := range nodes {
+		beats(t, n, 4)
+	}
+	for i, want := range []int{1, 1, 2} {
+		if got := logs[i].count("another node has another secret: give all nodes the same --session-secret"); got != want {
+			t.Errorf("%s warned %d times, want %d", nodes[i].id, got, want)
+		}
+	}
+	if logs[0].count("other=n3") != 1 {
+		t.Error("the warning does not name the node")
+	}
+	for i := range logs {
+		for _, secret := range []string{"=old", "=new", "=other"} {
+			if logs[i].count(secret) > 0 {
+				t.Error("the log tells a secret")
+			}
+		}
+	}
+}
