@@ -1,7 +1,6 @@
 package signal
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,7 +14,8 @@ import (
 const stateTimeout = 5 * time.Second
 
 // handlers are what handles each type of message, in the read loop of the sender's conn. A handler
-// returns a *clientError for what the client must be told, and nil when the message was handed on.
+// returns a *clientError for what the client must be told, nil when the message was handed on, and errLater when
+// the answer comes by itself.
 var handlers = [messageTypes]func(*participant, envelope) error{
 	unknownType:  (*participant).refuseType,
 	joinRoom:     (*participant).joinRoom,
@@ -39,13 +39,45 @@ func (c *conn) handle(op opcode, frame []byte) {
 	}
 	env, err := decode(frame)
 	if err == nil {
-		err = handlers[env.Type](c.participant, env)
+		err = c.participant.handle(env)
 	}
 	c.answer(env, err)
 	if env.Type == joinRoom || env.Type == leaveRoom {
 		c.participant.nameRoom()
 	}
 }
+
+// handle does what a message asks for, unless that was done before under the same id.
+func (p *participant) handle(env envelope) error {
+	if env.Type == stunConfig { // Who asks again gets some again.
+		return p.freshICE(env)
+	}
+	env.key = keyOf(p.user, env.ID)
+	before, known := p.recall(env.key)
+	switch {
+	case known && before == nil:
+		return p.repeat(env)
+	case known && before.flying:
+		return errLater
+	case known:
+		env.missed = before.missed
+	}
+	return handlers[env.Type](p, env)
+}
+
+// repeat answers a message that was done before. Who asks to join the room that it is in is told once more
+// who is there.
+func (p *participant) repeat(env envelope) error {
+	if env.Type == joinRoom && p.room != nil {
+		if id, err := roomID(env.Data); err == nil && id == p.room.id {
+			p.room.welcome(p)
+		}
+	}
+	return nil
+}
+
+// errLater says that a message is under way and will be answered.
+var errLater = errors.New("the answer comes later")
 
 func (p *participant) refuseType(env envelope) error {
 	return fault(codeBadRequest, "type: %q is unknown", truncate(string(env.Name)))
@@ -78,6 +110,9 @@ func (c *conn) answer(env envelope, err error) {
 		}
 		return
 	}
+	if err == errLater {
+		return
+	}
 	if errors.Is(err, errAnswered) {
 		c.srv.metrics.messages[env.Type][outcomeRefused].Inc()
 		return
@@ -90,14 +125,31 @@ func (c *conn) answer(env envelope, err error) {
 	c.refuse(env, ce.code, []byte(ce.message))
 }
 
-// refuse answers a message with an error. With too many that are the client's fault, it is closed.
-func (c *conn) refuse(env envelope, code int, text []byte) {
-	c.srv.metrics.messages[env.Type][outcomeOf(code)].Inc()
-	if c.log.Enabled(c.srv.ctx, slog.LevelDebug) {
-		c.log.Debug("message refused", "type", env.Type, "code", code, "error", string(text))
+// answerCast answers a message when the nodes of its receivers have taken it or not.
+func (p *participant) answerCast(typ messageType, id string, missed []stay, reached bool) {
+	if !reached {
+		p.refuse(typ, []byte(id), codeUnavailable, []byte("nobody could be reached: try again"))
+		return
+	}
+	p.srv.metrics.messages[typ][outcomeOK].Inc()
+	if id != "" {
+		p.send(appendAckMissed(nil, id, missed))
+	}
+}
+
+// refuse answers a message with an error.
+func (p *participant) refuse(typ messageType, id []byte, code int, text []byte) {
+	p.srv.metrics.messages[typ][outcomeOf(code)].Inc()
+	if p.log.Enabled(p.srv.ctx, slog.LevelDebug) {
+		p.log.Debug("message refused", "type", typ, "code", code, "error", string(text))
 	}
 	var space [512]byte
-	c.participant.send(appendError(space[:0], env.ID, code, text))
+	p.send(appendError(space[:0], id, code, text))
+}
+
+// refuse answers a message with an error. With too many that are the client's fault, it is closed.
+func (c *conn) refuse(env envelope, code int, text []byte) {
+	c.participant.refuse(env.Type, env.ID, code, text)
 	if code != codeUnavailable && !c.faults.Allow() {
 		c.participant.close(closePolicy, "too many bad messages")
 	}
@@ -120,6 +172,9 @@ func (p *participant) joinRoom(env envelope) error {
 		p.room.welcome(p)
 		return nil
 	}
+	if err := p.awaitAnswers(); err != nil {
+		return fromState(err)
+	}
 	p.yield()
 	l := &localMember{participant: p, joining: true}
 	r := p.srv.addLocal(id, l)
@@ -133,6 +188,7 @@ func (p *participant) joinRoom(env envelope) error {
 	p.leave(state.ReasonLeave)
 	p.room = r
 	r.joined(l, view)
+	p.done(env.key)
 	p.log.Debug("joined", "room", id, "version", view.Version, "members", len(view.Members))
 	return nil
 }
@@ -150,13 +206,25 @@ func (p *participant) refuseJoin(room string, id []byte, err error) error {
 // errAnswered says that a refusal has been told to the client already.
 var errAnswered = errors.New("refusal is told")
 
-func (p *participant) leaveRoom(envelope) error {
+func (p *participant) leaveRoom(env envelope) error {
 	if p.room == nil {
 		return fault(codeNoRoom, "you are in no room")
 	}
+	if err := p.awaitAnswers(); err != nil {
+		return fromState(err)
+	}
 	p.yield()
 	p.leave(state.ReasonLeave)
+	p.done(env.key)
 	return nil
+}
+
+// awaitAnswers waits, in the read loop, until all that the participant said in its room is answered: it leaves
+// after its last words.
+func (p *participant) awaitAnswers() error {
+	ctx, cancel := context.WithTimeout(p.srv.ctx, stateTimeout)
+	defer cancel()
+	return p.awaitFlying(ctx, (*window).empty)
 }
 
 // leave takes the participant out of its room, if it is in one.
@@ -201,44 +269,30 @@ func (p *participant) relayMessage(env envelope) error {
 }
 
 func (p *participant) relay(env envelope) error {
-	if p.room == nil {
+	r := p.room
+	if r == nil {
 		return fault(codeNoRoom, "you are in no room: join_room first")
+	}
+	if err := p.awaitFlying(p.srv.ctx, func(w *window) bool { return !w.full() }); err != nil {
+		return fromState(err)
 	}
 	frame := newBuffer(len(env.Data) + relayOverhead)
 	defer frame.free()
-	frame.b = appendRelay(frame.b, env, p.user, p.room.id)
-	remote, ok := p.room.deliver(p.user, string(env.TargetID), frame.b)
-	defer remote.done()
-	switch {
-	case !ok:
+	frame.b = appendRelay(frame.b, env, p.user, r.id)
+	switch r.deliver(cast{p, env.Type, env.TargetID, env.ID, env.key, env.missed, frame.b}) {
+	case notMember:
 		return fault(codeNotMember, "target_id: not a member of your room")
-	case len(remote.nodes) == 0:
-		return nil
+	case underWay:
+		return errLater
 	}
-	p.yield()
-	ctx, cancel := context.WithTimeout(p.srv.ctx, stateTimeout)
-	defer cancel()
-	m := state.Message{Room: p.room.id, From: p.user, To: string(env.TargetID), Frame: bytes.Clone(frame.b)}
-	copies := make([]state.Copy, len(remote.nodes))
-	for i, node := range remote.nodes {
-		copies[i].Node = node
-	}
-	result := make(chan error, 1)
-	p.srv.state.Send(m, copies, func(errs []error) { result <- errors.Join(errs...) })
-	select {
-	case err := <-result:
-		return fromState(err)
-	case <-ctx.Done():
-		return fromState(state.ErrUnavailable)
-	}
+	p.done(env.key)
+	return nil
 }
 
 // fromState turns an error of the shared state into what the client is told; its cause is logged
 // by answer when it is none of the contract's.
 func fromState(err error) error {
 	switch {
-	case errors.Is(err, state.ErrNoNode):
-		return fault(codeNotMember, "target_id: its node is gone")
 	case errors.Is(err, state.ErrStale):
 		return fault(codeNoRoom, "a newer connection of yours is in the room")
 	case errors.Is(err, state.ErrUnavailable):

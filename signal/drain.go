@@ -85,7 +85,9 @@ func (s *Server) RefreshICE() {
 }
 
 // occupied reports whether anybody, or a message for somebody, is still here.
-func (s *Server) occupied() bool { return len(s.everybody()) > 0 || len(s.moves.all()) > 0 }
+func (s *Server) occupied() bool {
+	return len(s.everybody()) > 0 || slices.ContainsFunc(s.moves.all(), func(move *outgoingMove) bool { return !move.quiet() })
+}
 
 // pause waits; it reports false when ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {

@@ -116,6 +116,23 @@ func appendRelay(dst []byte, env envelope, user, room string) []byte {
 
 func appendAck(dst, id []byte) []byte { return appendEnd(appendHead(dst, typeAck, id, "", "")) }
 
+// appendAckMissed appends an ack that names the users who could not be reached, if any.
+func appendAckMissed(dst []byte, id string, missed []stay) []byte {
+	dst = appendHead(dst, typeAck, id, "", "")
+	for i, who := range missed {
+		if i == 0 {
+			dst = append(dst, `,"missed":[`...)
+		} else {
+			dst = append(dst, ',')
+		}
+		dst = appendText(dst, who.User, false)
+	}
+	if len(missed) > 0 {
+		dst = append(dst, ']')
+	}
+	return appendEnd(dst)
+}
+
 func appendRoomFull(dst, id []byte, room string) []byte {
 	return appendEnd(appendHead(dst, typeRoomFull, id, "", room))
 }

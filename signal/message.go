@@ -109,6 +109,11 @@ type envelope struct {
 	ID       []byte
 	TargetID []byte
 	Data     []byte // a JSON value
+
+	// What the participant knows of it: the key of its id, and whom the message has still to reach when it was
+	// sent before; nil for everybody.
+	key    uint64
+	missed []stay
 }
 
 // decode reads one message. It checks the fields' JSON types and bounds, not whether the type of

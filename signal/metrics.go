@@ -10,13 +10,14 @@ import (
 
 // metrics counts what the server does. No label ever names a room or a user.
 type metrics struct {
-	accepted  prometheus.Counter
-	refused   *prometheus.CounterVec
-	messages  [messageTypes][outcomes]prometheus.Counter
-	ended     *prometheus.CounterVec
-	overflows prometheus.Counter
-	resumes   *prometheus.CounterVec
-	handovers *prometheus.CounterVec
+	accepted         prometheus.Counter
+	refused          *prometheus.CounterVec
+	messages         [messageTypes][outcomes]prometheus.Counter
+	ended            *prometheus.CounterVec
+	overflows        prometheus.Counter
+	duplicates, gaps prometheus.Counter
+	resumes          *prometheus.CounterVec
+	handovers        *prometheus.CounterVec
 }
 
 func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
@@ -40,6 +41,10 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 		ended: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_connections_ended_total", Help: "WebSockets that ended, by reason."}, []string{"reason"}),
 		messages: messageCounters(f),
+		duplicates: f.NewCounter(prometheus.CounterOpts{
+			Name: "signal_duplicates_total", Help: "Messages that came again and were not delivered again."}),
+		gaps: f.NewCounter(prometheus.CounterOpts{
+			Name: "signal_gaps_total", Help: "Gaps in what nodes sent, of which a client was told."}),
 		overflows: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_queue_overflows_total", Help: "Clients that were disconnected because they read too slowly."}),
 	}

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"cline-meet/signal/state"
 )
@@ -15,12 +17,15 @@ import (
 // Its goroutine forwards them, in order.
 type outgoingMove struct {
 	user, room string
+	stays      []uint64
 	epoch      uint64
 	to         string
+	plain      bool // that node speaks protocol 1
 
 	mu    sync.Mutex
 	queue []state.Message
-	full  bool // something was dropped, so that nothing may follow
+	full  bool      // something was dropped, so that nothing may follow
+	last  time.Time // when it began or something came
 	wake  chan struct{}
 	begun chan struct{} // closed when the other node has a place for what is forwarded
 	done  chan struct{} // closed when it needs nothing more
@@ -28,17 +33,28 @@ type outgoingMove struct {
 	end   func()
 }
 
-func newOutgoingMove(p *participant, to string) *outgoingMove {
-	move := &outgoingMove{user: p.user, room: p.room.id, epoch: p.epoch, to: to,
-		wake: make(chan struct{}, 1), begun: make(chan struct{}), done: make(chan struct{})}
+func newOutgoingMove(p *participant, stays []uint64, to string) *outgoingMove {
+	move := &outgoingMove{user: p.user, room: p.room.id, stays: stays, epoch: p.epoch, to: to, plain: p.srv.isPlain(to),
+		last: time.Now(), wake: make(chan struct{}, 1), begun: make(chan struct{}), done: make(chan struct{})}
 	move.begin = sync.OnceFunc(func() { close(move.begun) })
 	move.end = sync.OnceFunc(func() { close(move.done) })
 	return move
 }
 
+// quietAfter is how long nothing comes for a participant that has left before a node that wants to end takes it
+// that nothing will. What comes later all the same is refused, or is a gap that its tip shows.
+const quietAfter = time.Second
+
+// quiet reports whether nothing more is expected.
+func (move *outgoingMove) quiet() bool {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	return len(move.queue) == 0 && time.Since(move.last) > quietAfter
+}
+
 // maxForwarded is how many messages may wait for the new node. With more than come while a view
-// travels something is wrong: the rest is dropped, and the new node, which hears no end, tells its
-// client.
+// travels something is wrong: the rest is dropped, and the new node, which sees that numbers are missing, tells
+// its client.
 const maxForwarded = 10_000
 
 // push queues a message for the new node.
@@ -48,7 +64,7 @@ func (move *outgoingMove) push(m state.Message) {
 	if move.full = move.full || len(move.queue) >= maxForwarded; move.full {
 		return
 	}
-	move.queue = append(move.queue, m)
+	move.queue, move.last = append(move.queue, m), time.Now()
 	select {
 	case move.wake <- struct{}{}:
 	default:
@@ -96,26 +112,45 @@ func (ms *outgoingMoves) all() []*outgoingMove {
 	return slices.Collect(maps.Values(ms.byUser))
 }
 
-// forwardAll gives a message to the participant to that has left, or to all of a room when to is
-// empty.
-func (ms *outgoingMoves) forwardAll(room, from, to string, frame []byte) {
-	if to != "" {
-		ms.forward(room, from, to, frame)
-		return
-	}
+// begin begins to forward for those that a view of their room shows at another node.
+func (ms *outgoingMoves) begin(v state.View) {
 	for _, move := range ms.all() {
-		ms.forward(room, from, move.user, frame)
+		if move.room != v.Room {
+			continue
+		}
+		if m, ok := v.Find(move.user); ok && m.Epoch > move.epoch {
+			move.begin()
+		}
 	}
 }
 
-// forward gives a message to a participant that has left this node; others are not touched.
-func (ms *outgoingMoves) forward(room, from, user string, frame []byte) {
-	if move := ms.of(user); move != nil && move.room == room {
-		move.push(state.Message{Op: opForward, Room: room, From: from, To: user, Frame: bytes.Clone(frame)})
+// forward gives a message for one stay to the participant if it has left this node. It goes as it came: its To says
+// which node has sent it.
+func (ms *outgoingMoves) forward(m state.Message, to state.Receiver) {
+	move := ms.of(to.ID)
+	switch {
+	case move == nil || move.room != m.Room || !slices.Contains(move.stays, to.Joined):
+	case move.plain:
+		ms.forwardPlain(m, to.ID)
+	default:
+		m.Op, m.To, m.Receivers = opRelay, m.Node, []state.Receiver{to}
+		m.Frame = bytes.Clone(m.Frame)
+		move.push(m)
 	}
 }
 
-// handOver gives a participant to the node that asks for it.
+// forwardAll gives a message to all its receivers that have left this node.
+func (ms *outgoingMoves) forwardAll(m state.Message) {
+	for _, to := range m.Receivers {
+		ms.forward(m, to)
+	}
+	if len(m.Receivers) == 0 {
+		ms.forwardAllPlain(m)
+	}
+}
+
+// handOver gives a participant to the node that asks for it. To one that asked too early it says nothing: its
+// client tries again.
 func (s *Server) handOver(m state.Message) {
 	var request moveRequest
 	if err := json.Unmarshal(m.Frame, &request); err != nil {
@@ -125,6 +160,9 @@ func (s *Server) handOver(m state.Message) {
 	ctx, cancel := context.WithTimeout(s.ctx, resumeTimeout)
 	defer cancel()
 	snap, move, err := s.release(ctx, m.From, m.Node, request)
+	if errors.Is(err, state.ErrUnavailable) {
+		return
+	}
 	outcome := "handed"
 	if err != nil {
 		snap, outcome = snapshot{Gone: true}, "gone"
@@ -140,16 +178,21 @@ func (s *Server) handOver(m state.Message) {
 	}
 }
 
-// release takes over a participant of this node, as soon as it has all that was sent to where it was
-// before, and packs it for another node. A participant with which there is no going on ends.
+// release takes over a participant of this node and packs it for another node. What it has sent is answered before,
+// so that its answers go with it and what it says next comes behind. A participant with which there is no going
+// on ends.
 func (s *Server) release(ctx context.Context, user, to string, request moveRequest) (snapshot, *outgoingMove, error) {
 	p, err := s.takeOver(ctx, user, request.Epoch)
 	if err != nil {
 		return snapshot{}, nil, err
 	}
-	if p.room != nil && !p.room.awaitSettled(ctx, p) {
+	if p.room != nil && !s.awaitSettled(ctx, p, to) {
 		p.end(state.ReasonDisconnect)
 		return snapshot{}, nil, errGone
+	}
+	if err := p.awaitFlying(ctx, (*window).empty); err != nil {
+		p.letGo()
+		return snapshot{}, nil, err
 	}
 	snap, move, err := s.pack(p, to, request.Got)
 	if err != nil {
@@ -158,30 +201,30 @@ func (s *Server) release(ctx context.Context, user, to string, request moveReque
 	return snap, move, err
 }
 
-// seeOff forwards what comes for a participant that has gone to another node, until that has all.
+// seeOff forwards what comes for a participant that has gone to another node, for as long as something may.
 // When it does not come to that, the participant is lost and its room is told.
 func (s *Server) seeOff(move *outgoingMove) {
-	ctx, cancel := context.WithTimeout(s.ctx, 2*settleTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, lineRetention)
 	defer cancel()
 	defer s.moves.remove(move)
 	select {
 	case <-move.begun:
 	case <-move.done:
+		s.abandon(move)
+		return
 	case <-ctx.Done():
+		s.abandon(move)
+		return
 	}
 	for {
 		for _, m := range move.dequeue() {
-			if err := s.sendTo(ctx, move.to, m); err != nil {
-				s.abandon(move)
-				return
-			}
+			s.state.Send(m, []state.Copy{{Node: move.to, Receivers: m.Receivers}}, func([]error) {}) // A gap shows.
 		}
 		select {
 		case <-move.wake:
 		case <-move.done:
 			return
 		case <-ctx.Done():
-			s.abandon(move)
 			return
 		}
 	}

@@ -40,6 +40,10 @@ type participant struct {
 	former resumeToken // with which it has come here, until the client has got the next one
 	place  string      // its room as its token names it, see revive
 
+	flying window           // what it has sent to other nodes
+	heard  memory[struct{}] // the ids of the messages that it was sent
+	said   memory[*outcome] // what became of its own, nil when all have got it
+
 	sent       uint64    // how many frames that count were sent, ever
 	kept       frameLog  // the last of them, which the client has not confirmed
 	asked      bool      // a ping that asks for a confirmation is under way
@@ -140,6 +144,14 @@ func (p *participant) seizeLocked() bool {
 	return true
 }
 
+// letGo gives up a participant, which is the caller's: it is detached again, with what is left of its grace.
+func (p *participant) letGo() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.owner = ownerDetached
+	p.grace = time.AfterFunc(time.Until(p.until), p.graceEnds)
+}
+
 func (p *participant) isDetached() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -170,7 +182,9 @@ func (p *participant) yield() {
 	p.mu.Lock()
 	c := p.conn
 	p.mu.Unlock()
-	c.link.yield()
+	if c != nil {
+		c.link.yield()
+	}
 }
 
 // end takes a participant, which is the caller's, out of everything.
@@ -367,6 +381,8 @@ func (p *participant) visit() {
 	if p.conn != nil && p.conn.idle() {
 		p.askLocked()
 	}
+	p.heard.age(p.srv.memorySpan())
+	p.said.age(p.srv.memorySpan())
 	due := !p.iceRefresh.IsZero() && !p.iceRefresh.After(time.Now().Add(p.srv.wheel.turn))
 	p.mu.Unlock()
 	if due {

@@ -135,14 +135,15 @@ func TestRelay(t *testing.T) {
 		`{"candidate":"candidate:1 1 udp 1 ::1 9 typ host","sdpMid":"0","sdpMLineIndex":0}`,
 	}
 	for _, kind := range []string{"offer", "answer", "ice_candidate", "message"} {
-		for _, d := range data {
-			a.say(fmt.Sprintf(`{"type":%q,"target_id":%q,"id":"m1","user_id":"user-forged","room_id":"forged","data":%s}`, kind, b.user, d))
+		for i, d := range data {
+			id := fmt.Sprint(kind, i)
+			a.say(fmt.Sprintf(`{"type":%q,"target_id":%q,"id":%q,"user_id":"user-forged","room_id":"forged","data":%s}`, kind, b.user, id, d))
 			got := b.expect(kind)
 			same(t, got.Raw, fmt.Sprintf(`{"type":%q,"user_id":%q,"room_id":"r","target_id":%q,"data":%s}`, kind, a.user, b.user, d))
 			if !strings.Contains(string(got.Raw), `"data":`+d+`}`) {
 				t.Errorf("data is not byte for byte: %s", got.Raw)
 			}
-			same(t, a.next().Raw, `{"type":"ack","id":"m1"}`)
+			same(t, a.next().Raw, fmt.Sprintf(`{"type":"ack","id":%q}`, id))
 		}
 	}
 	a.say(`{"type":"message","data":[1,null,"x"]}`)

@@ -122,8 +122,8 @@ func TestNothingToResume(t *testing.T) {
 		"too much waits": func(t *testing.T, s *testServer, a, b *peer) {
 			b.Cut()
 			eventually(t, "b is detached", func() bool { return s.detached() == 1 })
-			for left := false; !left; {
-				a.say(`{"type":"message","id":"1","data":"` + strings.Repeat("x", 1<<14) + `"}`)
+			for left, n := false, 0; !left; n++ {
+				a.say(fmt.Sprintf(`{"type":"message","id":"%d","data":"`, n) + strings.Repeat("x", 1<<14) + `"}`)
 				left = a.expectEither("ack", "user_left").Type == "user_left"
 			}
 		},
@@ -263,7 +263,7 @@ func (p *peer) talkTo(user string, stop chan struct{}) int {
 			return n
 		default:
 		}
-		if err := p.SendFrame(fmt.Appendf(nil, `{"type":"message","id":"n","target_id":%q,"data":%d}`, user, n)); err != nil {
+		if err := p.SendFrame(fmt.Appendf(nil, `{"type":"message","id":"%d","target_id":%q,"data":%d}`, n, user, n)); err != nil {
 			p.t.Error(err)
 			return n
 		}

@@ -10,12 +10,14 @@ import (
 )
 
 // room is what this node knows of a room in which it has members: the last view of all members,
-// and the participants of its own. It exists from the first local join until the last local leave.
-// All methods may be called by any goroutine.
+// and the participants of its own. It exists from the first local join until the last local leave; then its
+// numbers are kept for a while. All methods may be called by any goroutine.
 type room struct {
-	id    string
-	node  string // the id of this node
-	moves *outgoingMoves
+	srv  *Server
+	id   string
+	node string    // the id of this node
+	run  uint64    // tells this life of the room from others at this node
+	left time.Time // when the last local member left; guarded by the server's lock
 
 	// mu is taken after the server's and before a participant's.
 	mu      sync.Mutex
@@ -24,9 +26,10 @@ type room struct {
 	// local holds the node's own participants by user id. One is there from before its join, so
 	// that no view can miss it, but hears nothing until its join is done and a view names it.
 	local map[string]*localMember
-	// flight counts the messages that are on their way to other nodes. It is replaced when a
-	// member moves, so that what was sent to its former node can be waited for.
-	flight *sync.WaitGroup
+	// number is that of the last frame that went to another node, and lines are whom such frames are for.
+	number  uint64
+	lines   map[stay]*line
+	mending bool // a timer runs that tries again what other nodes need to know of the lines
 }
 
 // localMember is one participant of this node in a room. The room's lock guards it.
@@ -36,24 +39,45 @@ type localMember struct {
 	// joining says that the join has not returned, or that an adopted one was not welcomed yet. A join may still fail although a view names the member,
 	// when nobody knows whether the shared state took it; then the client must not have heard of it.
 	joining bool
+	// stays are what others call its stay: one, unless the shared state has lost the room and got it back.
+	// They are empty until a view names the member; what comes before that waits in unnamed.
+	stays   []uint64
+	unnamed []namedMessage
 	// told are the members as the client knows them; nil before it was told of itself.
 	told []state.Member
 	// early are messages of senders of whom the client was not told yet.
 	early      []heldMessage
 	earlyBytes int
-	// move is nil unless the participant has come from another node a moment ago.
+	// marks say what it has got of each node; heldBytes are what waits there. awaiting says that a timer runs
+	// that looks after it.
+	marks     watermarks
+	heldBytes int
+	awaiting  bool
+	// move is nil unless the participant has come from another node a moment ago and nodes of protocol 1
+	// are concerned.
 	move *incomingMove
 }
 
 // heldMessage is a message that waits for something that its receiver must hear before.
 type heldMessage struct {
-	From  string    `json:"from"`
-	Frame []byte    `json:"frame"`
-	since time.Time // of early ones
+	From   string    `json:"from"`
+	Joined uint64    `json:"joined,omitempty"` // the sender's stay, 0 when its node does not say
+	Key    uint64    `json:"key,omitempty"`    // of the id, 0 for none
+	Before uint64    `json:"before,omitempty"`
+	Number uint64    `json:"number,omitempty"` // 0 for none
+	Frame  []byte    `json:"frame"`
+	since  time.Time // of early ones
 }
 
-func newRoom(id, node string, moves *outgoingMoves) *room {
-	return &room{id: id, node: node, moves: moves, local: map[string]*localMember{}, flight: new(sync.WaitGroup)}
+// namedMessage is a message for a stay of which it is not known yet whether it is the member's.
+type namedMessage struct {
+	from   source
+	joined uint64
+	heldMessage
+}
+
+func newRoom(id string, s *Server) *room {
+	return &room{srv: s, id: id, node: s.state.ID(), run: newEpoch(), local: map[string]*localMember{}, lines: map[stay]*line{}}
 }
 
 // apply takes over a view unless a newer one was applied, and tells the local members what changed
@@ -70,10 +94,16 @@ func (r *room) applyLocked(v state.View) {
 	}
 	r.version, r.members = v.Version, newest(v.Members, r.members)
 	for _, m := range r.members {
-		if l := r.localLocked(m); l != nil && !l.joining {
+		l := r.localLocked(m)
+		if l == nil {
+			continue
+		}
+		if !l.joining {
 			r.tellLocked(l, v.Left)
 		}
+		l.named(m.Joined)
 	}
+	r.alignLocked()
 }
 
 // joined takes over the view with which a join has returned, unless a newer one was applied meanwhile,
@@ -181,94 +211,8 @@ func (r *room) welcome(p *participant) {
 	l.joining, l.told = false, r.members
 	p.send(userJoinedFrame(r.id, p.user, users))
 	l.releaseEarly()
-}
-
-// remoteNodes are where a message of this node has to go besides the local members. Whoever is given
-// them calls done when they have got it or will not.
-type remoteNodes struct {
-	nodes  []string
-	flight *sync.WaitGroup // nil when there are no nodes
-}
-
-func (n remoteNodes) done() {
-	if n.flight != nil {
-		n.flight.Done()
-	}
-}
-
-// deliver queues a frame, which it copies, of the local member from for the member to, or for all members but the
-// sender when to is empty. It returns the nodes of the receivers that are elsewhere, in no order,
-// and whether from and to are members at all.
-func (r *room) deliver(from, to string, frame []byte) (remote remoteNodes, ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	found := to == ""
-	for _, m := range r.members {
-		switch {
-		case m.ID == from:
-			ok = true
-			if to != from {
-				continue
-			}
-		case to != "" && m.ID != to:
-			continue
-		}
-		found = true
-		l := r.localLocked(m)
-		switch {
-		case l != nil:
-			l.hear(r.node, from, frame)
-		case m.Node == r.node:
-			r.moves.forward(r.id, from, m.ID, frame)
-		case !slices.Contains(remote.nodes, m.Node):
-			remote.nodes = append(remote.nodes, m.Node)
-		}
-	}
-	if len(remote.nodes) > 0 {
-		r.flight.Add(1)
-		remote.flight = r.flight
-	}
-	return remote, ok && found
-}
-
-// receive queues a frame that came from another node for the local member to, or for all of them
-// when to is empty. Who has moved from this node a moment ago gets it there.
-//
-// Both ends must be members. The receiver is one as long as it is in local. The sender was one for its
-// own node; here the view that names it may come later than its message, above all after an outage
-// in which it joined with what its node knew. What a client knows decides, see pass.
-func (r *room) receive(node, from, to string, frame []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for user, l := range r.local {
-		if to == "" || user == to {
-			l.hear(node, from, frame)
-		}
-	}
-	r.moves.forwardAll(r.id, from, to, frame)
-}
-
-// receiveForwarded queues a frame that was sent to a member's former node.
-func (r *room) receiveForwarded(from, to string, frame []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if l := r.local[to]; l != nil {
-		l.pass(from, frame)
-	}
-}
-
-// hear queues a frame that came from a node, unless what the sender sent before is still on its way
-// by the member's former node. The room's lock is held.
-func (l *localMember) hear(node, from string, frame []byte) {
-	a := l.move
-	if a == nil || !a.open && !a.await[node] {
-		l.pass(from, frame)
-		return
-	}
-	a.held[node] = append(a.held[node], heldMessage{From: from, Frame: bytes.Clone(frame)})
-	if a.bytes += len(frame); a.bytes > l.participant.srv.cfg.MaxQueue {
-		a.held, a.bytes = map[string][]heldMessage{}, 0
-		l.participant.srv.tasks.run(func() { l.participant.lose("too much waited while the session moved") })
+	if i := slices.IndexFunc(r.members, p.member().Is); i >= 0 {
+		l.named(r.members[i].Joined)
 	}
 }
 
@@ -278,15 +222,19 @@ const earlyTimeout = 5 * time.Second
 
 // pass queues a frame if the client knows the sender as a member. Else it waits until the client was
 // told, so that a user_joined comes before what that user sends. It does not wait for long, since its
-// sender was told that it has been handed on: who was never named, or has left already, is heard late,
-// and so is the oldest when more than MaxQueue wait. The room's lock is held.
-func (l *localMember) pass(from string, frame []byte) {
-	if l.knows(from) {
-		l.participant.send(frame)
+// sender was told that it has been handed on: see releaseOldest, which is also for the oldest when more
+// than MaxQueue wait. The room's lock is held.
+func (l *localMember) pass(h heldMessage) {
+	switch {
+	case len(h.Frame) == 0: // It carried a number alone.
+		return
+	case l.knows(h.From):
+		l.participant.sendOnce(h.Frame, h.Key)
 		return
 	}
-	l.early = append(l.early, heldMessage{from, bytes.Clone(frame), time.Now()})
-	l.earlyBytes += len(frame)
+	h.Frame, h.since = bytes.Clone(h.Frame), time.Now()
+	l.early = append(l.early, h)
+	l.earlyBytes += len(h.Frame)
 	if len(l.early) == 1 {
 		l.awaitView()
 	}
@@ -313,11 +261,15 @@ func (l *localMember) awaitView() {
 	})
 }
 
+// releaseOldest has waited for the oldest early message for long enough. The stay of its sender is over when the
+// room is known as it was after that had joined, and does not name it; else it is heard late.
 func (l *localMember) releaseOldest() {
 	h := l.early[0]
 	l.early = l.early[1:]
 	l.earlyBytes -= len(h.Frame)
-	l.participant.send(h.Frame)
+	if h.Joined == 0 || h.Joined > l.room.version {
+		l.participant.sendOnce(h.Frame, h.Key)
+	}
 }
 
 func (l *localMember) knows(user string) bool {
@@ -330,7 +282,7 @@ func (l *localMember) releaseEarly() {
 	l.early, l.earlyBytes = nil, 0
 	for _, h := range early {
 		if l.knows(h.From) {
-			l.participant.send(h.Frame)
+			l.participant.sendOnce(h.Frame, h.Key)
 			continue
 		}
 		l.early = append(l.early, h)

@@ -48,7 +48,7 @@ func view(version uint64, members ...state.Member) state.View {
 func TestApplyConverges(t *testing.T) {
 	a, b, x := state.Member{ID: "a", Epoch: 1}, state.Member{ID: "b", Epoch: 1}, state.Member{ID: "x", Node: "far", Epoch: 1}
 	ca, cb := deaf("a", 1), deaf("b", 1)
-	r := newRoom("r", "near", new(outgoingMoves))
+	r := newRoom("r", socketless(t, &slowState{}))
 	r.local["a"], r.local["b"] = &localMember{participant: ca}, &localMember{participant: cb}
 
 	t.Log("one view that holds two joins tells both, in order, each joiner first of itself")

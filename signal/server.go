@@ -76,7 +76,9 @@ type Server struct {
 	mu           sync.Mutex
 	participants map[string]*participant // by user id
 	rooms        map[string]*room
+	retired      map[string]*room      // those that were left a moment ago, for their numbers
 	requests     map[string]request    // to other nodes, by their number
+	doubts       map[string]*doubt     // nodes of which something may be missing
 	adopting     int                   // participants that are being adopted, whose rooms are not known
 	aside        map[string]state.View // of rooms that one of them may be in, the newest of each
 }
@@ -98,8 +100,10 @@ func New(cfg Config) (*Server, error) {
 		addrs:    newAddrLimit(cfg.AddrConns),
 		files:    files,
 		rooms:    map[string]*room{},
+		retired:  map[string]*room{},
 		requests: map[string]request{},
 		aside:    map[string]state.View{},
+		doubts:   map[string]*doubt{},
 		begun:    time.Now(),
 
 		participants: map[string]*participant{},
@@ -384,7 +388,7 @@ func (s *Server) addLocal(id string, l *localMember) *room {
 	defer s.mu.Unlock()
 	r := s.rooms[id]
 	if r == nil {
-		r = newRoom(id, s.state.ID(), &s.moves)
+		r = s.reviveLocked(id)
 		s.rooms[id] = r
 	}
 	r.mu.Lock()
@@ -395,6 +399,9 @@ func (s *Server) addLocal(id string, l *localMember) *room {
 	r.local[l.participant.user] = l
 	if l.room = r; len(l.early) > 0 {
 		l.awaitView()
+	}
+	if l.hasHoles() {
+		l.awaitHoles()
 	}
 	return r
 }
@@ -416,6 +423,7 @@ func (s *Server) removeLocalLocked(r *room, p *participant) {
 	s.members.Add(-1)
 	if len(r.local) == 0 && s.rooms[r.id] == r {
 		delete(s.rooms, r.id)
+		s.retireLocked(r)
 	}
 }
 
@@ -427,6 +435,7 @@ func (s *Server) room(id string) *room {
 
 // onView takes over what another node changed.
 func (s *Server) onView(v state.View) {
+	s.moves.begin(v)
 	r := s.roomOf(v)
 	if r == nil {
 		return
@@ -445,10 +454,10 @@ func (s *Server) onMessage(m state.Message) {
 		return
 	}
 	if r := s.room(m.Room); r != nil {
-		r.receive(m.Node, m.From, m.To, m.Frame)
+		r.receive(m)
 		return
 	}
-	s.moves.forwardAll(m.Room, m.From, m.To, m.Frame) // The last of the room may have moved a moment ago.
+	s.moves.forwardAll(m) // The last of the room may have moved a moment ago.
 }
 
 // ConsistencyCheck returns what is wrong between the participants and the rooms; tests call it when

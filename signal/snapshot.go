@@ -11,16 +11,31 @@ import (
 type snapshot struct {
 	// Gone says that there is no participant, and the rest is empty.
 	Gone bool `json:"gone,omitempty"`
-	// Room is empty when it is in none; then Told and Early are empty too.
+	// Room is empty when it is in none; then what follows about the room is empty too.
 	Room string `json:"room,omitempty"`
 	// Sent is how many frames that count were sent, ever, and Kept are the last of them.
 	Sent uint64   `json:"sent"`
 	Kept [][]byte `json:"kept"`
+	// Gap says that its client must be told that something is missing.
+	Gap bool `json:"gap,omitempty"`
+	// Heard are the ids of what it was sent, and Said those of its own messages.
+	Heard remembered `json:"heard,omitzero"`
+	Said  remembered `json:"said,omitzero"`
 	// Told are the members as the client knows them, and Early the messages of others.
 	Told  []state.Member `json:"told"`
 	Early []heldMessage  `json:"early,omitempty"`
-	// Gap says that its client must be told that something is missing.
-	Gap bool `json:"gap,omitempty"`
+	// Stays are what others call its stay in the room, and Marks say how far it has got what each node has for it;
+	// nothing is known of nodes that Open leaves out.
+	Stays []uint64 `json:"stays,omitempty"`
+	Marks []mark   `json:"marks,omitempty"`
+	Open  bool     `json:"open,omitempty"`
+}
+
+// mark is a watermark in a snapshot.
+type mark struct {
+	source
+	Number uint64        `json:"number"`
+	Held   []heldMessage `json:"held,omitempty"`
 }
 
 // pack takes a participant, which is the caller's, off this node, with what is kept that the client has
@@ -41,14 +56,19 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	}
 	s.forgetLocked(p)
 	snap := snapshot{Sent: p.sent, Kept: p.kept.copies(), Gap: p.gap}
+	snap.Heard, snap.Said = p.packHeardLocked(), p.packSaidLocked()
 	p.kept.drop(p.kept.count)
 	if r == nil {
 		return snap, nil, nil
 	}
-	move := newOutgoingMove(p, to)
-	s.moves.add(move)
 	l := r.local[p.user]
+	move := newOutgoingMove(p, l.stays, to)
+	s.moves.add(move)
 	snap.Room, snap.Told, snap.Early = r.id, l.told, l.early
+	snap.Stays, snap.Open = l.stays, l.marks.open
+	for _, w := range l.marks.all {
+		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.held})
+	}
 	s.removeLocalLocked(r, p)
 	return snap, move, nil
 }
@@ -61,10 +81,18 @@ func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*particip
 	for _, frame := range snap.Kept {
 		p.kept.add(frame)
 	}
+	p.unpackIDs(snap.Heard, snap.Said)
 	if snap.Room == "" {
 		return p, nil
 	}
-	l := &localMember{participant: p, told: snap.Told, early: snap.Early}
+	l := &localMember{participant: p, told: snap.Told, early: snap.Early, stays: snap.Stays}
+	l.marks.open = snap.Open
+	for _, m := range snap.Marks {
+		l.marks.all = append(l.marks.all, watermark{m.source, m.Number, m.Held, time.Now(), time.Now()})
+		for _, h := range m.Held {
+			l.heldBytes += len(h.Frame) + heldOverhead
+		}
+	}
 	for i := range l.early {
 		l.early[i].since = time.Now()
 		l.earlyBytes += len(l.early[i].Frame)

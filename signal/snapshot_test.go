@@ -51,9 +51,11 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.log": "here", "participant.room": "moves", "participant.mu": "here", "participant.owner": "here",
 		"participant.conn": "here", "participant.wanted": "here", "participant.grace": "here", "participant.until": "here",
 		"participant.over": "never packed", "participant.gap": "moves", "participant.sent": "moves", "participant.kept": "moves",
+		"participant.flying": "landed before", "participant.heard": "moves", "participant.said": "moves",
 		"participant.asked": "here", "participant.iceRefresh": "with the greeting", "participant.former": "token", "participant.place": "of memory",
 		"localMember.room": "moves", "localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early",
-		"localMember.move": "settled before", "localMember.joining": "never packed",
+		"localMember.stays": "moves", "localMember.unnamed": "empty by then", "localMember.marks": "moves",
+		"localMember.heldBytes": "of marks", "localMember.awaiting": "here", "localMember.move": "settled before", "localMember.joining": "never packed",
 	}
 	for _, kind := range []reflect.Type{reflect.TypeFor[participant](), reflect.TypeFor[localMember]()} {
 		for i := range kind.NumField() {

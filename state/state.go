@@ -104,8 +104,8 @@ type Message struct {
 	ID string
 	// Run tells the numbers that a node gave in one life of its room from those of another.
 	Run uint64
-	// Receivers are the members of the receiving node that a frame is for. They are empty in an Op, and in
-	// what a node of protocol 1 sends: then To says it.
+	// Receivers are the members of the receiving node that a frame is for. They are empty in an Op, unless
+	// that passes a frame on, and in what a node of protocol 1 sends: then To says it.
 	Receivers []Receiver
 	// Frame is the complete frame for the receiving client, or what the Op needs. It must not be
 	// modified. A message with Receivers and no Frame carries numbers alone.
@@ -148,7 +148,7 @@ type NodeInfo struct {
 // no directory and nobody can send to it, so that nothing reaches a node which is not built yet. The
 // functions are called in the order in which
 // the sending node acted, possibly from several goroutines for several senders. They must return
-// soon and must not call back into the state.
+// soon and must not call back into the state but for Send.
 type Events struct {
 	// View tells of a change that another node made to a room in which this node has members.
 	// The node's own changes come back from Join and Leave instead.

@@ -1,0 +1,675 @@
+package signal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cline-meet/signal/state"
+)
+
+// wire is a shared state whose messages arrive when the test says so.
+type wire struct {
+	t     *testing.T
+	mu    sync.Mutex
+	nodes map[string]*wireNode
+	ways  map[string][]state.Message // by "from>to"
+	// holding has Send wait for take or refuse.
+	holding bool
+	pending []parcel
+	old     map[string]bool // nodes of protocol 1
+}
+
+type parcel struct {
+	m      state.Message
+	copies []state.Copy
+	done   func([]error)
+}
+
+// wireNode is a node of a wire and its server.
+type wireNode struct {
+	*wire
+	id  string
+	srv *Server
+	off map[string]bool // whom it cannot reach
+}
+
+func newWire(t *testing.T, ids ...string) *wire {
+	w := &wire{t: t, nodes: map[string]*wireNode{}, ways: map[string][]state.Message{}, old: map[string]bool{}}
+	for _, id := range ids {
+		n := &wireNode{wire: w, id: id, off: map[string]bool{}}
+		w.nodes[id] = n
+		n.srv = socketless(t, n)
+	}
+	return w
+}
+
+func (n *wireNode) ID() string   { return n.id }
+func (n *wireNode) Ready() error { return nil }
+
+func (n *wireNode) Nodes() (infos []state.NodeInfo) {
+	for id := range n.nodes {
+		if id != n.id {
+			protocol := 2
+			if n.old[id] {
+				protocol = 1
+			}
+			infos = append(infos, state.NodeInfo{ID: id, Protocol: protocol})
+		}
+	}
+	return infos
+}
+
+func (n *wireNode) Join(context.Context, string, state.Member, int) (state.View, error) {
+	return state.View{}, state.ErrUnavailable
+}
+
+func (n *wireNode) Leave(context.Context, string, string, uint64, state.Reason) (state.View, error) {
+	return state.View{}, state.ErrNotMember
+}
+
+func (n *wireNode) Move(context.Context, string, state.Member, uint64, ...state.Member) (state.View, error) {
+	return state.View{}, state.ErrNotMember
+}
+
+func (n *wireNode) Adopt(context.Context, string, string, uint64, uint64) (state.View, error) {
+	return state.View{}, state.ErrNotMember
+}
+
+func (n *wireNode) Send(m state.Message, copies []state.Copy, done func([]error)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m.Node = n.id
+	p := parcel{m, copies, done}
+	if n.holding {
+		n.pending = append(n.pending, p)
+		return
+	}
+	n.put(p, func(node string) bool { return n.off[node] })
+}
+
+// put puts a parcel on its way, but for the copies that are refused.
+func (w *wire) put(p parcel, refused func(node string) bool) {
+	errs := make([]error, len(p.copies))
+	for i, c := range p.copies {
+		if refused(c.Node) {
+			errs[i] = state.ErrUnavailable
+			continue
+		}
+		m := p.m
+		m.Receivers = c.Receivers
+		w.ways[m.Node+">"+c.Node] = append(w.ways[m.Node+">"+c.Node], m)
+	}
+	go p.done(errs)
+}
+
+// answer decides what becomes of the oldest Send that is held.
+func (w *wire) answer(refused ...string) {
+	w.t.Helper()
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.pending) == 0 {
+		w.t.Fatal("nothing was sent")
+	}
+	p := w.pending[0]
+	w.pending = w.pending[1:]
+	w.put(p, func(node string) bool { return slices.Contains(refused, node) })
+}
+
+// arrive has all arrive that is under way from one node to another, and returns what it is.
+func (w *wire) arrive(from, to string) (what []string) {
+	synctest.Wait()
+	for _, m := range w.cut(from, to) {
+		what = append(what, strings.TrimSpace(m.Op+" "+string(m.Frame)))
+		w.nodes[to].srv.onMessage(m)
+	}
+	synctest.Wait()
+	return what
+}
+
+// cut takes off what is under way from one node to another.
+func (w *wire) cut(from, to string) []state.Message {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ms := w.ways[from+">"+to]
+	delete(w.ways, from+">"+to)
+	return ms
+}
+
+// show has all nodes but some see the room.
+func (w *wire) show(v state.View, but ...string) {
+	for id, n := range w.nodes {
+		if !slices.Contains(but, id) {
+			n.srv.onView(v)
+		}
+	}
+	synctest.Wait()
+}
+
+// say has a participant say something to all, or to one, with an id if that is not empty.
+func say(p *participant, id, to, text string) {
+	env := envelope{Type: appMessage, ID: []byte(id), TargetID: []byte(to), Data: []byte(strconv.Quote(text))}
+	c := newConn(p.srv, &sink{}, "session", "host", p.conn.from)
+	c.participant = p
+	c.answer(env, p.handle(env))
+	synctest.Wait()
+}
+
+// hop moves a participant to another node as its client does. The other nodes do not hear of it.
+func (w *wire) hop(p *participant, to string) *participant {
+	from, there := p.srv, w.nodes[to].srv
+	p.conn.mu.Lock()
+	p.conn.queue = nil // It has got all.
+	p.conn.mu.Unlock()
+	got := p.sent
+	snap, move, err := from.pack(p, to, &got)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	from.tasks.run(func() { from.seeOff(move) })
+	text, err := json.Marshal(snap)
+	if err == nil {
+		snap = snapshot{}
+		err = json.Unmarshal(text, &snap)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	token := resumeToken{User: p.user, Epoch: p.epoch, Node: from.state.ID()}
+	q, l := there.unpack(snap, token, "session")
+	q.owner, q.conn = ownerConn, deaf(q.user, 0).conn
+	there.participants[q.user] = q
+	l.move = there.newIncomingMove(token, q.member())
+	q.room = there.addLocal("r", l)
+	return q
+}
+
+// at is a participant as a member of the room since that version.
+func (p *participant) at(joined uint64) state.Member {
+	return state.Member{ID: p.user, Node: p.srv.state.ID(), Epoch: p.epoch, Joined: joined}
+}
+
+// lines returns the data of the relayed messages that a deaf participant heard.
+func lines(p *participant) (out []string) {
+	for _, text := range heard(p) {
+		var m struct{ Type, Data string }
+		if json.Unmarshal([]byte(text), &m) == nil && m.Type == "message" {
+			out = append(out, m.Data)
+		}
+	}
+	return out
+}
+
+func (w *wire) hears(p *participant, what string, want ...string) {
+	w.t.Helper()
+	if got := lines(p); !slices.Equal(got, want) {
+		w.t.Errorf("%s: %s heard %q, want %q", what, p.user, got, want)
+	}
+}
+
+// gathering is a room of c at node C, x and y at node A, z at node B.
+type gathering struct {
+	*wire
+	c, x, y, z *participant
+}
+
+func gather(t *testing.T) *gathering {
+	w := newWire(t, "A", "B", "C")
+	g := &gathering{wire: w}
+	for _, one := range []struct {
+		p        **participant
+		id, node string
+	}{{&g.c, "c", "C"}, {&g.x, "x", "A"}, {&g.y, "y", "A"}, {&g.z, "z", "B"}} {
+		*one.p = w.nodes[one.node].srv.place("r", member(one.id, one.node, 1))
+	}
+	w.show(g.view(1))
+	for _, p := range []*participant{g.c, g.x, g.y, g.z} {
+		heard(p)
+	}
+	return g
+}
+
+func (g *gathering) view(version uint64) state.View {
+	return view(version, g.c.at(1), g.x.at(2), g.y.at(3), g.z.at(4))
+}
+
+func bubble(t *testing.T, test func(t *testing.T, g *gathering)) {
+	synctest.Test(t, func(t *testing.T) { test(t, gather(t)) })
+}
+
+// TestBroadcastDuringAMove lets x move from A to B, where z is, while broadcasts are on all ways.
+func TestBroadcastDuringAMove(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "", "1")
+		g.arrive("C", "A")
+		g.hears(g.x, "before the move", "1")
+		say(g.c, "", "", "2")
+		g.x = g.hop(g.x, "B")
+		say(g.c, "", "", "3")
+		say(g.y, "", "", "a")
+		say(g.z, "", "", "b")
+		g.show(g.view(2))
+		say(g.c, "", "", "4")
+		say(g.y, "", "", "c")
+		say(g.z, "", "", "d")
+		g.arrive("C", "B")
+		g.hears(g.z, "the named member", "1", "2", "3", "4")
+		g.hears(g.x, "what came too early")
+		g.arrive("B", "A")
+		g.arrive("C", "A")
+		g.arrive("A", "B")
+		g.hears(g.y, "who stayed", "1", "b", "d", "2", "3", "4")
+		got := lines(g.x)
+		slices.Sort(got)
+		if want := []string{"2", "3", "4", "a", "b", "c", "d"}; !slices.Equal(got, want) {
+			t.Errorf("x heard %q, want %q", got, want)
+		}
+		time.Sleep(2 * holeTimeout)
+		synctest.Wait()
+		if g.x.gap {
+			t.Error("nothing is missing, but a gap was told")
+		}
+	})
+}
+
+// TestOrderDuringAMove lets what c says come by two ways.
+func TestOrderDuringAMove(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "x", "1")
+		g.x = g.hop(g.x, "B")
+		say(g.c, "", "x", "2")
+		g.show(g.view(2))
+		say(g.c, "", "x", "3")
+		say(g.z, "", "x", "z")
+		g.arrive("C", "B")
+		g.hears(g.x, "before A has forwarded", "z")
+		g.arrive("C", "A")
+		if got := g.arrive("A", "B"); len(got) != 2 {
+			t.Errorf("A forwarded %q", got)
+		}
+		g.hears(g.x, "in the end", "1", "2", "3")
+	})
+}
+
+// TestChainOfMoves lets x move on, and come back, before anything has followed it.
+func TestChainOfMoves(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "x", "1")
+		say(g.y, "", "x", "y1")
+		g.hears(g.x, "at A", "y1")
+		g.x = g.hop(g.x, "B")
+		say(g.y, "", "x", "y2")
+		g.show(g.view(2), "C")
+		say(g.y, "", "x", "y3")
+		say(g.z, "", "x", "z1")
+		g.x = g.hop(g.x, "C")
+		say(g.z, "", "x", "z2")
+		g.show(g.view(3), "A")
+		say(g.c, "", "x", "2")
+		g.hears(g.x, "c has come to say 2 at C")
+		g.arrive("C", "A")
+		g.arrive("A", "B")
+		g.arrive("B", "C")
+		g.show(g.view(4))
+		g.arrive("A", "C")
+		got := lines(g.x)
+		for _, who := range []string{"y", "z", ""} {
+			want := map[string][]string{"y": {"y2", "y3"}, "z": {"z2"}, "": {"1", "2"}}[who]
+			var one []string
+			for _, text := range got {
+				if strings.Trim(text, "0123456789") == who {
+					one = append(one, text)
+				}
+			}
+			if !slices.Equal(one, want) {
+				t.Errorf("of %q x heard %q, want %q, of %q", who, one, want, got)
+			}
+		}
+	})
+}
+
+// TestLostBehindAMoveIsTold has A die with what it should have forwarded. Nothing follows, but the tip shows it.
+func TestLostBehindAMoveIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "x", "1")
+		g.x = g.hop(g.x, "B")
+		g.show(g.view(2), "A")
+		g.cut("C", "A")
+		g.arrive("C", "B")
+		time.Sleep(holeTimeout + time.Second)
+		synctest.Wait()
+		if !g.x.gap || g.x.over {
+			t.Errorf("gap: %v, over: %v", g.x.gap, g.x.over)
+		}
+		say(g.c, "", "x", "2")
+		g.arrive("C", "B")
+		if kept := g.x.kept.copies(); len(kept) == 0 || !strings.Contains(string(kept[len(kept)-1]), `"data":"2"`) {
+			t.Errorf("what follows is not kept: %q", kept)
+		}
+	})
+}
+
+// TestRefusedLeavesNoHole has messages refused while others are under way behind them.
+func TestRefusedLeavesNoHole(t *testing.T) {
+	for _, refused := range []string{"A...", ".A..", "AA..", "..AA", "A.A.", "AAAA"} {
+		bubble(t, func(t *testing.T, g *gathering) {
+			g.holding = true
+			var want []string
+			for i, r := range refused {
+				say(g.c, "", "x", fmt.Sprint(i))
+				if r != 'A' {
+					want = append(want, fmt.Sprint(i))
+				}
+			}
+			for _, r := range refused {
+				g.answer(string(r))
+			}
+			g.holding = false
+			for len(g.pending) > 0 {
+				g.answer()
+			}
+			synctest.Wait()
+			say(g.c, "", "x", "9")
+			g.arrive("C", "A")
+			g.hears(g.x, refused, append(want, "9")...)
+			time.Sleep(2 * holeTimeout)
+			synctest.Wait()
+			if g.x.gap {
+				t.Errorf("%s: a gap was told", refused)
+			}
+		})
+	}
+}
+
+// TestLossIsTold loses messages on the only way there is. The tips show it, but not where nothing is missing.
+func TestLossIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "y", "1")
+		g.arrive("C", "A")
+		say(g.c, "", "x", "2")
+		g.cut("C", "A")
+		g.nodes["A"].srv.onLost("C")
+		g.arrive("A", "C")
+		g.arrive("C", "A")
+		time.Sleep(holeTimeout + time.Second)
+		synctest.Wait()
+		if !g.x.gap || g.y.gap || len(g.nodes["A"].srv.doubts) > 0 {
+			t.Errorf("gap of x: %v, of y: %v, doubts: %v", g.x.gap, g.y.gap, g.nodes["A"].srv.doubts)
+		}
+	})
+}
+
+// TestDeathInDoubtIsTold has a node die that may have lost something and cannot tell any more.
+func TestDeathInDoubtIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		a := g.nodes["A"].srv
+		a.onDied("C")
+		if g.x.gap {
+			t.Error("a death is no loss")
+		}
+		a.onLost("C")
+		a.onDied("C")
+		if !g.x.gap || !g.y.gap || len(a.doubts) > 0 {
+			t.Errorf("gap of x: %v, of y: %v, doubts: %v", g.x.gap, g.y.gap, a.doubts)
+		}
+	})
+}
+
+// TestNumbersOutliveTheRoom lets a node leave a room and come back while x is on its way.
+func TestNumbersOutliveTheRoom(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "x", "1")
+		g.arrive("C", "A")
+		g.hears(g.x, "first", "1")
+		say(g.c, "", "x", "2")
+		say(g.c, "", "y", "lost")
+		lost := g.cut("C", "A")[1]
+		srv := g.nodes["C"].srv
+		srv.removeLocal(g.c.room, g.c)
+		delete(srv.participants, "c")
+		time.Sleep(lineRetention / 2)
+		g.c = srv.place("r", member("c", "C", 2))
+		g.show(view(5, g.c.at(5), g.x.at(2), g.y.at(3), g.z.at(4)))
+		say(g.c, "", "", "3")
+		g.arrive("C", "A")
+		g.hears(g.x, "one is missing")
+		g.nodes["A"].srv.onMessage(lost)
+		g.hears(g.y, "nothing is missing", "lost", "3")
+		time.Sleep(holeTimeout + time.Second)
+		synctest.Wait()
+		if !g.x.gap || g.y.gap {
+			t.Errorf("gap of x: %v, of y: %v", g.x.gap, g.y.gap)
+		}
+		srv.removeLocal(g.c.room, g.c)
+		time.Sleep(lineRetention + time.Second)
+		synctest.Wait()
+		if len(srv.retired) != 0 {
+			t.Error("the numbers are kept for ever")
+		}
+	})
+}
+
+// TestAdoptedTakesWhatComes has x at B without its watermarks, since A has died.
+func TestAdoptedTakesWhatComes(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		for i := range 3 {
+			say(g.c, "", "x", fmt.Sprint(i))
+		}
+		g.cut("C", "A")
+		b := g.nodes["B"].srv
+		x := deaf("x", 2)
+		x.srv, x.conn.srv = b, b
+		b.participants["x"] = x
+		l := &localMember{participant: x}
+		l.marks.open = true
+		x.room = b.addLocal("r", l)
+		g.x = x
+		g.show(g.view(2), "A")
+		say(g.c, "", "x", "3")
+		say(g.z, "", "x", "z")
+		g.arrive("C", "B")
+		g.hears(x, "at its new node", "z", "3")
+		time.Sleep(2 * holeTimeout)
+		synctest.Wait()
+		if x.gap {
+			t.Error("what it missed is told by its adoption, not by its numbers")
+		}
+	})
+}
+
+// answers returns the acks and errors that a deaf participant heard, in short.
+func answers(p *participant) (out []string) {
+	for _, text := range heard(p) {
+		var m struct {
+			Type, ID string
+			Missed   []string
+			Data     json.RawMessage
+		}
+		if json.Unmarshal([]byte(text), &m) == nil && (m.Type == "ack" || m.Type == "error") {
+			code := ""
+			if strings.Contains(string(m.Data), "503") {
+				code = " 503"
+			}
+			out = append(out, strings.TrimSpace(m.Type+" "+m.ID+code+" "+strings.Join(m.Missed, ",")))
+		}
+	}
+	return out
+}
+
+func (w *wire) answered(p *participant, want ...string) {
+	w.t.Helper()
+	synctest.Wait()
+	if got := answers(p); !slices.Equal(got, want) {
+		w.t.Errorf("%s was answered %q, want %q", p.user, got, want)
+	}
+}
+
+// TestIDMeansOnce sends messages again after every answer and after none.
+func TestIDMeansOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		everywhere := func() {
+			g.arrive("C", "A")
+			g.arrive("C", "B")
+		}
+		t.Log("after an ack")
+		say(g.c, "1", "", "1")
+		g.answered(g.c, "ack 1")
+		say(g.c, "1", "", "1")
+		g.answered(g.c, "ack 1")
+		everywhere()
+		g.hears(g.x, "acked", "1")
+		g.hears(g.y, "acked", "1")
+		g.hears(g.z, "acked", "1")
+
+		t.Log("after an ack that names who missed it")
+		g.nodes["C"].off["A"] = true
+		say(g.c, "2", "", "2")
+		g.answered(g.c, "ack 2 x,y")
+		say(g.c, "2", "", "2")
+		g.answered(g.c, "error 2 503")
+		g.nodes["C"].off["A"] = false
+		say(g.c, "2", "", "2")
+		g.answered(g.c, "ack 2")
+		everywhere()
+		g.hears(g.x, "missed", "2")
+		g.hears(g.y, "missed", "2")
+		g.hears(g.z, "not missed", "2")
+
+		t.Log("after an error")
+		g.nodes["C"].off["A"] = true
+		say(g.c, "3", "x", "3")
+		g.answered(g.c, "error 3 503")
+		g.nodes["C"].off["A"] = false
+		say(g.c, "3", "x", "3")
+		g.answered(g.c, "ack 3")
+		everywhere()
+		g.hears(g.x, "refused", "3")
+
+		t.Log("while it is under way: the answer comes once, when it comes")
+		g.holding = true
+		say(g.c, "4", "", "4")
+		say(g.c, "4", "", "4")
+		g.answered(g.c)
+		g.answer()
+		g.answered(g.c, "ack 4")
+		g.holding = false
+		everywhere()
+		g.hears(g.x, "under way", "4")
+	})
+}
+
+// TestIDMeansOnceAfterAMove has senders and receivers move before a message is sent again.
+func TestIDMeansOnceAfterAMove(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		before := g.x.sent
+		t.Log("the sender moves while its message is under way: nobody knows what became of it")
+		g.holding = true
+		say(g.c, "1", "", "1")
+		g.c = g.hop(g.c, "B")
+		g.answer()
+		g.holding = false
+		g.show(g.view(2))
+		for _, way := range []string{"CA", "CB"} {
+			g.arrive(way[:1], way[1:])
+		}
+		g.x = g.hop(g.x, "C")
+		g.show(g.view(3))
+		say(g.c, "1", "", "1")
+		g.answered(g.c, "ack 1")
+		for _, way := range []string{"BC", "BA", "AC"} {
+			g.arrive(way[:1], way[1:])
+		}
+		g.hears(g.y, "who stayed", "1")
+		g.hears(g.z, "who is where the sender is", "1")
+		if g.x.sent != before+1 {
+			t.Errorf("x was sent %d frames, %d before", g.x.sent, before)
+		}
+
+		t.Log("the sender knows at its new node whom it missed")
+		g.nodes["B"].off["A"] = true
+		say(g.c, "2", "", "2")
+		g.answered(g.c, "ack 2 y")
+		g.nodes["B"].off["A"] = false
+		g.c = g.hop(g.c, "A")
+		g.show(g.view(4))
+		say(g.c, "2", "", "2")
+		g.answered(g.c, "ack 2")
+		if again := append(g.cut("A", "B"), g.cut("A", "C")...); slices.ContainsFunc(again, func(m state.Message) bool { return m.ID == "2" }) {
+			t.Error("it was sent to those that have it")
+		}
+		for _, way := range []string{"BC", "BA"} {
+			g.arrive(way[:1], way[1:])
+		}
+		g.hears(g.x, "not missed", "2")
+		g.hears(g.y, "missed", "2")
+		g.hears(g.z, "not missed", "2")
+	})
+}
+
+// TestMemoryIsBounded sends more ids than are remembered, and then none.
+func TestMemoryIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m memory[struct{}]
+		for i := range uint64(5 * maxRemembered) {
+			m.put(i, struct{}{})
+			if _, ok := m.get(max(i, maxRemembered-1) - maxRemembered + 1); !ok {
+				t.Fatalf("number %d is forgotten too early", i)
+			}
+		}
+		if n := len(m.young) + len(m.old); n > 2*maxRemembered {
+			t.Errorf("%d are remembered", n)
+		}
+		for range 3 {
+			time.Sleep(time.Minute)
+			m.age(time.Minute)
+		}
+		if m.young != nil || m.old != nil {
+			t.Error("an empty memory holds something")
+		}
+		m.put(1, struct{}{})
+		time.Sleep(time.Minute - time.Second)
+		m.age(time.Minute)
+		time.Sleep(time.Second)
+		m.age(time.Minute)
+		if _, ok := m.get(1); !ok {
+			t.Error("forgotten too early")
+		}
+	})
+}
+
+// TestWindowHoldsTheSenderAlone has one who sends more than may be under way, and another who does not.
+func TestWindowHoldsTheSenderAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.holding = true
+		other := g.nodes["C"].srv.place("r", member("d", "C", 1))
+		g.show(view(2, g.c.at(1), g.x.at(2), g.y.at(3), g.z.at(4), other.at(5)))
+		var sent sync.WaitGroup
+		sent.Go(func() {
+			for i := range maxFlying + 2 {
+				env := envelope{Type: appMessage, TargetID: []byte("x"), Data: fmt.Append(nil, i)}
+				if err := g.c.handle(env); err != errLater {
+					t.Error(err)
+				}
+			}
+		})
+		synctest.Wait()
+		if len(g.pending) != maxFlying {
+			t.Errorf("%d are under way", len(g.pending))
+		}
+		if err := other.handle(envelope{Type: appMessage, Data: []byte("1")}); err != errLater {
+			t.Error(err)
+		}
+		for range maxFlying + 3 {
+			g.answer()
+		}
+		sent.Wait()
+	})
+}

@@ -1,0 +1,182 @@
+package signal
+
+import (
+	"bytes"
+	"slices"
+	"time"
+)
+
+// holeTimeout is how long what is missing may take to come: by way of the nodes where the receiver was before,
+// or as a number without a frame when it was refused. After that it is a gap.
+const holeTimeout = 5 * time.Second
+
+// source is where numbers come from: a node, in one life of its room.
+type source struct {
+	Node string `json:"node"`
+	Run  uint64 `json:"run"`
+}
+
+// watermark is how far a member has got what one source has for it, and what came too early. It moves with the
+// member. The room's lock guards it.
+type watermark struct {
+	source
+	number uint64
+	held   []heldMessage // by number
+	since  time.Time     // when a hole was last seen to open or to shrink
+	used   time.Time
+}
+
+// watermarks are those of one member, of all sources.
+type watermarks struct {
+	all []watermark
+	// open says that the member has come without its watermarks, because its node died: what a source sends
+	// first is what it has next.
+	open bool
+}
+
+// of returns the watermark of a source, nil when nothing has come from there.
+func (ws *watermarks) of(from source) *watermark {
+	for i := range ws.all {
+		if ws.all[i].source == from {
+			return &ws.all[i]
+		}
+	}
+	return nil
+}
+
+// begin returns the watermark of a source of which before that number nothing is expected if the member has
+// come without its watermarks. It forgets former lives of the node.
+func (ws *watermarks) begin(from source, before uint64) *watermark {
+	ws.all = slices.DeleteFunc(ws.all, func(w watermark) bool {
+		return w.Node == from.Node && len(w.held) == 0 && time.Since(w.used) > 2*lineRetention
+	})
+	w := watermark{source: from}
+	if ws.open {
+		w.number = before
+	}
+	ws.all = append(ws.all, w)
+	return &ws.all[len(ws.all)-1]
+}
+
+// receive takes what one source has for the member. It is what makes a message arrive once and in order: what
+// has been there is dropped, what came too early waits for what is before it.
+func (l *localMember) receive(from source, h heldMessage) {
+	w := l.marks.of(from)
+	if w == nil {
+		w = l.marks.begin(from, h.Before)
+	}
+	w.used = time.Now()
+	switch {
+	case h.Number <= w.number:
+		if len(h.Frame) > 0 {
+			l.participant.srv.metrics.duplicates.Inc()
+		}
+	case h.Before <= w.number:
+		w.number = h.Number
+		l.pass(h)
+		l.follow(w)
+	default:
+		l.hold(w, h)
+	}
+}
+
+// hold keeps what came too early. When that is too much, what is missing is given up.
+func (l *localMember) hold(w *watermark, h heldMessage) {
+	h.Frame = bytes.Clone(h.Frame)
+	i, _ := slices.BinarySearchFunc(w.held, h, func(a, b heldMessage) int {
+		if a.Number != b.Number {
+			return int(a.Number - b.Number)
+		}
+		return len(b.Frame) - len(a.Frame) // A tip comes behind the frame of its number.
+	})
+	w.held = slices.Insert(w.held, i, h)
+	if len(w.held) == 1 {
+		w.since = time.Now()
+	}
+	l.heldBytes += len(h.Frame) + heldOverhead
+	if l.heldBytes > l.participant.srv.cfg.MaxQueue {
+		l.giveUp(w)
+		return
+	}
+	l.awaitHoles()
+}
+
+// heldOverhead is what a held message counts besides its frame.
+const heldOverhead = 64
+
+// follow delivers what waited for a number that has come.
+func (l *localMember) follow(w *watermark) {
+	for {
+		i := slices.IndexFunc(w.held, func(h heldMessage) bool { return h.Before <= w.number })
+		if i < 0 {
+			return
+		}
+		h := w.held[i]
+		w.held, w.since = slices.Delete(w.held, i, i+1), time.Now()
+		l.skip(w, h)
+	}
+}
+
+// skip delivers a held message whatever is missing before it, unless it has been there.
+func (l *localMember) skip(w *watermark, h heldMessage) {
+	l.heldBytes -= len(h.Frame) + heldOverhead
+	if h.Number > w.number {
+		w.number = h.Number
+		l.pass(h)
+	}
+}
+
+// giveUp takes what is missing of a source as lost: the client is told, and what waited is delivered.
+func (l *localMember) giveUp(w *watermark) {
+	srv := l.participant.srv
+	srv.metrics.gaps.Inc()
+	l.participant.log.Debug("messages are missing", "node", w.Node, "after", w.number, "held", len(w.held))
+	l.participant.miss("messages may be missing")
+	held := w.held
+	w.held = nil
+	for _, h := range held {
+		l.skip(w, h)
+	}
+}
+
+// awaitHoles looks after the holes when they should have been filled.
+func (l *localMember) awaitHoles() {
+	if l.awaiting {
+		return
+	}
+	l.awaiting = true
+	r := l.room
+	time.AfterFunc(holeTimeout, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		l.awaiting = false
+		if r.local[l.participant.user] == l {
+			l.checkHoles()
+		}
+	})
+}
+
+func (l *localMember) checkHoles() {
+	for i := range l.marks.all {
+		if w := &l.marks.all[i]; len(w.held) > 0 && time.Since(w.since) >= holeTimeout {
+			l.giveUp(w)
+		}
+	}
+	if l.hasHoles() {
+		l.awaitHoles()
+	}
+}
+
+func (l *localMember) hasHoles() bool {
+	return slices.ContainsFunc(l.marks.all, func(w watermark) bool { return len(w.held) > 0 })
+}
+
+// behind reports whether something of this node's own line is still on its way to a member that has come here:
+// then what follows must not overtake it.
+func (l *localMember) behind(line *line) bool {
+	if line == nil {
+		return false
+	}
+	w := l.marks.of(source{l.room.node, l.room.run}) // The tip has made one if there is anything.
+	return w != nil && w.number < line.before
+}
