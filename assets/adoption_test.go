@@ -40,16 +40,50 @@ type book struct {
 	Pause                        float64 // the longest time without a frame, in ms
 }
 
-// TestCallsOutliveTheirNode kills the node to which one page of each call, or both, is connected: they
-// come back to another under their ids, and the same peer connections go on.
-func TestCallsOutliveTheirNode(t *testing.T) {
-	slowdown, redis, browser := systemtest.Slowdown(t), redistest.Start(t), pagetest.Start(t)
+// startTwo runs two nodes of one deployment.
+func startTwo(t *testing.T) []*systemtest.Node {
+	t.Helper()
+	redis := redistest.Start(t)
 	var nodes []*systemtest.Node
 	for range 2 {
 		n := systemtest.StartNode(t, "--redis-url", redis.URL(), "--address-connections", "1000")
 		t.Cleanup(n.Kill) // There is nobody to drain for.
 		nodes = append(nodes, n)
 	}
+	for _, n := range nodes {
+		n.Ready()
+	}
+	return nodes
+}
+
+// TestCallBeginsWhileANodeDies kills the node of one page while the two negotiate, so that some of what they
+// say is lost: they come to a call all the same, under the ids that they had.
+func TestCallBeginsWhileANodeDies(t *testing.T) {
+	nodes, browser := startTwo(t), pagetest.Start(t)
+	for round := range 3 {
+		l := startLine(t, nodes[0].HTTP)
+		link := fmt.Sprintf("/?autojoin=1&media=synthetic&room=begin%d", round)
+		a := browser.Open(t, "http://"+l.listener.Addr().String()+link)
+		before := a.User()
+		b := browser.Open(t, nodes[1].URL+link[1:])
+		b.User()
+		nodes[0].Kill()
+		l.redirect(nodes[1].HTTP)
+		a.Connected(1)
+		b.Connected(1)
+		pagetest.Talk(a, b, "hello")
+		if a.User() != before {
+			t.Errorf("%s became %s", before, a.User())
+		}
+		nodes[0].Start()
+		nodes[0].Ready()
+	}
+}
+
+// TestCallsOutliveTheirNode kills the node to which one page of each call, or both, is connected: they
+// come back to another under their ids, and the same peer connections go on.
+func TestCallsOutliveTheirNode(t *testing.T) {
+	slowdown, nodes, browser := systemtest.Slowdown(t), startTwo(t), pagetest.Start(t)
 	l := startLine(t, nodes[0].HTTP)
 	var there, all []pagetest.Page
 	ids := map[pagetest.Page]string{}
