@@ -293,15 +293,11 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 func (n *node) newState() (sharedState, error) {
 	cfg := n.settings.redis
 	if !cfg.Enabled() {
-		return state.NewMemory().Node(rand.Text()), nil
+		return state.NewMemory().Node(state.NewNodeID()), nil
 	}
-	cfg.Logger, cfg.Registerer = n.log, n.registry
-
-	cfg.Grace = n.settings.signal.ResumeGrace
-
+	cfg.Logger, cfg.Registerer, cfg.Grace = n.log, n.registry, n.settings.signal.ResumeGrace
 	cfg.Secrets, cfg.OnSecret, cfg.Configured = n.shared.Proposals(), n.shared.Set, n.given
-
-	return state.NewRedis(cfg, rand.Text())
+	return state.NewRedis(cfg, state.NewNodeID())
 }
 
 // newDirectory puts the parts of the node that others are told of into one place among them.

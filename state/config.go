@@ -105,7 +105,7 @@ func (c *RedisConfig) Settings() setting.Table {
 		setting.Text("redis-prefix", &c.Prefix, "`TEXT` that all keys and channels begin with; deployments that share a Redis need different ones"),
 		setting.Choice("state-outage", &c.Outage, []string{OutageLocal, OutageReject}, "`POLICY` for joins while Redis is away: local or reject"),
 		setting.Duration("state-beat", &c.Beat, minBeat, maxLease/2, "`SECONDS` between renewals of this node's lease"),
-		setting.Duration("state-lease", &c.Lease, 2*minBeat, maxLease, "`SECONDS` of silence after which a node is dead and its members leave"),
+		setting.Duration("state-lease", &c.Lease, 2*minBeat, maxLease, "`SECONDS` of silence after which a node is dead even if it still listens"),
 	)
 }
 

@@ -55,7 +55,6 @@ type Redis struct {
 	work      chan struct{} // wakes the repairer
 	settled   chan struct{} // closed once it is known whether Redis is there
 	settle    func()        // closes settled
-	ticks     []tick        // what parts of the node ask again and again
 	started   time.Time
 	ctx       context.Context
 	cancel    context.CancelFunc

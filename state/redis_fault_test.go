@@ -15,7 +15,7 @@ import (
 
 // steady is a lease that a busy machine does not break by accident.
 func steady(cfg RedisConfig) RedisConfig {
-	cfg.Beat, cfg.Lease = 400*time.Millisecond, 2*time.Second
+	cfg.Beat, cfg.Lease = 400*time.Millisecond, 4*time.Second
 	return cfg
 }
 
@@ -169,6 +169,9 @@ func outage(t *testing.T, cfg RedisConfig, lose, back func()) {
 		}
 		if len(s.lost) > 0 {
 			t.Errorf("%s lost %v", s.id, s.lost)
+		}
+		if len(s.died) > 0 {
+			t.Errorf("%s heard that %v died", s.id, s.died)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"crypto/rand"
 	"embed"
 	"errors"
 	"fmt"
@@ -53,6 +54,10 @@ type entry struct {
 func (e entry) member() Member {
 	return Member(e)
 }
+
+// NewNodeID returns an id that no other node ever had. It is short: a longer one would make a member in Redis,
+// with 20 digits of an epoch and 16 of a version, more than the 64 bytes up to which a hash stays compact.
+func NewNodeID() string { return rand.Text()[:16] }
 
 // epochText writes an epoch so that epochs compare as text.
 func epochText(epoch uint64) string { return fmt.Sprintf("%020d", epoch) }

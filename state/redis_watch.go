@@ -26,10 +26,6 @@ const (
 	settling = 5 * time.Second
 )
 
-// A tick is what a part of the node asks with each look, within the same round trip: it adds its commands and
-// returns what to do with their answers.
-type tick func(context.Context, redis.Pipeliner) func()
-
 // absence is a node on whose channel nobody listens.
 type absence struct {
 	looks int
@@ -59,7 +55,7 @@ func (r *Redis) watch() {
 // noticeSleep reports whether this process did not run for longer than a beat, as when it is stopped, by how
 // late it is. Then it treats all that it knows as doubtful.
 func (r *Redis) noticeSleep(late time.Duration) bool {
-	if late < max(r.cfg.Beat, time.Second) {
+	if late < max(r.cfg.Beat, opTimeout) {
 		return false
 	}
 	r.log.Warn("this node did not run for a while", "node", r.id, "late_ms", late.Milliseconds())
@@ -89,16 +85,8 @@ func (r *Redis) look(absent map[string]*absence) error {
 	pipe := r.client.Pipeline()
 	counts := r.countListeners(ctx, pipe, append(nodes, r.id))
 	dead := pipe.ZRangeWithScores(ctx, directoryKeys(r.cfg.Prefix)[2], 0, -1)
-	var answers []func()
-	for _, ask := range r.ticks {
-		answers = append(answers, ask(ctx, pipe))
-	}
 	r.metrics.trips.WithLabelValues("watch").Inc()
-	_, err := pipe.Exec(ctx)
-	for _, answer := range answers {
-		answer()
-	}
-	if err != nil {
+	if _, err := pipe.Exec(ctx); err != nil {
 		return err
 	}
 	ends := map[string]int64{}

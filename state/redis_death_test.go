@@ -1,0 +1,298 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cline-meet/signal/state/redistest"
+)
+
+// TestNodeComesBackInTime cuts a node off for long enough to be taken for dead, and gives it its way back before
+// its grace ends: it cannot act meanwhile, nobody sees its members leave, and the one that another node adopted
+// is that one's.
+func TestNodeComesBackInTime(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := graceful(single(redis))
+	cfg.Lease = 3 * time.Second
+	way := newProxy(t, redis.Addr)
+	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	cut := newSite(t, behind(cfg, way), "n3")
+	for i := range 5 {
+		room := fmt.Sprint("r", i)
+		one.must(one.enter(room, "a"))
+		two.must(two.enter(room, "b"))
+		cut.must(cut.enter(room, fmt.Sprint("c", i)))
+		agree(t, room, []string{"a", "b", fmt.Sprint("c", i)}, one, two, cut)
+	}
+	way.frozen.Store(true)
+	way.cut()
+	one.knowsDead("n3")
+	two.knowsDead("n3")
+	eventually(t, "the node may not act", func() bool { return cut.Ready() != nil })
+	if err := cut.send(one, "x"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("the node that is taken for dead sends: %v", err)
+	}
+	if _, err := one.adopt("n3", "c0", cut.epoch("r0", "c0")); err != nil {
+		t.Fatal(err)
+	}
+	way.frozen.Store(false)
+	way.cut()
+	eventually(t, "the node is back", func() bool { return one.send(cut, "x") == nil && two.send(cut, "y") == nil })
+	eventually(t, "the node knows who has its member", func() bool {
+		cut.mu.Lock()
+		defer cut.mu.Unlock()
+		m, ok := cut.views["r0"].Find("c0")
+		return ok && m.Node == "n1"
+	})
+	for i := range 5 {
+		agree(t, fmt.Sprint("r", i), []string{"a", "b", fmt.Sprint("c", i)}, one, two, cut)
+	}
+	eventually(t, "the node asks what it missed", func() bool {
+		cut.mu.Lock()
+		defer cut.mu.Unlock()
+		return slices.Contains(cut.lost, "n1") && slices.Contains(cut.lost, "n2")
+	})
+	for _, s := range []*site{one, two, cut} {
+		if s.mu.Lock(); len(s.left) > 0 {
+			t.Errorf("%s saw %v leave", s.id, s.left)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// TestSubscriptionsVanish breaks all subscriptions again and again, as a Redis does that is restarted or hands
+// over: who lives is not taken for dead.
+func TestSubscriptionsVanish(t *testing.T) {
+	redis := redistest.Start(t)
+	one, two, last := three(t, graceful(single(redis)))
+	for range 10 {
+		redis.Do("CLIENT", "KILL", "TYPE", "pubsub")
+		<-time.After(watchEvery)
+	}
+	for _, s := range []*site{one, two, last} {
+		eventually(t, s.id+" is ready", func() bool { return s.Ready() == nil })
+		if s.mu.Lock(); len(s.died) > 0 {
+			t.Errorf("%s heard that %v died", s.id, s.died)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// TestOrphansOutliveData flushes Redis while a node is dead: its members are brought back by the others, and can
+// still be adopted, also by a node that knows nothing of the room.
+func TestOrphansOutliveData(t *testing.T) {
+	redis := redistest.Start(t)
+	one, two, dead := three(t, graceful(single(redis)))
+	one.must(one.enter("r", "a"))
+	dead.must(dead.enter("r", "b"))
+	agree(t, "r", []string{"a", "b"}, one, dead)
+	dead.crash()
+	one.knowsDead("n3")
+	two.knowsDead("n3")
+	redis.Do("FLUSHALL")
+	eventually(t, "Redis knows the death again", func() bool {
+		return one.client.ZScore(t.Context(), directoryKeys(one.cfg.Prefix)[2], "n3").Err() == nil
+	})
+	agree(t, "r", []string{"a", "b"}, one)
+	if v, err := two.adopt("n3", "b", dead.epoch("r", "b")); err != nil || v.Room != "r" {
+		t.Fatalf("adopting: %+v, %v", v, err)
+	}
+	agree(t, "r", []string{"a", "b"}, one, two)
+	if one.count(one.left, "r/b") > 0 {
+		t.Error("the orphan was seen to leave")
+	}
+}
+
+// commands returns how often commands were called that scripts, searches and reads of rooms are made of.
+func commands(s *redistest.Server) int {
+	n := 0
+	for _, m := range regexp.MustCompile(`cmdstat_(evalsha|eval|scan|hkeys|hgetall):calls=(\d+)`).FindAllStringSubmatch(s.Do("INFO", "commandstats"), -1) {
+		calls, _ := strconv.Atoi(m[2])
+		n += calls
+	}
+	return n
+}
+
+// TestDeathCostsItsRooms kills a node with one member among many rooms of others: what that costs does not
+// depend on them.
+func TestDeathCostsItsRooms(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := graceful(single(redis))
+	cfg.Beat, cfg.Grace = 2*time.Second, 0
+	one, two, dead := three(t, cfg)
+	const rooms = 1000
+	for i := range rooms {
+		one.must(one.enter(fmt.Sprint("r", i), "a"))
+	}
+	dead.must(dead.enter("r0", "b"))
+	agree(t, "r0", []string{"a", "b"}, one, dead)
+	before := commands(redis)
+	dead.crash()
+	one.knowsDead("n3")
+	two.knowsDead("n3")
+	agree(t, "r0", []string{"a"}, one)
+	eventually(t, "the burial is over", func() bool {
+		return one.client.Exists(t.Context(), directoryKeys(cfg.Prefix)[2], one.indexKey("n3")).Val() == 0
+	})
+	cost := commands(redis) - before
+	t.Logf("%d commands", cost)
+	if cost > rooms/10 {
+		t.Errorf("the death of a node with one member among %d rooms costs %d commands", rooms, cost)
+	}
+}
+
+// TestNodeWithoutIndex kills a node of protocol 1, which keeps no index of its rooms.
+func TestNodeWithoutIndex(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := graceful(single(redis))
+	cfg.Grace = 5 * time.Second
+	one, old := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	old.Announce(NodeInfo{Protocol: 1, MinProtocol: 1, Draining: true})
+	one.must(one.enter("r", "a"))
+	old.must(old.enter("r", "b"))
+	old.must(old.enter("r", "c"))
+	old.must(old.enter("alone", "d"))
+	agree(t, "r", []string{"a", "b", "c"}, one, old)
+	eventually(t, "it is known as old", func() bool { nodes := one.Nodes(); return len(nodes) == 1 && nodes[0].Protocol == 1 })
+	redis.Do("DEL", one.indexKey("n2"))
+	old.crash()
+	one.knowsDead("n2")
+	if v, err := one.adopt("n2", "d", old.epoch("alone", "d")); err != nil || v.Room != "alone" {
+		t.Errorf("adopting: %+v, %v", v, err)
+	}
+	if _, err := one.adopt("n2", "b", old.epoch("r", "b")); err != nil {
+		t.Errorf("adopting: %v", err)
+	}
+	agree(t, "r", []string{"a", "b"}, one)
+	if one.reasons["r/c"] != ReasonNodeLost || one.count(one.left, "r/c") != 1 {
+		t.Errorf("saw %v leave: %v", one.left, one.reasons)
+	}
+}
+
+// TestIndexFollowsRooms compares the index with the rooms that a node has members in, while they come and go.
+func TestIndexFollowsRooms(t *testing.T) {
+	one := newSite(t, single(redistest.Start(t)), "n1")
+	index := func() []string {
+		rooms := one.client.HKeys(t.Context(), one.indexKey("n1")).Val()
+		slices.Sort(rooms)
+		return rooms
+	}
+	for i := range 6 {
+		one.must(one.enter(fmt.Sprint("r", i), "a"))
+	}
+	if got := index(); len(got) != 6 {
+		t.Errorf("the index holds %v", got)
+	}
+	for i := range 5 {
+		one.must(one.exit(fmt.Sprint("r", i), "a"))
+	}
+	for range 5 { // Rooms that are left and entered again stay.
+		one.must(one.exit("r5", "a"))
+		one.must(one.enter("r5", "a"))
+	}
+	eventually(t, "the index holds what is there", func() bool { return slices.Equal(index(), []string{"r5"}) })
+	one.must(one.exit("r5", "a"))
+	eventually(t, "the index is empty", func() bool { return len(index()) == 0 })
+}
+
+// TestSleepIsNoticed has a node that did not run for a while doubt what it knows.
+func TestSleepIsNoticed(t *testing.T) {
+	cfg := graceful(single(redistest.Start(t)))
+	cfg.Beat = 2 * time.Second
+	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	eventually(t, "it knows the other", func() bool { return len(one.Nodes()) == 1 })
+	if one.noticeSleep(opTimeout - time.Second) {
+		t.Error("a pause shorter than a beat counts as sleep")
+	}
+	if !one.noticeSleep(opTimeout) {
+		t.Error("a pause as long as a beat does not")
+	}
+	eventually(t, "it asks what it missed", func() bool {
+		one.mu.Lock()
+		defer one.mu.Unlock()
+		return slices.Equal(one.lost, []string{"n2"})
+	})
+	one.must(one.send(two, "x"))
+}
+
+// TestNodeActsWithinItsLease follows a node that cannot renew its lease.
+func TestNodeActsWithinItsLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Redis{cfg: RedisConfig{Lease: 10 * time.Second}}
+		now := time.Now()
+		r.renewed.Store(&now)
+		time.Sleep(time.Minute)
+		if err := r.Ready(); err != nil {
+			t.Errorf("before it ever had a lease: %v", err)
+		}
+		now = time.Now()
+		r.beats.Store(true)
+		time.Sleep(r.cfg.Lease - 1)
+		if err := r.Ready(); err != nil {
+			t.Errorf("within its lease: %v", err)
+		}
+		time.Sleep(time.Nanosecond)
+		if err := r.Ready(); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("after its lease: %v", err)
+		}
+	})
+}
+
+// TestDeadAreReviewed follows a dead node over its grace.
+func TestDeadAreReviewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lease, grace = 10 * time.Second, 15 * time.Second
+		r := &Redis{cfg: RedisConfig{Lease: lease}, undeclared: map[string]bool{}, estates: map[string]*estate{}}
+		r.dead = map[string]*death{"n": {since: time.Now(), until: time.Now().Add(grace), listed: true}}
+		named := map[string]bool{"n": true}
+		if due := r.reviewDeadLocked(time.Now(), named); time.Until(due) != lease {
+			t.Errorf("looks again in %v", time.Until(due))
+		}
+		time.Sleep(grace - time.Second)
+		if due := r.reviewDeadLocked(time.Now(), named); time.Until(due) != time.Second || r.overLocked("n") {
+			t.Errorf("looks again in %v, over: %v", time.Until(due), r.overLocked("n"))
+		}
+		time.Sleep(time.Second)
+		if !r.overLocked("n") || len(r.undeclared) > 0 {
+			t.Error("the grace does not end, or Redis is told of what it knows")
+		}
+		r.dead["n"].listed, r.dead["n"].reaped = false, true
+		if r.reviewDeadLocked(time.Now(), named); r.undeclared["n"] {
+			t.Error("it is declared again while the news of its end is under way")
+		}
+		time.Sleep(lease + 1)
+		if r.reviewDeadLocked(time.Now(), named); !r.undeclared["n"] {
+			t.Error("a room still names it, and nobody sweeps again")
+		}
+		time.Sleep(10 * lease)
+		if r.reviewDeadLocked(time.Now(), nil); r.dead["n"] != nil {
+			t.Error("it is never forgotten")
+		}
+	})
+}
+
+// TestRingOfNeighbours has every one of many nodes watched by others.
+func TestRingOfNeighbours(t *testing.T) {
+	peers := map[string]*peer{}
+	for i := range 40 {
+		peers[fmt.Sprintf("n%02d", i)] = &peer{listed: true}
+	}
+	watchers := map[string]int{}
+	for id := range peers {
+		r := &Redis{id: id, peers: peers}
+		for _, node := range r.neighbours() {
+			watchers[node]++
+		}
+	}
+	for id := range peers {
+		if watchers[id] != watched {
+			t.Errorf("%s is watched by %d nodes", id, watchers[id])
+		}
+	}
+}
