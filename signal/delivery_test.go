@@ -54,6 +54,8 @@ func newWire(t *testing.T, ids ...string) *wire {
 func (n *wireNode) ID() string   { return n.id }
 func (n *wireNode) Ready() error { return nil }
 
+func (n *wireNode) Problems() []string { return nil }
+
 func (n *wireNode) Nodes() (infos []state.NodeInfo) {
 	for id := range n.nodes {
 		if id != n.id {

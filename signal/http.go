@@ -131,7 +131,11 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": notReady})
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+	answer := map[string]any{"status": "ready"}
+	if problems := s.state.Problems(); len(problems) > 0 {
+		answer["problems"] = problems
+	}
+	writeJSON(w, http.StatusOK, answer)
 }
 
 // serveICE issues ICE servers for the session of the request's cookie.

@@ -33,6 +33,7 @@ type State interface {
 	Send(m state.Message, copies []state.Copy, done func([]error))
 	Nodes() []state.NodeInfo
 	Ready() error
+	Problems() []string
 }
 
 // maxPingInterval keeps the connection alive through proxies that cut quiet ones after 30 s.

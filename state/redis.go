@@ -66,6 +66,9 @@ type Redis struct {
 	echoed  atomic.Pointer[time.Time]
 	renewed atomic.Pointer[time.Time]
 	beats   atomic.Bool // the lease was renewed once
+	// unrenewable says that no node can renew its lease.
+	unrenewable atomic.Bool
+	tags        sync.Map // node → what its channel has besides its id
 
 	life  sync.Mutex // the innermost lock
 	ended bool       // no goroutine may be started any more; guarded by life
@@ -98,6 +101,8 @@ type Redis struct {
 	told       map[string][]string // as OnSecret was told
 	masters    map[string]master   // the Redis processes that hold data, by address
 	data       map[string]sentinel
+	broken     map[string]part   // masters that do not work, by address
+	share      float64           // of the slots that they have
 	evicting   map[string]string // masters that may evict what nodes write, and their policy
 	mismatched map[string]bool   // nodes that have other secrets than this one
 	turn       []string          // rooms whose turn to be looked at comes before the others
@@ -115,7 +120,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
 		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]*death{}, estates: map[string]*estate{}, filing: map[string]bool{}, undeclared: map[string]bool{},
-		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string][]string{}, masters: map[string]master{}, data: map[string]sentinel{}, evicting: map[string]string{}, mismatched: map[string]bool{},
+		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string][]string{}, masters: map[string]master{}, data: map[string]sentinel{}, broken: map[string]part{}, evicting: map[string]string{}, mismatched: map[string]bool{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -171,13 +176,38 @@ func (mute) Printf(context.Context, string, ...any) {}
 // ID returns the id of this node.
 func (r *Redis) ID() string { return r.id }
 
-// Ready is nil while the shared state can be reached: Redis takes commands and this node hears what
-// is published for it. Otherwise it wraps ErrUnavailable.
+// Ready is nil while the shared state can be reached: Redis takes commands, for most rooms, and this node hears
+// what is published for it. Otherwise it wraps ErrUnavailable. What does not work meanwhile Problems says.
 func (r *Redis) Ready() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if away := r.awayLocked(); away != nil {
+	away := r.awayLocked()
+	for _, p := range r.broken {
+		if away == nil && r.share >= mostSlots {
+			away = p.err
+		}
+	}
+	if away != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, away)
+	}
+	return nil
+}
+
+// away says why the state is of no use, or nil.
+func (r *Redis) away() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.awayLocked()
+}
+
+// usable wraps ErrUnavailable when the state is away, or the part of it that has a key.
+func (r *Redis) usable(key string) error {
+	err := r.away()
+	if err == nil {
+		err = r.silent(key)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func (r *Redis) watchData() {
 			return
 		case <-tick.C:
 		}
-		if r.Ready() != nil {
+		if r.away() != nil && r.cluster == nil {
 			continue
 		}
 		evicted := r.inspect(r.ctx)
@@ -98,6 +98,7 @@ func (r *Redis) check(ctx context.Context, rooms []string) {
 		}
 	}
 	r.mu.Unlock()
+	maps.DeleteFunc(known, func(room string, _ mirror) bool { return r.silent(r.roomKey(room)) != nil })
 	if len(known) == 0 {
 		return
 	}
@@ -133,18 +134,27 @@ func parseVersion(text string) (version, founded uint64) {
 
 // inspect looks whether the data of a master are gone, and reports whether some were evicted.
 func (r *Redis) inspect(ctx context.Context) (evicted bool) {
-	found := map[string]sentinel{}
+	found, broken := map[string]sentinel{}, map[string]part{}
 	var mu sync.Mutex
 	err := r.eachData(ctx, func(ctx context.Context, addr, key string, c redis.Cmdable) error {
 		s, err := r.sentinel(ctx, key, c)
-		if err == nil {
-			mu.Lock()
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err == nil:
 			found[addr] = s
-			mu.Unlock()
+		case !errors.Is(err, redis.ErrPoolTimeout) && !redis.HasErrorPrefix(err, "MOVED") && !redis.HasErrorPrefix(err, "ASK"):
+			broken[addr] = part{err, refusesWrites(err)}
 		}
-		return err
+		return nil
 	})
-	if err != nil && r.ctx.Err() == nil {
+	if r.ctx.Err() != nil {
+		return false
+	}
+	if silent := r.replaceBroken(broken); (err != nil || silent >= mostSlots) && r.away() == nil {
+		for _, p := range broken {
+			err = errors.Join(err, p.err)
+		}
 		r.trip(err)
 		return false
 	}
@@ -267,6 +277,9 @@ func (r *Redis) findMasters(ctx context.Context) (map[string]master, error) {
 		found[addr] = master{process: infoField(server.Val(), "run_id"), history: infoField(replication.Val(), "master_replid")}
 		return nil
 	})
+	if r.cluster != nil && len(found) > 0 {
+		err = nil // The others are a part of Redis.
+	}
 	return found, err
 }
 

@@ -39,7 +39,7 @@ func (r *Redis) awayLocked() error {
 }
 
 func (r *Redis) lapsed() error {
-	if r.beats.Load() && time.Since(*r.renewed.Load()) >= r.cfg.Lease {
+	if r.beats.Load() && !r.unrenewable.Load() && time.Since(*r.renewed.Load()) >= r.cfg.Lease {
 		return errLapsed
 	}
 	return nil

@@ -199,5 +199,28 @@ func TestSentinelFailover(t *testing.T) {
 
 func TestClusterMasterLoss(t *testing.T) {
 	masters, _ := redistest.StartCluster(t, true)
-	outage(t, steady(clusterConfig(masters)), masters[0].Kill, func() {})
+	one, two, last := three(t, steady(clusterConfig(masters)))
+	all := []*site{one, two, last}
+	settled(t, 10, all...)
+	stop := chatter(one, two, "x")
+	eventually(t, "traffic flows", func() bool { return len(two.heard()) > 20 })
+	masters[0].Kill()
+	eventually(t, "the loss is noticed", func() bool { return one.Ready() != nil || len(one.Problems()) > 0 })
+	last.must(last.exit("r0", "at-n3"))
+	one.must(one.enter("r1", "new"))
+	for _, s := range all {
+		eventually(t, "the replica has taken over for "+s.id, func() bool { return s.Ready() == nil && len(s.Problems()) == 0 })
+	}
+	agree(t, "r0", []string{"at-n1", "at-n2"}, one, two)
+	agree(t, "r1", []string{"at-n1", "at-n2", "at-n3", "new"}, all...)
+	for i := 2; i < 10; i++ {
+		agree(t, fmt.Sprint("r", i), []string{"at-n1", "at-n2", "at-n3"}, all...)
+	}
+	arrived(t, stop(), two)
+	for _, s := range all {
+		s.mu.Lock()
+		delete(s.left, "r0/at-n3")
+		s.mu.Unlock()
+	}
+	nobodyLeft(t, all...)
 }

@@ -74,7 +74,7 @@ func (r *Redis) beat() (due time.Time, err error) {
 	r.metrics.trips.WithLabelValues("beat").Inc()
 	raw, err := leaseScript.Run(ctx, r.client, directoryKeys(r.cfg.Prefix), r.leaseArgs()...).Slice()
 	if err != nil {
-		return due, fmt.Errorf("renewing the lease: %w", err)
+		return r.beatWithoutLease(fmt.Errorf("renewing the lease: %w", err))
 	}
 	l, err := parseLease(raw)
 	if err != nil {
@@ -85,21 +85,34 @@ func (r *Redis) beat() (due time.Time, err error) {
 	r.renewed.Store(&began) // Not later than Redis began to count.
 	r.beats.Store(true)
 	r.skew.Store(l.now - began.Add(now.Sub(began)/2).Sub(r.started).Microseconds())
+	if r.unrenewable.Swap(false) {
+		r.mu.Lock()
+		r.doubtLocked("recovery") // The others need time to renew theirs.
+		r.mu.Unlock()
+	}
 	due = r.learn(l, masters, began)
 	r.spreadSecrets(l)
 	r.tend()
 	wake(r.work)
-	r.metrics.trips.WithLabelValues("probe").Inc()
-	if err := r.sendProbe(r.ctx); err != nil {
-		return due, fmt.Errorf("sending a probe: %w", err)
+	return due, r.sendProbe(r.ctx)
+}
+
+// beatWithoutLease is a beat of which the lease could not be renewed, for a reason. If that concerns a part of
+// Redis alone, the node goes on, and tries again soon.
+func (r *Redis) beatWithoutLease(err error) (due time.Time, _ error) {
+	if !r.blame(directoryKeys(r.cfg.Prefix)[0], err) {
+		return due, err
 	}
-	return due, nil
+	r.unrenewable.Store(r.nobodyRenews(r.ctx, err))
+	r.tend()
+	wake(r.work)
+	return time.Now().Add(maxBackoff), r.sendProbe(r.ctx)
 }
 
 func (r *Redis) leaseArgs() []any {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.info.ID, r.info.Secrets = r.id, r.fingerprintsLocked()
+	r.info.ID, r.info.Secrets, r.info.Channel = r.id, r.fingerprintsLocked(), r.tag(r.id)
 	info, err := json.Marshal(r.info.speak())
 	if err != nil {
 		panic(err) // It is made of texts and numbers.
@@ -122,11 +135,18 @@ func (r *Redis) leaseArgs() []any {
 func (r *Redis) sendProbe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
+	r.metrics.trips.WithLabelValues("probe").Inc()
 	probe := encodeNumber(packetProbe, r.id, r.probe.Add(1))
+	var err error
 	if r.cluster != nil {
-		return r.client.SPublish(ctx, r.channel(r.id), probe).Err()
+		err = r.client.SPublish(ctx, r.channel(r.id), probe).Err()
+	} else {
+		err = r.client.Publish(ctx, r.channel(r.id), probe).Err()
 	}
-	return r.client.Publish(ctx, r.channel(r.id), probe).Err()
+	if err != nil && !r.blame(r.channel(r.id), err) {
+		return fmt.Errorf("sending a probe: %w", err)
+	}
+	return nil // The subscription moves to a master that works.
 }
 
 // lease is the reply of the lease script.
@@ -219,6 +239,9 @@ func (r *Redis) learn(l lease, masters map[string]master, began time.Time) time.
 		info := l.infos[node]
 		r.heardProtocolLocked(&info)
 		r.compareSecretsLocked(info)
+		if node != r.id {
+			r.tags.Store(node, info.Channel)
+		}
 		r.peers[node] = &peer{info: info, alive: left > 0, listed: true, expiry: now.Add(left), at: now}
 	}
 	r.learnDeathsLocked(l.dead, began)

@@ -164,7 +164,7 @@ func (r *Redis) Adopt(ctx context.Context, node, user string, old, epoch uint64)
 
 // inherit returns the estate of a dead node, which is read once.
 func (r *Redis) inherit(ctx context.Context, node string) (*estate, error) {
-	if err := r.Ready(); err != nil {
+	if err := r.usable(directoryKeys(r.cfg.Prefix)[0]); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
@@ -207,7 +207,7 @@ func (r *Redis) lookUp(ctx context.Context, node string) error {
 	lives, died := pipe.ZScore(ctx, keys[0], node), pipe.ZScore(ctx, keys[2], node)
 	r.metrics.trips.WithLabelValues("lookup").Inc()
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return r.failed(ctx, "lookup", err)
+		return r.failed(ctx, "lookup", keys[0], err)
 	}
 	if lives.Err() == nil || died.Err() == nil {
 		wake(r.poke)

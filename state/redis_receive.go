@@ -24,9 +24,13 @@ const (
 func (r *Redis) listen() {
 	wait := minBackoff
 	for {
+		r.pickChannel()
 		heard, err := r.hear()
 		if r.ctx.Err() != nil {
 			return
+		}
+		if !heard {
+			r.blame(r.channel(r.id), err)
 		}
 		if heard {
 			r.doubtAll()

@@ -19,7 +19,7 @@ func (r *Redis) repair() {
 			return
 		case <-r.work:
 		}
-		if r.Ready() != nil {
+		if r.away() != nil {
 			continue // The end of the outage wakes us again.
 		}
 		r.declareMissing(r.ctx)
@@ -92,7 +92,7 @@ func (r *Redis) assert(ctx context.Context, room string) {
 // assertionLocked returns the version that this node knows and what it asserts: its members, and
 // those of other nodes, orphans included, in case Redis has lost the room.
 func (r *Redis) assertionLocked(m *mirror) (known uint64, args []any) {
-	var own, others []any
+	var own, left, others []any
 	for id, s := range m.own {
 		own = append(own, id, epochText(s.epoch), s.joined)
 	}
@@ -102,11 +102,14 @@ func (r *Redis) assertionLocked(m *mirror) (known uint64, args []any) {
 			others = append(others, e.ID, epochText(e.Epoch), e.Joined, e.Node)
 		}
 	}
+	for id, d := range m.leaving {
+		left = append(left, id, epochText(d.Epoch))
+	}
 	known = m.version
 	if m.ahead {
 		known++ // So that what was shown is replaced.
 	}
-	return known, slices.Concat([]any{known, m.founded, len(m.own)}, own, others)
+	return known, slices.Concat([]any{known, m.founded, len(m.own)}, own, []any{len(m.leaving)}, left, others)
 }
 
 // agreeLocked takes over a room as its assertion left it and has the other nodes told if anything

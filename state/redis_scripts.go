@@ -134,7 +134,14 @@ func sortEntries(members []entry) {
 func (r *Redis) roomKey(room string) string { return r.cfg.Prefix + "{r:" + room + "}" }
 
 // channel is where a node listens.
-func (r *Redis) channel(node string) string { return r.cfg.Prefix + "{n:" + node + "}" }
+func (r *Redis) channel(node string) string { return r.channelOf(node, r.tag(node)) }
+
+func (r *Redis) channelOf(node, tag string) string {
+	if tag != "" {
+		node += ":" + tag
+	}
+	return r.cfg.Prefix + "{n:" + node + "}"
+}
 
 // directoryKeys are what the lease script works on, all in one slot of a Cluster.
 func directoryKeys(prefix string) []string {
@@ -146,7 +153,8 @@ func directoryKeys(prefix string) []string {
 // change runs a script on a room. It fails with ErrUnavailable when the outcome is unknown; then
 // the script has no effect after now + opTimeout.
 func (r *Redis) change(ctx context.Context, kind string, script *redis.Script, room string, floor uint64, args ...any) (reply, error) {
-	if err := r.Ready(); err != nil {
+	key := r.roomKey(room)
+	if err := r.usable(key); err != nil {
 		return reply{}, err
 	}
 	select {
@@ -162,7 +170,7 @@ func (r *Redis) change(ctx context.Context, kind string, script *redis.Script, r
 	r.metrics.trips.WithLabelValues(kind).Inc()
 	raw, err := r.runIndexed(ctx, kind, script, room, append(head, args...))
 	if err != nil {
-		return reply{}, r.failed(ctx, kind, err)
+		return reply{}, r.failed(ctx, kind, key, err)
 	}
 	out, err := parseReply(raw)
 	if err != nil {
@@ -189,11 +197,11 @@ func (r *Redis) raise(version uint64) {
 	}
 }
 
-// failed says what an error of an operation means: the contract's ErrUnavailable and, unless it was
-// the caller who gave up or there were too many of us, that Redis is away.
-func (r *Redis) failed(ctx context.Context, kind string, err error) error {
+// failed says what an error of an operation on a key means: the contract's ErrUnavailable and, unless it was
+// the caller who gave up or there were too many of us, that Redis is away, or a part of it.
+func (r *Redis) failed(ctx context.Context, kind, key string, err error) error {
 	gaveUp := errors.Is(ctx.Err(), context.Canceled) || errors.Is(err, redis.ErrPoolTimeout)
-	if !gaveUp {
+	if !gaveUp && !r.blame(key, err) {
 		r.trip(fmt.Errorf("%s: %w", kind, err))
 	}
 	return fmt.Errorf("%s: %w: %w", kind, ErrUnavailable, err)

@@ -103,6 +103,9 @@ func (r *Redis) publishNow(kind, node string, payload []byte) error {
 	if err := r.lapsed(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	if err := r.silent(r.channel(node)); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	ctx, cancel := context.WithTimeout(r.ctx, publishTimeout)
 	defer cancel()
 	r.metrics.trips.WithLabelValues(kind).Inc()
@@ -116,7 +119,7 @@ func (r *Redis) publishNow(kind, node string, payload []byte) error {
 	heard, err := cmd.Result()
 	if err != nil {
 		r.metrics.failures.WithLabelValues("error").Inc()
-		return r.failed(ctx, kind, err)
+		return r.failed(ctx, kind, r.channel(node), err)
 	}
 	r.distance.note(time.Since(began))
 	if heard > 0 {

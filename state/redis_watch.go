@@ -75,7 +75,7 @@ func (r *Redis) distrustLocked(now time.Time) {
 
 // look asks Redis in one round trip who listens and who is dead, and judges.
 func (r *Redis) look(absent map[string]*absence) error {
-	if err := r.Ready(); err != nil {
+	if err := r.away(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, opTimeout)

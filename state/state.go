@@ -140,6 +140,8 @@ type NodeInfo struct {
 	// state fills in its own if they are 0; nodes that announce none are of protocol 1.
 	Protocol    int `json:"protocol,omitempty"`
 	MinProtocol int `json:"min_protocol,omitempty"`
+	// Channel is what tells the node's channel from the one that follows from its ID. The state fills it in.
+	Channel string `json:"channel,omitempty"`
 	// Secrets are fingerprints of the secrets that are valid at the node, by name.
 	Secrets map[string][]string `json:"secrets,omitempty"`
 }

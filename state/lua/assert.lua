@@ -1,8 +1,8 @@
 -- Makes the room right about the calling node's members, about which nobody else knows better.
 -- ARGV[6] the version that the node knows, ARGV[7] the founding, ARGV[8] how many members it has, then
--- (id, epoch, joined) of each, then (id, epoch, joined, node) of other nodes' members: whom to restore when
--- Redis lost the room, also when somebody has founded it anew since. A node that has left meanwhile
--- removes its own.
+-- (id, epoch, joined) of each, then how many have left of whom Redis may not know, then (id, epoch) of each,
+-- then (id, epoch, joined, node) of other nodes' members: whom to restore when Redis lost the room, also when somebody
+-- has founded it anew since, unless they have left. A node that has left meanwhile removes its own.
 local known, knew, count = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local lost = version == 0
 if founding > 0 and knew > 0 then lost = founding ~= knew
@@ -19,10 +19,13 @@ for id, m in pairs(members) do
   if m.node == node and not own[id] then ghosts[#ghosts + 1] = id end
 end
 for _, id in ipairs(ghosts) do remove(id) end
+local rest = 9 + count * 3
+local leaving = tonumber(ARGV[rest])
 if lost then
-  for i = 9 + count * 3, #ARGV, 4 do
-    local there = members[ARGV[i]]
-    if not there or there.epoch < ARGV[i + 1] then put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
+  for i = rest + 1, rest + leaving * 2, 2 do bury(ARGV[i], ARGV[i + 1]) end
+  for i = rest + 1 + leaving * 2, #ARGV, 4 do
+    local there, gone = members[ARGV[i]], redis.call('HGET', departed, ARGV[i])
+    if (not there or there.epoch < ARGV[i + 1]) and (not gone or gone < ARGV[i + 1]) then put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
   end
 end
 if size > 0 and version < known then changed = true end

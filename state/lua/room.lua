@@ -42,7 +42,17 @@ local function put(id, epoch, joined, at)
   changed = true
 end
 
+-- While the room is young, nodes may restore in it whom they knew before Redis lost it. So who has left is
+-- remembered for that time, beside the room: a node of protocol 1 would take it for a member.
+local departed = room .. ':left'
+
+local function bury(id, epoch)
+  redis.call('HSET', departed, id, epoch)
+  redis.call('PEXPIRE', departed, ARGV[4])
+end
+
 local function remove(id)
+  if founding > 0 and now - founding < tonumber(ARGV[4]) * 1000 then bury(id, members[id].epoch) end
   left[#left + 1] = id
   left[#left + 1] = text(members[id])
   members[id] = nil
