@@ -88,7 +88,7 @@ func TestEventsComeWithTheSubscription(t *testing.T) {
 		c.State = hasty{shared.Node("n1"), func(ev state.Events) {
 			ev.View(state.View{Room: "r", Version: 1})
 			ev.Died("n2")
-			for _, op := range []string{"", opHandover, opMarker, opForward, opPass, opPassed, opSettled} {
+			for _, op := range []string{"", opHandover, opMarker, opForward, opPass, opPassed, opSettled, opRelay, opTipsTold} {
 				ev.Message(state.Message{Node: "n0", Op: op, Room: "r", From: "a", To: "b", Frame: []byte("{}")})
 			}
 			ev.Message(state.Message{Node: "n0", Op: opResume, From: "a", Frame: question})

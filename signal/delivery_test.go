@@ -675,3 +675,62 @@ func TestWindowHoldsTheSenderAlone(t *testing.T) {
 		sent.Wait()
 	})
 }
+
+// TestHandoverThatWasLostIsGivenAgain has a node ask once more, and another one, but not when the participant
+// has arrived.
+func TestHandoverThatWasLostIsGivenAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		a := g.nodes["A"].srv
+		g.x.conn.released = make(chan struct{})
+		g.x.conn.closing = true
+		g.x.detach(g.x.conn, true)
+		question, err := json.Marshal(moveRequest{Ask: "7", Epoch: g.x.epoch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		asks := func(node string) (snap snapshot) {
+			a.onControl(state.Message{Node: node, Op: opResume, From: "x", Frame: question})
+			synctest.Wait()
+			for _, m := range g.cut("A", node) {
+				if m.Op == opHandover && json.Unmarshal(m.Frame, &snap) == nil {
+					return snap
+				}
+			}
+			t.Fatal("no answer")
+			return snap
+		}
+		for _, node := range []string{"B", "B", "C"} {
+			if snap := asks(node); snap.Gone || snap.Room != "r" || !slices.Equal(snap.Stays, []uint64{2}) {
+				t.Errorf("%s got %+v", node, snap)
+			}
+		}
+		say(g.y, "", "x", "1")
+		moved := g.view(2)
+		moved.Members[1].Node, moved.Members[1].Epoch = "C", 2
+		a.onView(moved)
+		synctest.Wait()
+		if ms := g.cut("A", "C"); len(ms) == 0 || ms[len(ms)-1].Op != opRelay {
+			t.Errorf("forwarded %+v", ms)
+		}
+		if snap := asks("B"); !snap.Gone {
+			t.Errorf("B got %+v of one who is at C", snap)
+		}
+	})
+}
+
+// TestLastWordsOfOneWhoLeft come behind the view that names the departure: they are not heard, which is told.
+func TestLastWordsOfOneWhoLeft(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "x", "1")
+		gone := view(9, g.x.at(2), g.y.at(3), g.z.at(4))
+		gone.Left = []state.Departure{{Member: g.c.at(1), Reason: state.ReasonLeave}}
+		g.show(gone, "C")
+		g.arrive("C", "A")
+		time.Sleep(2 * earlyTimeout)
+		synctest.Wait()
+		g.hears(g.x, "too late")
+		if !g.x.gap || g.y.gap {
+			t.Errorf("gap of x: %v, of y: %v", g.x.gap, g.y.gap)
+		}
+	})
+}

@@ -70,7 +70,7 @@ func (s *Server) onRelay(m state.Message) {
 // onDied hears that a node is dead. Who waits for it waits in vain.
 func (s *Server) onDied(node string) {
 	for _, move := range s.moves.all() {
-		if move.to == node {
+		if to, _ := move.target(); to == node {
 			move.end()
 		}
 	}

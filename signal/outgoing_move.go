@@ -16,13 +16,14 @@ import (
 // outgoingMove is a participant that another node has taken over, for which messages may still come.
 // Its goroutine forwards them, in order.
 type outgoingMove struct {
-	user, room string
+	user, room string // room is empty when it is in none
 	stays      []uint64
 	epoch      uint64
-	to         string
-	plain      bool // that node speaks protocol 1
 
 	mu    sync.Mutex
+	to    string
+	plain bool      // that node speaks protocol 1
+	snap  *snapshot // what was handed over, until that has arrived
 	queue []state.Message
 	full  bool      // something was dropped, so that nothing may follow
 	last  time.Time // when it began or something came
@@ -33,12 +34,40 @@ type outgoingMove struct {
 	end   func()
 }
 
-func newOutgoingMove(p *participant, stays []uint64, to string) *outgoingMove {
-	move := &outgoingMove{user: p.user, room: p.room.id, stays: stays, epoch: p.epoch, to: to, plain: p.srv.isPlain(to),
+func newOutgoingMove(p *participant, snap *snapshot, to string) *outgoingMove {
+	move := &outgoingMove{user: p.user, room: snap.Room, stays: snap.Stays, epoch: p.epoch, to: to, plain: p.srv.isPlain(to), snap: snap,
 		last: time.Now(), wake: make(chan struct{}, 1), begun: make(chan struct{}), done: make(chan struct{})}
-	move.begin = sync.OnceFunc(func() { close(move.begun) })
+	move.begin = sync.OnceFunc(func() {
+		move.forget()
+		close(move.begun)
+	})
 	move.end = sync.OnceFunc(func() { close(move.done) })
 	return move
+}
+
+// again returns what was handed over, for a node that asks because that was lost on its way. It reports false when it has
+// arrived.
+func (move *outgoingMove) again(to string, plain bool) (snapshot, bool) {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	if move.snap == nil {
+		return snapshot{}, false
+	}
+	move.to, move.plain = to, plain
+	return *move.snap, true
+}
+
+func (move *outgoingMove) forget() {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	move.snap = nil
+}
+
+// target returns the node that has the participant now, and whether it speaks protocol 1.
+func (move *outgoingMove) target() (node string, plain bool) {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	return move.to, move.plain
 }
 
 // quietAfter is how long nothing comes for a participant that has left before a node that wants to end takes it
@@ -128,15 +157,16 @@ func (ms *outgoingMoves) begin(v state.View) {
 // which node has sent it.
 func (ms *outgoingMoves) forward(m state.Message, to state.Receiver) {
 	move := ms.of(to.ID)
-	switch {
-	case move == nil || move.room != m.Room || !slices.Contains(move.stays, to.Joined):
-	case move.plain:
-		ms.forwardPlain(m, to.ID)
-	default:
-		m.Op, m.To, m.Receivers = opRelay, m.Node, []state.Receiver{to}
-		m.Frame = bytes.Clone(m.Frame)
-		move.push(m)
+	if move == nil || move.room != m.Room || !slices.Contains(move.stays, to.Joined) {
+		return
 	}
+	if _, plain := move.target(); plain {
+		ms.forwardPlain(m, to.ID)
+		return
+	}
+	m.Op, m.To, m.Receivers = opRelay, m.Node, []state.Receiver{to}
+	m.Frame = bytes.Clone(m.Frame)
+	move.push(m)
 }
 
 // forwardAll gives a message to all its receivers that have left this node.
@@ -183,6 +213,11 @@ func (s *Server) handOver(m state.Message) {
 // on ends.
 func (s *Server) release(ctx context.Context, user, to string, request moveRequest) (snapshot, *outgoingMove, error) {
 	p, err := s.takeOver(ctx, user, request.Epoch)
+	if move := s.moves.of(user); errors.Is(err, errGone) && move != nil && move.epoch == request.Epoch {
+		if snap, ok := move.again(to, s.isPlain(to)); ok {
+			return snap, nil, nil
+		}
+	}
 	if err != nil {
 		return snapshot{}, nil, err
 	}
@@ -206,6 +241,7 @@ func (s *Server) release(ctx context.Context, user, to string, request moveReque
 func (s *Server) seeOff(move *outgoingMove) {
 	ctx, cancel := context.WithTimeout(s.ctx, lineRetention)
 	defer cancel()
+	defer move.forget()
 	defer s.moves.remove(move)
 	select {
 	case <-move.begun:
@@ -217,8 +253,9 @@ func (s *Server) seeOff(move *outgoingMove) {
 		return
 	}
 	for {
+		to, _ := move.target()
 		for _, m := range move.dequeue() {
-			s.state.Send(m, []state.Copy{{Node: move.to, Receivers: m.Receivers}}, func([]error) {}) // A gap shows.
+			s.state.Send(m, []state.Copy{{Node: to, Receivers: m.Receivers}}, func([]error) {}) // A gap shows.
 		}
 		select {
 		case <-move.wake:
@@ -232,6 +269,9 @@ func (s *Server) seeOff(move *outgoingMove) {
 
 // abandon takes a participant out of its room if the other node has not moved it.
 func (s *Server) abandon(move *outgoingMove) {
+	if move.room == "" {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), stateTimeout)
 	defer cancel()
 	view, err := s.state.Leave(ctx, move.room, move.user, move.epoch, state.ReasonDisconnect)

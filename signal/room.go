@@ -262,14 +262,17 @@ func (l *localMember) awaitView() {
 }
 
 // releaseOldest has waited for the oldest early message for long enough. The stay of its sender is over when the
-// room is known as it was after that had joined, and does not name it; else it is heard late.
+// room is known as it was after that had joined, and does not name it: the client learns that it has missed something. Else it is heard late.
 func (l *localMember) releaseOldest() {
 	h := l.early[0]
 	l.early = l.early[1:]
 	l.earlyBytes -= len(h.Frame)
 	if h.Joined == 0 || h.Joined > l.room.version {
 		l.participant.sendOnce(h.Frame, h.Key)
+		return
 	}
+	l.participant.srv.metrics.gaps.Inc()
+	l.participant.miss("a message of somebody who has left is missing")
 }
 
 func (l *localMember) knows(user string) bool {

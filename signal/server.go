@@ -1,5 +1,14 @@
 // Package signal is the WebSocket signaling server: it puts browsers into rooms and relays their
 // offers, answers and candidates. README.md says what it speaks and how.
+//
+// What is acknowledged arrives once and in order, or its receiver is told of a gap, whatever happens to nodes and
+// wherever clients go meanwhile. On one node the room's lock and the send queues see to that. Between nodes it is
+// numbers: a source, which is a node in one life of its room, numbers what it sends for each stay of a
+// member (line.go), and the member has a watermark for each source (watermark.go). What is not above the watermark
+// is a duplicate, what names a number above it as the one before is held: so no way that a message takes can
+// double or reorder it. What is missing shows by what follows, or by the tip, which says where a line ends
+// when its member has moved (move.go) or something may be lost (tips.go). Lines follow the member, watermarks move
+// with it. A message that is sent again is known by its id, at both ends (once.go).
 package signal
 
 import (

@@ -39,8 +39,8 @@ type mark struct {
 }
 
 // pack takes a participant, which is the caller's, off this node, with what is kept that the client has
-// not got. Whatever comes for it from then on is the outgoing move's, which is nil when it is in no
-// room. It fails with errGone, and the participant stays, when there is no going on with it.
+// not got. Whatever comes for it from then on is the outgoing move's. It
+// fails with errGone, and the participant stays, when there is no going on with it.
 func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoingMove, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,16 +59,18 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	snap.Heard, snap.Said = p.packHeardLocked(), p.packSaidLocked()
 	p.kept.drop(p.kept.count)
 	if r == nil {
-		return snap, nil, nil
+		move := newOutgoingMove(p, &snap, to)
+		s.moves.add(move)
+		return snap, move, nil
 	}
 	l := r.local[p.user]
-	move := newOutgoingMove(p, l.stays, to)
-	s.moves.add(move)
 	snap.Room, snap.Told, snap.Early = r.id, l.told, l.early
 	snap.Stays, snap.Open = l.stays, l.marks.open
 	for _, w := range l.marks.all {
 		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.held})
 	}
+	move := newOutgoingMove(p, &snap, to)
+	s.moves.add(move)
 	s.removeLocalLocked(r, p)
 	return snap, move, nil
 }
