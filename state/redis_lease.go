@@ -100,7 +100,7 @@ func (r *Redis) beat() (due time.Time, err error) {
 // beatWithoutLease is a beat of which the lease could not be renewed, for a reason. If that concerns a part of
 // Redis alone, the node goes on, and tries again soon.
 func (r *Redis) beatWithoutLease(err error) (due time.Time, _ error) {
-	if !r.blame(directoryKeys(r.cfg.Prefix)[0], err) {
+	if !r.ofPart(err) {
 		return due, err
 	}
 	r.unrenewable.Store(r.nobodyRenews(r.ctx, err))
@@ -143,7 +143,7 @@ func (r *Redis) sendProbe(ctx context.Context) error {
 	} else {
 		err = r.client.Publish(ctx, r.channel(r.id), probe).Err()
 	}
-	if err != nil && !r.blame(r.channel(r.id), err) {
+	if err != nil && !r.ofPart(err) {
 		return fmt.Errorf("sending a probe: %w", err)
 	}
 	return nil // The subscription moves to a master that works.

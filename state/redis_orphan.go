@@ -207,7 +207,7 @@ func (r *Redis) lookUp(ctx context.Context, node string) error {
 	lives, died := pipe.ZScore(ctx, keys[0], node), pipe.ZScore(ctx, keys[2], node)
 	r.metrics.trips.WithLabelValues("lookup").Inc()
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return r.failed(ctx, "lookup", keys[0], err)
+		return r.failed(ctx, "lookup", err)
 	}
 	if lives.Err() == nil || died.Err() == nil {
 		wake(r.poke)

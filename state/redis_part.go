@@ -81,22 +81,11 @@ func (r *Redis) silent(key string) error {
 	return nil
 }
 
-// blame notes that an operation on a key failed. It reports whether that is about a part of Redis, without
-// which the rest goes on.
-func (r *Redis) blame(key string, err error) bool {
-	p := part{err: err, refuses: refusesWrites(err)}
-	if !p.refuses && (r.cluster == nil || !ofOneMaster(err)) {
-		return false
-	}
-	addr, unknown := r.masterOf(key)
-	if unknown != nil {
-		return false
-	}
-	r.mu.Lock()
-	r.noteBrokenLocked(addr, p)
-	parts := maps.Clone(r.broken)
-	r.mu.Unlock()
-	return r.weigh(parts) < mostSlots
+// ofPart reports whether an error of an operation says that a part of Redis does not work, without which the rest
+// goes on. Which part it is the next look finds out, and whether the rest is most: the client may have asked
+// another master than that of the key.
+func (r *Redis) ofPart(err error) bool {
+	return refusesWrites(err) || r.cluster != nil && ofOneMaster(err)
 }
 
 func (r *Redis) noteBrokenLocked(addr string, p part) {

@@ -29,9 +29,6 @@ func (r *Redis) listen() {
 		if r.ctx.Err() != nil {
 			return
 		}
-		if !heard {
-			r.blame(r.channel(r.id), err)
-		}
 		if heard {
 			r.doubtAll()
 		}

@@ -153,8 +153,7 @@ func directoryKeys(prefix string) []string {
 // change runs a script on a room. It fails with ErrUnavailable when the outcome is unknown; then
 // the script has no effect after now + opTimeout.
 func (r *Redis) change(ctx context.Context, kind string, script *redis.Script, room string, floor uint64, args ...any) (reply, error) {
-	key := r.roomKey(room)
-	if err := r.usable(key); err != nil {
+	if err := r.usable(r.roomKey(room)); err != nil {
 		return reply{}, err
 	}
 	select {
@@ -170,7 +169,7 @@ func (r *Redis) change(ctx context.Context, kind string, script *redis.Script, r
 	r.metrics.trips.WithLabelValues(kind).Inc()
 	raw, err := r.runIndexed(ctx, kind, script, room, append(head, args...))
 	if err != nil {
-		return reply{}, r.failed(ctx, kind, key, err)
+		return reply{}, r.failed(ctx, kind, err)
 	}
 	out, err := parseReply(raw)
 	if err != nil {
@@ -197,11 +196,11 @@ func (r *Redis) raise(version uint64) {
 	}
 }
 
-// failed says what an error of an operation on a key means: the contract's ErrUnavailable and, unless it was
+// failed says what an error of an operation means: the contract's ErrUnavailable and, unless it was
 // the caller who gave up or there were too many of us, that Redis is away, or a part of it.
-func (r *Redis) failed(ctx context.Context, kind, key string, err error) error {
+func (r *Redis) failed(ctx context.Context, kind string, err error) error {
 	gaveUp := errors.Is(ctx.Err(), context.Canceled) || errors.Is(err, redis.ErrPoolTimeout)
-	if !gaveUp && !r.blame(key, err) {
+	if !gaveUp && !r.ofPart(err) {
 		r.trip(fmt.Errorf("%s: %w", kind, err))
 	}
 	return fmt.Errorf("%s: %w: %w", kind, ErrUnavailable, err)

@@ -119,7 +119,7 @@ func (r *Redis) publishNow(kind, node string, payload []byte) error {
 	heard, err := cmd.Result()
 	if err != nil {
 		r.metrics.failures.WithLabelValues("error").Inc()
-		return r.failed(ctx, kind, r.channel(node), err)
+		return r.failed(ctx, kind, err)
 	}
 	r.distance.note(time.Since(began))
 	if heard > 0 {
