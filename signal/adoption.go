@@ -49,7 +49,7 @@ func (s *Server) adopt(ctx context.Context, session string, t resumeToken, got *
 	s.awaitRoom()
 	view, err := s.state.Adopt(ctx, t.Node, t.User, t.Epoch, p.epoch)
 	if err == nil && view.Room != "" {
-		l := &localMember{participant: p, joining: true, marks: watermarks{open: true}}
+		l := &localMember{participant: p, joining: true, marks: watermarks{opened: time.Now()}}
 		p.room = s.addLocal(view.Room, l)
 		p.room.apply(view)
 	}

@@ -471,7 +471,7 @@ func TestAdoptedTakesWhatComes(t *testing.T) {
 		x.srv, x.conn.srv = b, b
 		b.participants["x"] = x
 		l := &localMember{participant: x}
-		l.marks.open = true
+		l.marks.opened = time.Now()
 		x.room = b.addLocal("r", l)
 		g.x = x
 		g.show(g.view(2), "A")
@@ -483,6 +483,39 @@ func TestAdoptedTakesWhatComes(t *testing.T) {
 		synctest.Wait()
 		if x.gap {
 			t.Error("what it missed is told by its adoption, not by its numbers")
+		}
+
+		t.Log("it moves on at once, and the tips overtake what follows it")
+		l.marks = watermarks{opened: time.Now()}
+		say(g.z, "", "x", "z2")
+		say(g.c, "", "x", "4")
+		g.x = g.hop(x, "A")
+		say(g.z, "", "x", "z3")
+		g.nodes["A"].srv.onView(g.view(3))
+		g.nodes["C"].srv.onView(g.view(3))
+		say(g.y, "", "x", "y1")
+		g.arrive("C", "A")
+		say(g.c, "", "x", "5")
+		g.arrive("C", "B")
+		g.nodes["B"].srv.onView(g.view(3))
+		say(g.z, "", "x", "z4")
+		way := g.cut("B", "A")
+		slices.SortStableFunc(way, func(a, b state.Message) int { return len(a.Op) - len(b.Op) }) // What B relays comes last.
+		for _, m := range way {
+			g.nodes["A"].srv.onMessage(m)
+		}
+		g.arrive("C", "A")
+		time.Sleep(2 * blindTime)
+		synctest.Wait()
+		for _, m := range g.cut("B", "A") {
+			g.nodes["A"].srv.onMessage(m)
+		}
+		got := lines(g.x)
+		for _, want := range [][]string{{"4", "5"}, {"z3", "z4"}, {"y1"}} {
+			heard := slices.DeleteFunc(slices.Clone(got), func(text string) bool { return !slices.Contains(want, text) })
+			if !slices.Equal(heard, want) {
+				t.Errorf("heard %q, want %q in it", got, want)
+			}
 		}
 	})
 }

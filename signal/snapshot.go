@@ -35,6 +35,7 @@ type snapshot struct {
 type mark struct {
 	source
 	Number uint64        `json:"number"`
+	Blind  bool          `json:"blind,omitempty"`
 	Held   []heldMessage `json:"held,omitempty"`
 }
 
@@ -65,9 +66,9 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	}
 	l := r.local[p.user]
 	snap.Room, snap.Told, snap.Early = r.id, l.told, l.early
-	snap.Stays, snap.Open = l.stays, l.marks.open
+	snap.Stays, snap.Open = l.stays, l.marks.isOpen()
 	for _, w := range l.marks.all {
-		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.held})
+		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.blind, w.held})
 	}
 	move := newOutgoingMove(p, &snap, to)
 	s.moves.add(move)
@@ -88,9 +89,11 @@ func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*particip
 		return p, nil
 	}
 	l := &localMember{participant: p, told: snap.Told, early: snap.Early, stays: snap.Stays}
-	l.marks.open = snap.Open
+	if snap.Open {
+		l.marks.opened, l.marks.moved = time.Now(), true
+	}
 	for _, m := range snap.Marks {
-		l.marks.all = append(l.marks.all, watermark{m.source, m.Number, m.Held, time.Now(), time.Now()})
+		l.marks.all = append(l.marks.all, watermark{m.source, m.Number, m.Blind, m.Held, time.Now(), time.Now()})
 		for _, h := range m.Held {
 			l.heldBytes += len(h.Frame) + heldOverhead
 		}

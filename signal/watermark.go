@@ -16,23 +16,37 @@ type source struct {
 	Run  uint64 `json:"run"`
 }
 
+// After an adoption it takes openTime until every source has told where its lines go on, and blindTime until a source is
+// known that has something under way by two ways.
+const (
+	openTime  = 10 * time.Second
+	blindTime = time.Second
+)
+
 // watermark is how far a member has got what one source has for it, and what came too early. It moves with the
 // member. The room's lock guards it.
 type watermark struct {
 	source
 	number uint64
-	held   []heldMessage // by number
-	since  time.Time     // when a hole was last seen to open or to shrink
-	used   time.Time
+	// blind says that number is not known: the member was adopted and has moved since, so that what comes first
+	// need not be what is next. It waits for a moment, and then the least number is next.
+	blind bool
+	held  []heldMessage // by number
+	since time.Time     // when a hole was last seen to open or to shrink
+	used  time.Time
 }
 
 // watermarks are those of one member, of all sources.
 type watermarks struct {
 	all []watermark
-	// open says that the member has come without its watermarks, because its node died: what a source sends
-	// first is what it has next.
-	open bool
+	// opened is when the member came without its watermarks, because its node had died, zero for never. What a
+	// source sends first is what is next, since it tells its tip before anything else.
+	opened time.Time
+	// moved says that the member has moved since, so that the first may come by either of two ways.
+	moved bool
 }
+
+func (ws *watermarks) isOpen() bool { return !ws.opened.IsZero() && time.Since(ws.opened) < openTime }
 
 // of returns the watermark of a source, nil when nothing has come from there.
 func (ws *watermarks) of(from source) *watermark {
@@ -50,8 +64,8 @@ func (ws *watermarks) begin(from source, before uint64) *watermark {
 	ws.all = slices.DeleteFunc(ws.all, func(w watermark) bool {
 		return w.Node == from.Node && len(w.held) == 0 && time.Since(w.used) > 2*lineRetention
 	})
-	w := watermark{source: from}
-	if ws.open {
+	w := watermark{source: from, blind: ws.isOpen() && ws.moved}
+	if ws.isOpen() && !ws.moved {
 		w.number = before
 	}
 	ws.all = append(ws.all, w)
@@ -66,7 +80,10 @@ func (l *localMember) receive(from source, h heldMessage) {
 		w = l.marks.begin(from, h.Before)
 	}
 	w.used = time.Now()
+	w.blind = w.blind && h.Before > 0
 	switch {
+	case w.blind:
+		l.hold(w, h)
 	case h.Number <= w.number:
 		if len(h.Frame) > 0 {
 			l.participant.srv.metrics.duplicates.Inc()
@@ -128,6 +145,7 @@ func (l *localMember) skip(w *watermark, h heldMessage) {
 
 // giveUp takes what is missing of a source as lost: the client is told, and what waited is delivered.
 func (l *localMember) giveUp(w *watermark) {
+	w.blind = false
 	srv := l.participant.srv
 	srv.metrics.gaps.Inc()
 	l.participant.log.Debug("messages are missing", "node", w.Node, "after", w.number, "held", len(w.held))
@@ -139,14 +157,25 @@ func (l *localMember) giveUp(w *watermark) {
 	}
 }
 
-// awaitHoles looks after the holes when they should have been filled.
+// see begins with the least number that has come of a source of which nothing was known.
+func (l *localMember) see(w *watermark) {
+	w.blind = false
+	for i, h := range w.held {
+		if i == 0 || h.Before < w.number {
+			w.number = h.Before
+		}
+	}
+	l.follow(w)
+}
+
+// awaitHoles looks after the holes until they have been filled.
 func (l *localMember) awaitHoles() {
 	if l.awaiting {
 		return
 	}
 	l.awaiting = true
 	r := l.room
-	time.AfterFunc(holeTimeout, func() {
+	time.AfterFunc(blindTime, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		l.awaiting = false
@@ -158,7 +187,11 @@ func (l *localMember) awaitHoles() {
 
 func (l *localMember) checkHoles() {
 	for i := range l.marks.all {
-		if w := &l.marks.all[i]; len(w.held) > 0 && time.Since(w.since) >= holeTimeout {
+		switch w := &l.marks.all[i]; {
+		case len(w.held) == 0:
+		case w.blind && time.Since(w.since) >= blindTime:
+			l.see(w)
+		case time.Since(w.since) >= holeTimeout:
 			l.giveUp(w)
 		}
 	}
