@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -18,6 +19,8 @@ const (
 	maxQueueTime = 5 * time.Second
 	// maxFlights bounds the publishes of one stream that are under way, to a node that keeps what comes too early.
 	maxFlights = 16
+	// insistTime bounds how long a publish is tried again that did not reach its node.
+	insistTime = 400 * time.Millisecond
 	// minPace is the least time between two publishes to a node, and maxPace what it may become while Redis is near.
 	// What comes up meanwhile shares one.
 	minPace = 2 * time.Millisecond
@@ -225,14 +228,30 @@ func (s *stream) launch() {
 		return
 	}
 	fly := func() {
-		err := s.r.publishNow(b.kind, s.node, encodeBatch(s.r.id, b.before, b.first, b.lost, b.blobs))
+		payload := encodeBatch(s.r.id, b.before, b.first, b.lost, b.blobs)
+		err := s.r.publishNow(b.kind, s.node, payload)
 		<-s.r.publishes
+		if err != nil && b.records != nil {
+			err = s.insist(b.kind, payload, err)
+		}
 		s.land(b, err)
 	}
 	if !s.r.spawn(fly) {
 		<-s.r.publishes
 		s.land(b, ErrUnavailable)
 	}
+}
+
+// insist publishes once more what nobody heard, or what may not have been heard, for as long as a living node
+// needs to subscribe again. A receiver that has heard it knows it by its numbers.
+func (s *stream) insist(kind string, payload []byte, err error) error {
+	for until := time.Now().Add(insistTime); errors.Is(err, ErrUnavailable) && time.Now().Before(until); {
+		if !s.r.pause(time.Now().Add(insistTime / 8)) {
+			break
+		}
+		err = s.r.publish(kind, s.node, payload)
+	}
+	return err
 }
 
 // next composes the next publish, or nil when there is nothing to publish.
