@@ -76,6 +76,7 @@ type Redis struct {
 	// mu guards what follows. A stream's lock is taken after it, never before.
 	mu         sync.Mutex
 	down       error     // why the state is not usable, nil when it is
+	fell       time.Time // when that began
 	want       uint64    // the probe that must come back to end down
 	calm       time.Time // before it no silent node is buried: it may be as short of Redis as we were
 	trust      time.Time // before it a channel without a subscriber says nothing
@@ -316,6 +317,9 @@ func (r *Redis) trip(cause error) {
 	was := r.down
 	r.want = r.probe.Load() + 1
 	r.down = cause
+	if was == nil {
+		r.fell = time.Now()
+	}
 	r.mu.Unlock()
 	if (was == nil || errors.Is(was, errStarting)) && r.ctx.Err() == nil {
 		r.log.Warn("shared state is away, trying on", "node", r.id, "error", cause, "joins", r.cfg.Outage)

@@ -142,7 +142,7 @@ func TestDeathCostsItsRooms(t *testing.T) {
 	})
 	cost := commands(redis) - before
 	t.Logf("%d commands", cost)
-	if cost > rooms/10 {
+	if cost > rooms/5 { // Most of it are beats, should the death be noticed late.
 		t.Errorf("the death of a node with one member among %d rooms costs %d commands", rooms, cost)
 	}
 }

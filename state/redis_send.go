@@ -63,11 +63,11 @@ func (r *Redis) Send(m Message, copies []Copy, done func([]error)) {
 func (r *Redis) queue(node string, rec *record) error {
 	r.mu.Lock()
 	dead := r.dead[node] != nil
-	away := r.awayLocked()
+	hopeless := r.lapsed() != nil || r.down != nil && time.Since(r.fell) > insistTime
 	s := r.streamLocked(node)
 	r.mu.Unlock()
 	switch {
-	case away != nil:
+	case hopeless:
 		return ErrUnavailable
 	case dead:
 		return ErrNoNode

@@ -246,7 +246,7 @@ func (s *stream) launch() {
 // needs to subscribe again. A receiver that has heard it knows it by its numbers.
 func (s *stream) insist(kind string, payload []byte, err error) error {
 	for until := time.Now().Add(insistTime); errors.Is(err, ErrUnavailable) && time.Now().Before(until); {
-		if !s.r.pause(time.Now().Add(insistTime / 8)) {
+		if !s.r.pause(time.Now().Add(insistTime / 4)) {
 			break
 		}
 		err = s.r.publish(kind, s.node, payload)
