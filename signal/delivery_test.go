@@ -3,6 +3,7 @@ package signal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -764,6 +765,18 @@ func TestLastWordsOfOneWhoLeft(t *testing.T) {
 		g.hears(g.x, "too late")
 		if !g.x.gap || g.y.gap {
 			t.Errorf("gap of x: %v, of y: %v", g.x.gap, g.y.gap)
+		}
+	})
+}
+
+// TestLateRequestLeavesTheLiveAlone asks for a participant with what its client had got long ago.
+func TestLateRequestLeavesTheLiveAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		a, late := g.nodes["A"].srv, uint64(0)
+		g.x.confirmed(g.x.conn, strconv.FormatUint(g.x.sent, 10))
+		_, _, err := a.release(t.Context(), "x", "B", moveRequest{Epoch: g.x.epoch, Got: &late})
+		if !errors.Is(err, errGone) || a.participant("x") != g.x || g.x.conn.isClosing() {
+			t.Errorf("%v; x is closing: %v", err, g.x.conn.isClosing())
 		}
 	})
 }

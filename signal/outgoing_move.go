@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -212,6 +213,9 @@ func (s *Server) handOver(m state.Message) {
 // so that its answers go with it and what it says next comes behind. A participant with which there is no going
 // on ends.
 func (s *Server) release(ctx context.Context, user, to string, request moveRequest) (snapshot, *outgoingMove, error) {
+	if p := s.participant(user); p != nil && p.epoch == request.Epoch && p.hasGoneOn(request.Got) {
+		return snapshot{}, nil, fmt.Errorf("%w: its client has gone on here since it asked", errGone)
+	}
 	p, err := s.takeOver(ctx, user, request.Epoch)
 	if move := s.moves.of(user); errors.Is(err, errGone) && move != nil && move.epoch == request.Epoch {
 		if snap, ok := move.again(to, s.isPlain(to)); ok {

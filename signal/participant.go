@@ -367,6 +367,14 @@ func (p *participant) rewindLocked(got *uint64) error {
 	return nil
 }
 
+// hasGoneOn reports whether a live client has confirmed more than it says it got. Then who says so is not that client
+// but a request of it that was long on its way.
+func (p *participant) hasGoneOn(got *uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.owner == ownerConn && got != nil && *got < p.sent-uint64(p.kept.count)
+}
+
 // askLocked queues a ping whose answer confirms all that was queued before.
 func (p *participant) askLocked() {
 	p.asked = true
