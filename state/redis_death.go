@@ -134,14 +134,14 @@ func (r *Redis) localTime(ms int64) time.Time {
 	return r.started.Add(time.Duration(ms*1000-r.skew.Load()) * time.Microsecond)
 }
 
-// reviewDeadLocked finds the dead that rooms name and that Redis does not know as dead, as after the loss of
-// its data, forgets those of old, and returns when the next grace ends.
+// reviewDeadLocked finds the dead that Redis does not know as dead, as after the loss of its data, once, and again
+// while rooms name them. It forgets those of old, and returns when the next grace ends.
 func (r *Redis) reviewDeadLocked(now time.Time, named map[string]bool) (due time.Time) {
 	due = now.Add(r.cfg.Lease)
 	for node, d := range r.dead {
 		late := now.Sub(d.until)
 		switch {
-		case !d.listed && named[node] && (!d.reaped || late > r.cfg.Lease):
+		case !d.listed && !d.reaped && (named[node] || !d.ended), !d.listed && named[node] && late > r.cfg.Lease:
 			r.undeclared[node] = true
 		case late > 10*r.cfg.Lease:
 			delete(r.dead, node)

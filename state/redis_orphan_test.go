@@ -151,6 +151,22 @@ func TestOnlyNodeIsKilled(t *testing.T) {
 	agree(t, "r", []string{"a"}, next)
 }
 
+// TestNodeDiesWithRedis ends a node while Redis is away that comes back empty: another restores its members, for it may
+// live, and leaves before anybody knows that it does not. Still they are found when the grace is over.
+func TestNodeDiesWithRedis(t *testing.T) {
+	redis := redistest.Start(t)
+	one, two, last := three(t, steady(single(redis)))
+	one.must(one.enter("r", "a"))
+	last.must(last.enter("r", "c"))
+	agree(t, "r", []string{"a", "c"}, one, last)
+	redis.Kill()
+	last.crash()
+	redis.Start()
+	eventually(t, "the room is restored", func() bool { return len(stored(t, two.Redis, "r")) == 2 })
+	one.must(one.exit("r", "a"))
+	eventually(t, "nothing is left of the room", func() bool { return len(stored(t, two.Redis, "r")) == 0 })
+}
+
 // TestNodeLeavesOrphans closes a node that has members: they stay for others to adopt at once, and those that
 // nobody adopts leave once, when the grace ends.
 func TestNodeLeavesOrphans(t *testing.T) {
