@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -79,6 +80,8 @@ func (r *Redis) Join(ctx context.Context, room string, who Member, limit int) (V
 	}
 	rep, err := r.change(ctx, "join", joinScript, room, 0, args...)
 	switch {
+	case errors.Is(err, errLapsed): // It was frozen, and what it hears may be old: the member may be elsewhere by now.
+		r.suspect(room)
 	case err != nil && ctx.Err() == nil && r.cfg.Outage == OutageLocal:
 		return r.joinLocally(room, m, who, limit, undo)
 	case err != nil:
