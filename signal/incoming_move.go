@@ -31,6 +31,28 @@ func (s *Server) moveHere(ctx context.Context, session string, t resumeToken, go
 	if err != nil {
 		return nil, err
 	}
+	return s.moveIn(ctx, session, t, snap)
+}
+
+// comeBack gets a participant that this node has handed over to one where it did not arrive. It is the caller's then.
+func (s *Server) comeBack(ctx context.Context, session string, t resumeToken) (*participant, error) {
+	move := s.moves.of(t.User)
+	if move == nil || move.epoch != t.Epoch {
+		return nil, errGone
+	}
+	snap, handed := move.again(s.state.ID(), false)
+	if !handed {
+		return nil, errGone
+	}
+	p, err := s.moveIn(ctx, session, t, snap)
+	if err == nil {
+		s.takeBack(move)
+	}
+	return p, err
+}
+
+// moveIn makes a participant of what was handed over and gives it its place in the room.
+func (s *Server) moveIn(ctx context.Context, session string, t resumeToken, snap snapshot) (*participant, error) {
 	p, l := s.unpack(snap, t, session)
 	if l != nil {
 		if err := s.arrive(ctx, snap.Room, l, t); err != nil {

@@ -94,6 +94,11 @@ func (s *Server) resume(c *conn, want resumption) error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, resumeTimeout)
 	defer cancel()
+	done, err := s.resumeAlone(ctx, t.User)
+	if err != nil {
+		return err
+	}
+	defer done()
 	p, outcome, err := s.fetch(ctx, c, t, want.got)
 	if err != nil {
 		return err
@@ -107,15 +112,44 @@ func (s *Server) resume(c *conn, want resumption) error {
 	return nil
 }
 
+// resumeAlone waits until no other connection of this node resumes that user, which a client that has lost patience makes
+// twice: the second one gets what the first has got. Who is done calls what it returns.
+func (s *Server) resumeAlone(ctx context.Context, user string) (done func(), err error) {
+	for {
+		s.mu.Lock()
+		other := s.resuming[user]
+		if other == nil {
+			mine := make(chan struct{})
+			s.resuming[user] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.resuming, user)
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for another connection that resumes: %w", state.ErrUnavailable)
+		}
+	}
+}
+
 // fetch returns the participant of a token, which is the caller's, and how it came: from here, moved from
 // another node, adopted from a dead one or revived after the end of the former process.
 func (s *Server) fetch(ctx context.Context, c *conn, t resumeToken, got *uint64) (p *participant, outcome string, err error) {
 	switch p = s.participant(t.User); {
-	case t.Node == s.state.ID():
-		p, err = s.takeOver(ctx, t.User, t.Epoch)
-		outcome = "here"
 	case p != nil && p.cameWith(t): // The greeting that had the next token did not arrive.
 		p, err = s.takeOver(ctx, t.User, p.epoch)
+		outcome = "here"
+	case t.Node == s.state.ID():
+		p, err = s.takeOver(ctx, t.User, t.Epoch)
+		if errors.Is(err, errGone) {
+			p, err = s.comeBack(ctx, c.session, t)
+		}
 		outcome = "here"
 	case s.cfg.Clustered:
 		p, outcome, err = s.fetchAway(ctx, c.session, t, got)

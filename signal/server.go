@@ -86,11 +86,12 @@ type Server struct {
 	mu           sync.Mutex
 	participants map[string]*participant // by user id
 	rooms        map[string]*room
-	retired      map[string]*room      // those that were left a moment ago, for their numbers
-	requests     map[string]request    // to other nodes, by their number
-	doubts       map[string]*doubt     // nodes of which something may be missing
-	adopting     int                   // participants that are being adopted, whose rooms are not known
-	aside        map[string]state.View // of rooms that one of them may be in, the newest of each
+	retired      map[string]*room         // those that were left a moment ago, for their numbers
+	requests     map[string]request       // to other nodes, by their number
+	doubts       map[string]*doubt        // nodes of which something may be missing
+	resuming     map[string]chan struct{} // users that a connection resumes; closed when it has
+	adopting     int                      // participants that are being adopted, whose rooms are not known
+	aside        map[string]state.View    // of rooms that one of them may be in, the newest of each
 }
 
 // New validates the config and binds the addresses. It serves nothing yet, and hears nothing of other
@@ -114,6 +115,7 @@ func New(cfg Config) (*Server, error) {
 		requests: map[string]request{},
 		aside:    map[string]state.View{},
 		doubts:   map[string]*doubt{},
+		resuming: map[string]chan struct{}{},
 		begun:    time.Now(),
 
 		participants: map[string]*participant{},
