@@ -2,7 +2,6 @@ package signal_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -24,54 +23,78 @@ type participant struct {
 	number int
 	// Owned by the acting goroutine.
 	conn    *client.Client
-	last    *client.Client // the last connection that was greeted, which a resume goes on from
+	last    *client.Client // last is the last connection that was greeted, which a resume goes on from.
 	reading sync.WaitGroup
-	next    int
+	next    int          // next counts ids.
+	said    int          // said counts attempts.
+	pending []*utterance // pending are the lines that may have to be said again.
 
-	mu      sync.Mutex
+	// The chaos' lock guards what follows.
 	cookie  *http.Cookie
-	user    string
+	life    *life
 	room    string // room is where the participant is a member, empty for nowhere.
-	since   time.Time
-	leaving bool // leaving says that a room may still have to be left.
+	leaving bool   // leaving says that a room may still have to be left.
 	users   []string
-	heard   map[string][]int // heard are the numbers of messages by sender.
-	waiting map[string]chan string
-	ended   chan struct{} // ended is closed when the connection has ended.
-	started chan struct{} // started is closed when the node has greeted.
+	left    map[string]bool // left are those who were shown as left in this stay.
+	lines   map[string]*utterance
+	waiting map[string]chan client.Message // waiting are for the answers, by id.
+	ended   chan struct{}                  // ended is closed when the connection has ended.
+	started chan struct{}                  // started is closed when the node has greeted and sent what it kept.
 	greeted bool
-	joined  chan string
-	faults  []string
+	kept    int  // kept is how many messages of before the greeting are still to come.
+	moving  bool // moving says that the node asked to go to another.
+	node    int  // node is where the connection is, or is being made.
+	source  string
+	giveUp  func() // giveUp ends the connection, or the attempt to make one.
 }
 
 func newParticipant(c *chaos, number int, random *rand.Rand) *participant {
-	return &participant{chaos: c, random: random, number: number, heard: map[string][]int{}, waiting: map[string]chan string{}}
+	return &participant{chaos: c, random: random, number: number, lines: map[string]*utterance{}, waiting: map[string]chan client.Message{}, giveUp: func() {}}
 }
+
+// Two of three participants enter one room and stay there: what a long stay promises can only be seen there. Every
+// fourth comes back to its own node as long as that takes it. Every fifth puts up with nodes of an older version.
+func (p *participant) resident() bool { return p.number%3 != 0 }
+func (p *participant) loyal() bool    { return p.number%4 == 1 }
+func (p *participant) tolerant() bool { return p.number%5 == 2 }
+
+func (p *participant) home() string { return "r" + strconv.Itoa(p.number/3%chaosRooms) }
 
 // act does one thing after another until ctx ends.
 func (p *participant) act(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait(ctx, time.Duration(p.random.IntN(600))*time.Millisecond)
-		if !p.connected() {
+		switch {
+		case !p.connected() || p.asked():
 			p.connect()
-			continue
-		}
-		if p.mustLeave() {
+		case p.mustLeave():
 			p.leave()
-			continue
-		}
-		_, room := p.where()
-		switch dice := p.random.IntN(100); {
-		case room == "" || dice < 5:
-			p.join("r" + strconv.Itoa(p.random.IntN(chaosRooms)))
-		case dice < 8:
-			p.leave()
-		case dice < 14:
-			p.conn.Cut()
-			<-p.ended
+		case len(p.pending) > 0:
+			p.retry()
 		default:
-			p.talk()
+			p.choose()
 		}
+	}
+}
+
+func (p *participant) choose() {
+	_, room := p.where()
+	switch dice := p.random.IntN(100); {
+	case room == "" && p.resident():
+		p.join(p.home())
+	case room == "" || dice < 5 && !p.resident():
+		p.join("r" + strconv.Itoa(p.random.IntN(chaosRooms)))
+	case dice < 8 && !p.resident():
+		p.leave()
+	case dice < 14:
+		p.conn.Cut()
+		<-p.ended
+	case dice < 50:
+		p.talk(1, false)
+	case dice < 90:
+		p.talk(1, true)
+	default:
+		p.talk(2+p.random.IntN(6), p.random.IntN(2) == 0)
 	}
 }
 
@@ -87,42 +110,67 @@ func (p *participant) connected() bool {
 	}
 }
 
-// connect opens a connection to any node, resuming if there is something to resume.
+// connect opens a connection to a node, resuming if there is something to resume.
 func (p *participant) connect() {
 	p.hangUp()
-	p.mu.Lock()
-	target := p.chaos.anyNode(p.random) + "ws"
-	header := http.Header{}
-	if p.cookie != nil {
-		header.Set("Cookie", p.cookie.Name+"="+p.cookie.Value)
-	}
-	p.ended, p.started, p.joined = make(chan struct{}), make(chan struct{}), make(chan string, 1)
-	p.greeted = false
-	p.mu.Unlock()
+	node := p.chaos.anyNode(p)
 	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
+	header := p.prepare(node, cancel)
 	dial := client.Dial
 	if p.last != nil {
 		dial = p.last.Resume
 	}
-	conn, err := dial(ctx, target, header)
+	conn, err := dial(ctx, node.URL+"ws", header)
 	if err != nil {
 		return // The node may be gone; another may be there the next time.
 	}
-	p.mu.Lock()
+	p.chaos.mu.Lock()
 	if cookies := conn.Cookies(); len(cookies) > 0 {
 		p.cookie = cookies[0]
 	}
-	p.mu.Unlock()
+	p.chaos.mu.Unlock()
 	p.conn = conn
 	p.reading.Go(p.read)
 	select {
 	case <-p.started:
 		p.last = conn
 	case <-p.ended: // Its session cannot be reached now.
+		if p.welcomed() {
+			p.last = conn
+		}
 	case <-ctx.Done():
-		p.fault("no stun_config within %s", answerTime)
+		conn.Cut()
+		<-p.ended
+		if context.Cause(ctx) == context.DeadlineExceeded {
+			p.fault("no greeting within %s", answerTime)
+		}
+		if p.welcomed() {
+			p.last = conn
+		}
 	}
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	p.giveUp = conn.Cut
+}
+
+// prepare notes that the participant is about to connect to a node and returns the header with its cookie.
+func (p *participant) prepare(node *chaosNode, cancel func()) http.Header {
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	p.ended, p.started = make(chan struct{}), make(chan struct{})
+	p.greeted, p.moving, p.kept = false, false, 0
+	p.node, p.source = node.number, node.process()
+	p.giveUp = cancel
+	if p.life != nil {
+		p.life.visits = append(p.life.visits, visit{node.number, time.Now()})
+		p.life.older = p.life.older || node.older.Load()
+	}
+	header := http.Header{}
+	if p.cookie != nil {
+		header.Set("Cookie", p.cookie.Name+"="+p.cookie.Value)
+	}
+	return header
 }
 
 // hangUp cuts the connection, if there is one.
@@ -136,7 +184,7 @@ func (p *participant) hangUp() {
 	}
 }
 
-// revive gets the participant a connection, and its room if it had one.
+// revive gets the participant a connection, and has it leave the room that it has given up.
 func (p *participant) revive() {
 	deadline := time.Now().Add(patience)
 	for (!p.connected() || p.mustLeave()) && time.Now().Before(deadline) {
@@ -148,241 +196,223 @@ func (p *participant) revive() {
 	}
 }
 
-func (p *participant) join(room string) {
-	p.mu.Lock()
-	joined := p.joined
-	p.mu.Unlock()
-	select {
-	case <-joined: // An error before was about something else.
-	default:
+// request sends a message under a new id and waits for its answer, whose type is empty when there is none.
+func (p *participant) request(m client.Message) client.Message {
+	p.next++
+	m.ID = strconv.Itoa(p.next)
+	answer := p.expect(m.ID)
+	if err := p.conn.Send(m); err != nil {
+		p.conn.Cut()
 	}
-	if err := p.conn.Join(room); err != nil {
-		return
-	}
+	return p.await(answer, m.Type)
+}
+
+// expect returns where the answer to an id will come.
+func (p *participant) expect(id string) chan client.Message {
+	answer := make(chan client.Message, 1)
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	p.waiting[id] = answer
+	return answer
+}
+
+// await waits for an answer or the end of the connection.
+func (p *participant) await(answer chan client.Message, what string) client.Message {
 	select {
-	case <-joined:
+	case m := <-answer:
+		return m
 	case <-p.ended:
-	case <-time.After(8 * time.Second): // It tries again later.
+	case <-time.After(answerTime):
+		p.fault("no answer to %s within %s", what, answerTime)
+	}
+	return client.Message{}
+}
+
+// join enters a room. Without an answer it is not known where the participant is before it is told; it tries
+// again then.
+func (p *participant) join(room string) {
+	p.chaos.mu.Lock()
+	life, former := p.life, p.room
+	if former != "" && former != room {
+		life.endings = append(life.endings, ending{former, span{from: time.Now()}})
+	}
+	p.chaos.mu.Unlock()
+	m := p.request(client.Message{Type: "join_room", Data: document(map[string]string{"room_id": room})})
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	if n := len(life.endings) - 1; former != "" && former != room && m.Type != "" {
+		life.endings[n].until = time.Now()
 	}
 }
 
 // leave leaves the room. When the connection ends before the answer it is not known whether it did,
 // and it has to be said again.
 func (p *participant) leave() {
-	p.next++
-	id, answer := strconv.Itoa(p.next), make(chan string, 1)
-	p.mu.Lock()
-	p.room, p.users, p.leaving = "", nil, true
-	p.waiting[id] = answer
-	p.mu.Unlock()
-	if err := p.conn.Send(client.Message{Type: "leave_room", ID: id}); err != nil {
-		return
-	}
-	select {
-	case <-answer:
-		p.mu.Lock()
-		p.leaving = false
-		p.mu.Unlock()
-	case <-p.ended:
-	case <-time.After(answerTime):
-		p.fault("no answer to leaving within %s", answerTime)
-	}
-}
-
-// talk sends one message to another member and waits for its answer.
-func (p *participant) talk() {
-	p.mu.Lock()
-	others := slices.DeleteFunc(slices.Clone(p.users), func(u string) bool { return u == p.user })
-	if len(others) == 0 {
-		p.mu.Unlock()
-		return
-	}
-	p.next++
-	u := &utterance{from: p.user, to: others[p.random.IntN(len(others))], room: p.room, number: p.next, at: time.Now()}
-	id := strconv.Itoa(p.next)
-	answer := make(chan string, 1)
-	p.waiting[id] = answer
-	p.mu.Unlock()
 	p.chaos.mu.Lock()
-	p.chaos.sent = append(p.chaos.sent, u)
-	p.chaos.mu.Unlock()
-	if err := p.conn.Send(client.Message{Type: "message", ID: id, TargetID: u.to, Data: document(u.number)}); err != nil {
-		return
+	life := p.life
+	if p.room != "" {
+		life.endings = append(life.endings, ending{p.room, span{from: time.Now()}})
+		p.endStay()
 	}
-	select {
-	case kind := <-answer:
+	p.leaving = true
+	p.chaos.mu.Unlock()
+	if m := p.request(client.Message{Type: "leave_room"}); m.Type != "" {
 		p.chaos.mu.Lock()
-		u.acknowledged = kind == "ack"
-		p.chaos.mu.Unlock()
-	case <-p.ended:
-	case <-time.After(answerTime):
-		p.fault("no answer to a message within %s", answerTime)
+		defer p.chaos.mu.Unlock()
+		p.leaving = false
+		if n := len(life.endings) - 1; n >= 0 {
+			life.endings[n].until = time.Now()
+		}
 	}
 }
 
-// read takes in what the server says until the connection ends.
-func (p *participant) read() {
-	defer close(p.ended)
-	for {
-		m, err := p.conn.Next(context.Background())
-		if err != nil {
-			return
+// talk says some lines to another member or to all without waiting between them, and then waits for the
+// answers.
+func (p *participant) talk(count int, all bool) {
+	var lines []*utterance
+	for range count {
+		if l := p.compose(all); l != nil {
+			lines = append(lines, l)
 		}
-		p.mu.Lock()
-		p.hear(m)
-		p.mu.Unlock()
 	}
+	p.say(lines)
 }
 
-// hear is called with mu held.
-func (p *participant) hear(m client.Message) {
-	switch m.Type {
-	case "stun_config":
-		p.hearStart(m)
-	case "ack", "room_full":
-		p.answered(m)
-	case "error":
-		p.answered(m)
-		var problem struct{ Code int }
-		if _ = m.Document(&problem); problem.Code == 410 {
-			p.lose()
-		}
-	case "user_joined":
-		p.hearJoined(m)
-	case "user_left":
-		if m.RoomID == p.room {
-			p.users = slices.DeleteFunc(p.users, func(u string) bool { return u == m.UserID })
-		}
-	case "message":
-		p.hearMessage(m)
-	}
-}
-
-func (p *participant) hearStart(m client.Message) {
-	var start struct {
-		Resumed bool `json:"resumed"`
-	}
-	if err := json.Unmarshal(m.Data, &start); err != nil {
-		p.faults = append(p.faults, fmt.Sprintf("stun_config: %v", err))
-	}
-	if p.greeted {
-		return // Fresh servers, not a fresh connection.
-	}
-	p.greeted = true
-	close(p.started)
+// compose returns a line for another member or for all, nil if there is nobody else.
+func (p *participant) compose(all bool) *utterance {
 	p.chaos.mu.Lock()
-	if start.Resumed {
-		p.chaos.resumed++
-	} else {
-		p.chaos.refused++
+	defer p.chaos.mu.Unlock()
+	others := p.others()
+	if p.room == "" || len(others) == 0 {
+		return nil
 	}
-	p.chaos.mu.Unlock()
-	if start.Resumed && m.UserID != p.user {
-		p.faults = append(p.faults, fmt.Sprintf("%s came back as %s", p.user, m.UserID))
+	p.next++
+	l := &utterance{from: p.life.user, id: strconv.Itoa(p.next), room: p.room}
+	if !all {
+		l.to = others[p.random.IntN(len(others))]
 	}
-	if !start.Resumed {
-		p.lose()
-		p.user = m.UserID
-	}
+	p.lines[l.id] = l
+	return l
 }
 
-// lose notes that the participant is a member of nothing any more.
-func (p *participant) lose() { p.room, p.users, p.leaving = "", nil, false }
-
-func (p *participant) answered(m client.Message) {
-	if waiting := p.waiting[m.ID]; waiting != nil {
-		waiting <- m.Type
-		delete(p.waiting, m.ID)
-	}
-	if m.Type == "room_full" || m.Type == "error" {
-		p.pass()
-	}
-}
-
-func (p *participant) pass() {
-	select {
-	case p.joined <- "":
-	default:
-	}
-}
-
-func (p *participant) hearJoined(m client.Message) {
-	var joined struct{ Users []string }
-	if err := m.Document(&joined); err != nil {
-		p.faults = append(p.faults, fmt.Sprintf("user_joined: %v", err))
-	}
-	if m.UserID == p.user && p.leaving {
-		p.pass()
-		return // It joined before it said that it leaves, which the server hears after that.
-	}
-	if m.UserID == p.user {
-		if p.room != m.RoomID {
-			p.since = time.Now()
+// say says lines, new ones or again. What has to be said again is pending afterwards.
+func (p *participant) say(lines []*utterance) {
+	answers := make([]chan client.Message, len(lines))
+	for i, l := range lines {
+		answers[i] = p.expect(l.id)
+		if err := p.conn.Send(p.attempt(l)); err != nil {
+			p.conn.Cut()
+			break
 		}
-		p.room = m.RoomID
-		p.pass()
 	}
-	if m.RoomID == p.room {
-		p.users = joined.Users
+	for i, l := range lines {
+		m := client.Message{}
+		if answers[i] != nil {
+			m = p.await(answers[i], "a message")
+		}
+		if (m.Type != "ack" || len(m.Missed) > 0) && p.random.IntN(5) > 0 {
+			p.pending = append(p.pending, l)
+		}
 	}
 }
 
-func (p *participant) hearMessage(m client.Message) {
-	number, err := strconv.Atoi(string(m.Data))
-	if err != nil {
-		p.faults = append(p.faults, fmt.Sprintf("a message with data %s", m.Data))
-		return
+// attempt notes that a line is said once more, and returns it as it is sent.
+func (p *participant) attempt(l *utterance) client.Message {
+	p.said++
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	view := p.others()
+	if l.to != "" {
+		view = []string{l.to}
 	}
-	before := p.heard[m.UserID]
-	if len(before) > 0 && before[len(before)-1] >= number {
-		p.faults = append(p.faults, fmt.Sprintf("%s heard number %d of %s after number %d", p.user, number, m.UserID, before[len(before)-1]))
+	if len(l.attempts) == 0 {
+		p.chaos.record.lines = append(p.chaos.record.lines, l)
 	}
-	p.heard[m.UserID] = append(before, number)
+	l.attempts = append(l.attempts, attempt{number: p.said, source: p.source, view: view, at: time.Now()})
+	return client.Message{Type: "message", ID: l.id, TargetID: l.to, Data: document(l.id + "." + strconv.Itoa(p.said))}
+}
+
+// retry says what is pending once more, unless that is for another room or was answered meanwhile.
+func (p *participant) retry() {
+	lines := p.pending
+	p.pending = nil
+	p.chaos.mu.Lock()
+	lines = slices.DeleteFunc(lines, func(l *utterance) bool {
+		return l.from != p.life.user || l.room != p.room || l.settled() || len(l.attempts) > 8
+	})
+	p.chaos.mu.Unlock()
+	p.say(lines)
+}
+
+// settled reports whether there is nothing to say again: all have the line, or it makes no sense any more.
+func (l *utterance) settled() bool {
+	if len(l.answers) == 0 {
+		return false
+	}
+	last := l.answers[len(l.answers)-1]
+	return last.kind == "ack" && len(last.missed) == 0 || last.refused() && last.kind != "error 503"
+}
+
+// others returns who else is in the room, as far as the participant knows. It is called with the lock held.
+func (p *participant) others() []string {
+	return slices.DeleteFunc(slices.Clone(p.users), func(u string) bool { return u == p.life.user })
 }
 
 func (p *participant) fault(format string, args ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.faults = append(p.faults, p.user+": "+fmt.Sprintf(format, args...))
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	p.faultLocked(format, args...)
+}
+
+func (p *participant) faultLocked(format string, args ...any) {
+	user := "somebody"
+	if p.life != nil {
+		user = p.life.user
+	}
+	p.chaos.faults = append(p.chaos.faults, fmt.Sprintf("fault: %s, on node %s at %s: ", user, p.source, clock(time.Now()))+fmt.Sprintf(format, args...))
 }
 
 // where returns who the participant is and its room, empty for none.
 func (p *participant) where() (user, room string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.user, p.room
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	if p.life == nil {
+		return "", ""
+	}
+	return p.life.user, p.room
 }
 
 // mustLeave reports whether a room may still have to be left.
 func (p *participant) mustLeave() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
 	return p.leaving
 }
 
-// stayedSince reports whether the participant was in the room at that time and has been since.
-func (p *participant) stayedSince(room string, at time.Time) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.room == room && p.since.Before(at)
+// asked reports whether the node asked the participant to go to another one.
+func (p *participant) asked() bool {
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	return p.moving
 }
 
-func (p *participant) heardOnce(u *utterance) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Contains(p.heard[u.from], u.number) // Twice would be out of order, which is a fault.
+// welcomed reports whether the last connection was greeted.
+func (p *participant) welcomed() bool {
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
+	return p.greeted
 }
 
 // sees compares what the participant was told of its room with who is there.
 func (p *participant) sees(rooms map[string][]string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.chaos.mu.Lock()
+	defer p.chaos.mu.Unlock()
 	if p.room == "" {
 		return nil
 	}
 	users := slices.Sorted(slices.Values(p.users))
 	if !slices.Equal(users, rooms[p.room]) {
-		return fmt.Errorf("%s sees %v in %s, where %v are", p.user, users, p.room, rooms[p.room])
+		return fmt.Errorf("%s on node %s sees %v in %s, where %v are", p.life.user, p.source, users, p.room, rooms[p.room])
 	}
 	return nil
 }

@@ -20,11 +20,21 @@ const lease = 3 * time.Second
 // startNodes starts the program count times over one Redis.
 func startNodes(t *testing.T, count int, redis *redistest.Server, flags ...string) []*systemtest.Node {
 	t.Helper()
+	var programs []string
+	for range count {
+		programs = append(programs, systemtest.Executable(t))
+	}
+	return startPrograms(t, programs, redis, flags...)
+}
+
+// startPrograms starts nodes of several builds of the program over one Redis.
+func startPrograms(t *testing.T, programs []string, redis *redistest.Server, flags ...string) []*systemtest.Node {
+	t.Helper()
 	flags = append([]string{"--redis-url", redis.URL(), "--state-beat", "1", "--state-lease", strconv.Itoa(int(lease / time.Second)),
 		"--address-connections", "10000"}, flags...)
 	var nodes []*systemtest.Node
-	for range count {
-		n := systemtest.StartNode(t, flags...)
+	for _, program := range programs {
+		n := systemtest.StartProgram(t, program, flags...)
 		t.Cleanup(n.Kill) // There is nobody to drain for.
 		nodes = append(nodes, n)
 	}

@@ -111,8 +111,8 @@ func (l *Log) Serving(t testing.TB, ended <-chan struct{}) Serving {
 	return at
 }
 
-// Node is the program in a process of its own. Its methods may be called by one goroutine at a time, but for Running
-// and Log's.
+// Node is the program in a process of its own. Its methods may be called by one goroutine at a time, but for Running,
+// Freeze, Thaw and Log's.
 type Node struct {
 	Serving        // Serving is where the node is, which stays the same when it is started again.
 	URL     string // URL is that of the page.
@@ -212,6 +212,20 @@ func (n *Node) Running() bool {
 
 // Kill ends the process at once.
 func (n *Node) Kill() { _ = n.End(syscall.SIGKILL) }
+
+// Freeze stops the process without ending it, if it runs.
+func (n *Node) Freeze() { n.send(syscall.SIGSTOP) }
+
+// Thaw lets a frozen process go on.
+func (n *Node) Thaw() { n.send(syscall.SIGCONT) }
+
+func (n *Node) send(s syscall.Signal) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cmd != nil {
+		_ = n.cmd.Process.Signal(s)
+	}
+}
 
 // End sends a signal, waits for the process and returns how it ended; a node that does not run has ended well.
 func (n *Node) End(s syscall.Signal) error {
