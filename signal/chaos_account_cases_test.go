@@ -60,7 +60,8 @@ func (r *record) say(id, to string, number int, source string, seconds float64) 
 	if to != "" {
 		view = []string{to}
 	}
-	l.attempts = append(l.attempts, attempt{number: number, source: source, view: view, at: at(seconds)})
+	since := map[string]time.Time{"b": at(1), "c": at(1)}
+	l.attempts = append(l.attempts, attempt{number: number, source: source, view: view, since: since, at: at(seconds)})
 }
 
 func (r *record) answer(id, kind string, seconds float64, missed ...string) {
@@ -146,6 +147,15 @@ var accountCases = []struct {
 		r.deaf("c")
 		r.life("c").stays = []stay{{"room", span{at(1), at(9)}}, {"room", span{from: at(11)}}}
 	}, ""},
+	{"who left and came back before it, of which the sender did not know, is missing it", func(r *record) {
+		r.deaf("c")
+		r.life("c").stays = []stay{{"room", span{at(1), at(8)}}, {"room", span{from: at(9)}}}
+	}, ""},
+	{"who left and came back before it, as the sender knew, is missing it", func(r *record) {
+		r.deaf("c")
+		r.life("c").stays = []stay{{"room", span{at(1), at(8)}}, {"room", span{from: at(9)}}}
+		r.line("1").attempts[0].since["c"] = at(9)
+	}, "lost: c"},
 	{"who was told of a gap is missing it", func(r *record) {
 		r.deaf("c")
 		r.trouble(killed, 1, 10, 11)

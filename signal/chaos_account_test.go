@@ -101,7 +101,7 @@ func (l *utterance) meant(from, to int) []string {
 func (a *account) lacks(f *life, l *utterance) string {
 	first := l.attempts[0]
 	s, there := f.stayAt(l.room, first.at)
-	if !there || f.mayEnd(s, first.at) || f.toldSince(first.at) {
+	if !there || f.returnedBefore(s, first.since[f.user]) || f.mayEnd(s, first.at) || f.toldSince(first.at) {
 		return ""
 	}
 	if slices.ContainsFunc(f.heard, func(h hearing) bool { return h.from == l.from && h.line == l.id }) {

@@ -185,7 +185,7 @@ func (p *participant) hearJoined(m client.Message) {
 			if slices.Contains(p.users, m.UserID) {
 				p.chaos.count("user_joined of somebody who is there")
 			}
-			p.users = joined.Users
+			p.users, p.since[m.UserID] = joined.Users, time.Now()
 			delete(p.left, m.UserID)
 		}
 		return
@@ -195,10 +195,15 @@ func (p *participant) hearJoined(m client.Message) {
 	}
 	if p.room != m.RoomID {
 		p.endStay()
-		p.room = m.RoomID
+		p.room, p.since = m.RoomID, map[string]time.Time{}
 		p.life.stays = append(p.life.stays, stay{m.RoomID, span{from: time.Now()}})
 	}
 	p.users, p.left = joined.Users, map[string]bool{}
+	for _, user := range joined.Users {
+		if p.since[user].IsZero() {
+			p.since[user] = time.Now()
+		}
+	}
 }
 
 func (p *participant) hearLeft(m client.Message) {
@@ -207,6 +212,7 @@ func (p *participant) hearLeft(m client.Message) {
 	}
 	p.users = slices.DeleteFunc(p.users, func(u string) bool { return u == m.UserID })
 	p.left[m.UserID] = true
+	delete(p.since, m.UserID)
 	p.life.departures = append(p.life.departures, departure{m.UserID, m.RoomID, time.Now()})
 }
 

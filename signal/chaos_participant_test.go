@@ -3,6 +3,7 @@ package signal_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -35,7 +36,8 @@ type participant struct {
 	room    string // room is where the participant is a member, empty for nowhere.
 	leaving bool   // leaving says that a room may still have to be left.
 	users   []string
-	left    map[string]bool // left are those who were shown as left in this stay.
+	since   map[string]time.Time // since is when it was shown each of them.
+	left    map[string]bool      // left are those who were shown as left in this stay.
 	lines   map[string]*utterance
 	waiting map[string]chan client.Message // waiting are for the answers, by id.
 	ended   chan struct{}                  // ended is closed when the connection has ended.
@@ -49,7 +51,7 @@ type participant struct {
 }
 
 func newParticipant(c *chaos, number int, random *rand.Rand) *participant {
-	return &participant{chaos: c, random: random, number: number, lines: map[string]*utterance{}, waiting: map[string]chan client.Message{}, giveUp: func() {}}
+	return &participant{chaos: c, random: random, number: number, since: map[string]time.Time{}, lines: map[string]*utterance{}, waiting: map[string]chan client.Message{}, giveUp: func() {}}
 }
 
 // Two of three participants enter one room and stay there: what a long stay promises can only be seen there. Every
@@ -328,7 +330,7 @@ func (p *participant) attempt(l *utterance) client.Message {
 	if len(l.attempts) == 0 {
 		p.chaos.record.lines = append(p.chaos.record.lines, l)
 	}
-	l.attempts = append(l.attempts, attempt{number: p.said, source: p.source, view: view, at: time.Now()})
+	l.attempts = append(l.attempts, attempt{number: p.said, source: p.source, view: view, since: maps.Clone(p.since), at: time.Now()})
 	return client.Message{Type: "message", ID: l.id, TargetID: l.to, Data: document(l.id + "." + strconv.Itoa(p.said))}
 }
 

@@ -24,9 +24,10 @@ type utterance struct {
 
 // attempt is a line said once.
 type attempt struct {
-	number int      // number is its place among all that its sender ever said, and travels with it.
-	source string   // source is the process that the sender said it to.
-	view   []string // view is whom it is for, as far as the sender knows.
+	number int                  // number is its place among all that its sender ever said, and travels with it.
+	source string               // source is the process that the sender said it to.
+	view   []string             // view is whom it is for, as far as the sender knows.
+	since  map[string]time.Time // since is when the sender was shown each of them.
 	at     time.Time
 }
 
@@ -149,6 +150,14 @@ func (f *life) stayAt(room string, at time.Time) (stay, bool) {
 		return stay{}, false
 	}
 	return f.stays[i], true
+}
+
+// returnedBefore reports whether the user left the room of a stay before that stay and after a time, so that
+// who was shown it then was shown another stay.
+func (f *life) returnedBefore(s stay, shown time.Time) bool {
+	return slices.ContainsFunc(f.stays, func(o stay) bool {
+		return o.room == s.room && o.from.Before(s.from) && o.until.After(shown)
+	})
 }
 
 // mayEnd reports whether something may have ended a stay since that time.
