@@ -271,8 +271,7 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 		return nil, err
 	}
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
-	cfg.Clustered, cfg.State = s.redis.Enabled(), n.state
-	cfg.LastingSecret = !slices.Contains(n.generated, "--"+state.SessionSecret)
+	cfg.Clustered, cfg.State, cfg.LastingSecret = s.redis.Enabled(), n.state, len(n.given[state.SessionSecret]) > 0
 	cfg.ICE = func(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) } // Nobody asks before run.
 	if n.signal, err = signal.New(cfg); err != nil {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
@@ -412,22 +411,16 @@ func (n *node) run(ctx context.Context) error {
 		n.turn.Drain() // Who restarts ICE now must not end up here again.
 	}
 	if failure == nil {
-		n.drainSignaling(limit, n.settings.drainTimeout*3/4)
+		most, cancel := context.WithTimeout(limit, n.settings.drainTimeout*3/4) // The rest is for those who do not go.
+		n.signal.Drain(most)
+		cancel()
 	}
 	if err := n.signal.Shutdown(limit); err != nil {
 		n.log.Warn("stopping signaling", "error", err)
 	}
-	failure = errors.Join(failure, <-ended)
 	stopAnnouncing()
 	n.closeState(limit) // From now on others may take in the clients that are left.
-	return errors.Join(failure, n.drainTURN(limit))
-}
-
-// drainSignaling moves the clients to other nodes, and leaves time for those who do not go.
-func (n *node) drainSignaling(ctx context.Context, most time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, most)
-	defer cancel()
-	n.signal.Drain(ctx)
+	return errors.Join(failure, <-ended, n.drainTURN(limit))
 }
 
 // closeState gives the shared state a moment also when the drain has used up its time.

@@ -343,7 +343,7 @@ func (r *Redis) echo(number uint64) {
 		r.distrustLocked(now)
 	}
 	r.down = nil
-	r.doubtLocked("recovery")
+	r.doubtLocked()
 	r.mu.Unlock()
 	r.log.Info("shared state is reachable", "node", r.id)
 	r.settle()
@@ -352,11 +352,11 @@ func (r *Redis) echo(number uint64) {
 
 // doubtLocked has all rooms compared with Redis and gives the other nodes a whole lease to show that
 // they live: during an outage nobody could.
-func (r *Redis) doubtLocked(cause string) {
+func (r *Redis) doubtLocked() {
 	for room := range r.rooms {
 		r.dirty[room] = struct{}{}
 	}
-	r.metrics.resyncs.WithLabelValues(cause).Add(float64(len(r.rooms)))
+	r.metrics.resyncs.WithLabelValues("recovery").Add(float64(len(r.rooms)))
 	grace := time.Now().Add(r.cfg.Lease)
 	r.calm = grace
 	for id, p := range r.peers {

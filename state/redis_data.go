@@ -169,7 +169,7 @@ func (r *Redis) inspect(ctx context.Context) (evicted bool) {
 	}
 	if lost && r.down == nil {
 		r.log.Warn("Redis lost its data, bringing it back", "node", r.id)
-		r.doubtLocked("recovery")
+		r.doubtLocked()
 		wake(r.work)
 		wake(r.poke) // The lease may be gone too.
 	}

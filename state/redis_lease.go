@@ -87,7 +87,7 @@ func (r *Redis) beat() (due time.Time, err error) {
 	r.skew.Store(l.now - began.Add(now.Sub(began)/2).Sub(r.started).Microseconds())
 	if r.unrenewable.Swap(false) {
 		r.mu.Lock()
-		r.doubtLocked("recovery") // The others need time to renew theirs.
+		r.doubtLocked() // The others need time to renew theirs.
 		r.mu.Unlock()
 	}
 	due = r.learn(l, masters, began)
@@ -219,7 +219,7 @@ func (r *Redis) learn(l lease, masters map[string]master, began time.Time) time.
 	changed := r.mastersChangedLocked(masters)
 	if r.beaten && !l.had || changed {
 		r.log.Info("shared state was lost or this node taken for dead", "node", r.id, "lapsed", !l.had, "buried", l.buried, "other_redis", changed)
-		r.doubtLocked("recovery")
+		r.doubtLocked()
 		r.distrustLocked(now)
 	}
 	r.missed = r.missed || l.buried // Who took this node for dead sent it nothing.

@@ -60,7 +60,7 @@ func (r *Redis) noticeSleep(late time.Duration) bool {
 	}
 	r.log.Warn("this node did not run for a while", "node", r.id, "late_ms", late.Milliseconds())
 	r.mu.Lock()
-	r.doubtLocked("recovery")
+	r.doubtLocked()
 	r.distrustLocked(time.Now())
 	r.missed = true
 	r.mu.Unlock()
