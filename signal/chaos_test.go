@@ -219,6 +219,7 @@ func (c *chaos) arrived() {
 		if len(lost) == 0 {
 			return
 		}
+		c.everybody((*participant).revive)
 	}
 }
 
