@@ -97,7 +97,7 @@ func (r *Redis) assertionLocked(m *mirror) (known uint64, args []any) {
 		own = append(own, id, epochText(s.epoch), s.joined)
 	}
 	for _, e := range m.members {
-		if e.Node != r.id && !r.overLocked(e.Node) && len(m.own)+len(m.leaving) > 0 {
+		if e.Node != r.id && !r.overLocked(e.Node) && len(m.own) > 0 {
 			r.rumourLocked(e.Node, time.Now()) // This node may be the one that brings it back to Redis.
 			others = append(others, e.ID, epochText(e.Epoch), e.Joined, e.Node)
 		}
