@@ -129,6 +129,12 @@ func (c *traveller) dial(dial func(context.Context, string, http.Header) (*clien
 	return nil
 }
 
+func (c *traveller) name() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.user
+}
+
 func (c *traveller) connection() *client.Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -392,9 +398,10 @@ func upgrade(t *testing.T, old string) {
 	defer quiet()
 	var talks sync.WaitGroup
 	for i, c := range all {
+		to := all[(i+1)%6].name() // It stays the same.
 		talks.Go(func() {
 			for n := 0; talking.Err() == nil; n++ {
-				c.say(talking, line(n), all[(i+1)%6].user)
+				c.say(talking, line(n), to)
 				wait(talking, beat)
 			}
 		})

@@ -136,8 +136,8 @@ func outage(t *testing.T, cfg RedisConfig, lose, back func()) {
 	if err := one.send(two, "never"); !errors.Is(err, ErrUnavailable) || time.Since(began) > time.Duration(slowdown())*time.Second {
 		t.Errorf("sending meanwhile: %v after %v", err, time.Since(began))
 	}
-	three.must(three.exit("r0", "d")) // One leaves and one joins while nobody can be told.
-	one.must(one.enter("r1", "e"))
+	three.must(three.exit("r0", "d"))                                                       // One leaves and one joins while nobody can be told.
+	eventually(t, "one more is let in", func() bool { return one.enter("r1", "e") == nil }) // Not before one knows of the outage.
 	if got := one.sees("r1"); !slices.Equal(got, []string{"a", "b", "c", "d", "e"}) {
 		t.Errorf("the node that let in e sees %v", got)
 	}
