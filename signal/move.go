@@ -79,6 +79,22 @@ func (s *Server) onDied(node string) {
 	s.giveUpPassing(node)
 }
 
+// onMissed hears that members of this node were shown to others as left for a while. They are told that they have
+// missed what was said meanwhile.
+func (s *Server) onMissed(id string, users []string) {
+	r := s.room(id)
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, user := range users {
+		if l := r.local[user]; l != nil {
+			l.participant.miss("others took this node for dead for a while")
+		}
+	}
+}
+
 // onLost hears that messages of a node that lives may be missing.
 func (s *Server) onLost(node string) {
 	s.giveUpRequests(node, state.ErrUnavailable)

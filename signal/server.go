@@ -150,6 +150,7 @@ func (s *Server) Events() state.Events {
 		View:    func(v state.View) { s.flusher.batch(func() { s.onView(v) }) },
 		Message: func(m state.Message) { s.flusher.batch(func() { s.onMessage(m) }) },
 		Lost:    s.onLost,
+		Missed:  s.onMissed,
 		Died:    s.onDied,
 	}
 }

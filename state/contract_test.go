@@ -106,6 +106,11 @@ func (e *ear) events() Events {
 			defer e.mu.Unlock()
 			e.log = append(e.log, "lost "+node)
 		},
+		Missed: func(room string, users []string) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.log = append(e.log, fmt.Sprintf("missed %s %v", room, users))
+		},
 		Died: func(node string) {
 			e.mu.Lock()
 			defer e.mu.Unlock()

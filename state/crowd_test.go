@@ -27,6 +27,7 @@ type site struct {
 	reasons  map[string]Reason
 	messages []Message
 	lost     []string
+	missed   []string // room/user
 	died     []string
 }
 
@@ -61,6 +62,13 @@ func (s *site) events() Events {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.lost = append(s.lost, node)
+		},
+		Missed: func(room string, users []string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, user := range users {
+				s.missed = append(s.missed, room+"/"+user)
+			}
 		},
 		Died: func(node string) {
 			s.mu.Lock()
@@ -126,6 +134,13 @@ func (s *site) exit(room, id string) error {
 		s.applyLocked(v)
 	}
 	return err
+}
+
+// returned returns the members of this node that others had taken out, sorted.
+func (s *site) returned() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(slices.Values(s.missed))
 }
 
 func (s *site) must(err error) {

@@ -34,6 +34,7 @@ type stay struct {
 	epoch   uint64
 	joined  uint64
 	settled bool // the join is done; until then Redis may or may not have it
+	known   bool // Redis had it, so that other nodes may have
 }
 
 // otherFounding stands for one that is not known but that Redis' copy of the room does not have.

@@ -62,6 +62,9 @@ func TestPartition(t *testing.T) {
 			}
 		}
 	}
+	if got, want := cut.returned(), []string{"r0/c", "r1/c", "r2/c", "r3/c", "r4/c", "r5/c", "r6/c", "r7/c", "r8/c", "r9/c"}; !slices.Equal(got, want) {
+		t.Errorf("missed something: %v, want %v", got, want)
+	}
 	for key, n := range cut.left {
 		t.Errorf("the node that was cut off saw %s leave %d times", key, n)
 	}

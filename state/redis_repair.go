@@ -80,13 +80,28 @@ func (r *Redis) assert(ctx context.Context, room string) {
 		r.mu.Unlock()
 		return
 	}
+	missed := m.returned(rep.back)
 	view, news := r.agreeLocked(room, m, rep, known)
 	r.tidyLocked(room, m)
 	r.mu.Unlock()
+	if len(missed) > 0 {
+		r.events.Missed(room, missed)
+	}
 	r.log.Debug("room asserted", "node", r.id, "room", room, "version", rep.version, "members", len(rep.members), "changed", rep.changed)
 	if news {
 		r.events.View(view)
 	}
+}
+
+// returned returns those of this node's members that others had taken out of the room, as when they took this
+// node for dead for longer than the grace: meanwhile nothing was sent to them. Redis' mu is held.
+func (m *mirror) returned(back []any) (users []string) {
+	for _, id := range back {
+		if user, _ := id.(string); m.own[user].known {
+			users = append(users, user)
+		}
+	}
+	return users
 }
 
 // assertionLocked returns the version that this node knows and what it asserts: its members, and
@@ -129,7 +144,7 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 		if e, there := find(rep.members, id); there && e.Epoch > s.epoch {
 			delete(m.own, id)
 		} else if there {
-			m.own[id] = stay{epoch: s.epoch, joined: e.Joined, settled: true}
+			m.own[id] = stay{epoch: s.epoch, joined: e.Joined, settled: true, known: true}
 		}
 	}
 	if rep.changed || rep.version != known {

@@ -263,7 +263,7 @@ func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reas
 		e, there := find(rep.members, id)
 		switch {
 		case there && e.Epoch == s.epoch && e.Node == r.id:
-			m.own[id] = stay{epoch: e.Epoch, joined: e.Joined, settled: true}
+			m.own[id] = stay{epoch: e.Epoch, joined: e.Joined, settled: true, known: true}
 		case s.settled && rep.version > s.joined && rep.version > m.version:
 			r.dirty[room] = struct{}{} // Somebody took this node for dead. The end of the change sees to it.
 		}
@@ -332,7 +332,7 @@ func (r *Redis) joinLocally(room string, m *mirror, who Member, limit int, undo 
 func (r *Redis) moveLocally(room string, m *mirror, who Member, before stay) View {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m.own[who.ID] = stay{epoch: who.Epoch, joined: before.joined, settled: true}
+	m.own[who.ID] = stay{epoch: who.Epoch, joined: before.joined, settled: true, known: before.known}
 	members := slices.Clone(m.members)
 	for i := range members {
 		if members[i].ID == who.ID {

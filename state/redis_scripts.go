@@ -70,6 +70,7 @@ type reply struct {
 	left    []entry
 	members []entry
 	founded uint64 // the version at which Redis' copy of the room began, 0 when that is not known
+	back    []any  // of an assertion: the ids of the caller's members that others had taken out
 }
 
 var errReply = errors.New("unexpected reply of a script")
@@ -84,7 +85,7 @@ func parseReply(raw any) (reply, error) {
 	if len(fields) == 1 {
 		return r, nil
 	}
-	if len(fields) != 6 {
+	if len(fields) < 6 {
 		return reply{}, errReply
 	}
 	version, _ := fields[1].(string)
@@ -96,6 +97,9 @@ func parseReply(raw any) (reply, error) {
 	r.version, errs[0] = strconv.ParseUint(version, 10, 64)
 	r.left, errs[1] = parseEntries(fields[3])
 	r.members, errs[2] = parseEntries(fields[4])
+	if len(fields) > 6 {
+		r.back, _ = fields[6].([]any)
+	}
 	return r, errors.Join(errs[:]...)
 }
 

@@ -160,6 +160,9 @@ type Events struct {
 	// Lost says that messages of a node to this one may be missing for good. Whatever it sends afterwards
 	// is complete again.
 	Lost func(node string)
+	// Missed says that members of this node had been taken out of a room by other nodes, which took this one for
+	// dead, and are in it again: what was said there meanwhile was not sent to them.
+	Missed func(room string, users []string)
 	// Died says that a node is dead. What it sent before has been delivered, or Lost was called.
 	Died func(node string)
 }

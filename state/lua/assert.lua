@@ -2,16 +2,18 @@
 -- ARGV[6] the version that the node knows, ARGV[7] the founding, ARGV[8] how many members it has, then
 -- (id, epoch, joined) of each, then how many have left of whom Redis may not know, then (id, epoch) of each,
 -- then (id, epoch, joined, node) of other nodes' members: whom to restore when Redis lost the room, also when somebody
--- has founded it anew since, unless they have left. A node that has left meanwhile removes its own.
+-- has founded it anew since, unless they have left. A node that has left meanwhile removes its own. The reply says last which of the caller's were not
+-- there although the room was.
 local known, knew, count = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local lost = version == 0
 if founding > 0 and knew > 0 then lost = founding ~= knew
 elseif founding > 0 and known > 0 then lost = founding > known end
-local own = {}
+local own, back = {}, {}
 for i = 9, 9 + (count - 1) * 3, 3 do
   local id, epoch = ARGV[i], ARGV[i + 1]
   own[id] = true
   local there = members[id]
+  if not there and not lost then back[#back + 1] = id end
   if not there or there.epoch < epoch then put(id, epoch, ARGV[i + 2], node) end
 end
 local ghosts = {}
@@ -29,4 +31,6 @@ if lost then
   end
 end
 if size > 0 and version < known then changed = true end
-return reply('ok')
+local answer = reply('ok')
+answer[#answer + 1] = back
+return answer
