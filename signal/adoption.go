@@ -22,32 +22,47 @@ import (
 // adoptPoll is how often a node is asked to which nobody listens although it is not known as dead.
 const adoptPoll = 100 * time.Millisecond
 
-// fetchAway returns the participant of a token of another node, which is the caller's: the node hands it
+// fetchAway returns the participant of a token that is not on this node, which is the caller's: its node hands it
 // over, or it is adopted when the node is dead. A node to which nobody listens may be dying, which others
-// notice before long: until ctx ends it is asked again.
+// notice before long: until ctx ends it is asked again. Who has gone on is followed.
 func (s *Server) fetchAway(ctx context.Context, session string, t resumeToken, got *uint64) (p *participant, outcome string, err error) {
-	for {
-		outcome = "moved"
-		p, err = s.moveHere(ctx, session, t, got)
-		if errors.Is(err, state.ErrNoNode) {
-			outcome = "adopted"
-			p, err = s.adopt(ctx, session, t, got)
-		}
-		if !errors.Is(err, state.ErrUnavailable) || s.state.Ready() != nil || !pause(ctx, adoptPoll) {
+	at := t
+	for hops := 0; ; {
+		p, outcome, err = s.fetchFrom(ctx, session, t, at, got)
+		var on elsewhere
+		switch {
+		case errors.As(err, &on) && hops < maxHops:
+			hops++
+			at.Node, at.Epoch = on.Node, on.Epoch
+		case !errors.Is(err, state.ErrUnavailable) || s.state.Ready() != nil || !pause(ctx, adoptPoll):
 			return p, outcome, err
 		}
 	}
 }
 
+// fetchFrom returns the participant of a token, which is said to be at a node.
+func (s *Server) fetchFrom(ctx context.Context, session string, t, at resumeToken, got *uint64) (p *participant, outcome string, err error) {
+	if at.Node == s.state.ID() {
+		p, err = s.comeBack(ctx, session, t)
+		return p, "here", err
+	}
+	p, err = s.moveHere(ctx, session, t, at, got)
+	if !errors.Is(err, state.ErrNoNode) {
+		return p, "moved", err
+	}
+	p, err = s.adopt(ctx, session, t, at, got)
+	return p, "adopted", err
+}
+
 // adopt puts a participant of this node into the place of one whose node is dead. It fails with errGone
 // when that has left, or is somewhere else already.
-func (s *Server) adopt(ctx context.Context, session string, t resumeToken, got *uint64) (*participant, error) {
-	p, err := s.claim(session, t, got)
+func (s *Server) adopt(ctx context.Context, session string, t, at resumeToken, got *uint64) (*participant, error) {
+	p, err := s.claim(session, t, at.Epoch, got)
 	if err != nil {
 		return nil, err
 	}
 	s.awaitRoom()
-	view, err := s.state.Adopt(ctx, t.Node, t.User, t.Epoch, p.epoch)
+	view, err := s.state.Adopt(ctx, at.Node, t.User, at.Epoch, p.epoch)
 	if err == nil && view.Room != "" {
 		l := &localMember{participant: p, joining: true, marks: watermarks{opened: time.Now()}}
 		p.room = s.addLocal(view.Room, l)
@@ -58,6 +73,9 @@ func (s *Server) adopt(ctx context.Context, session string, t resumeToken, got *
 	}
 	if err != nil {
 		s.forget(p)
+		if m, ok := view.Find(t.User); ok && m.Epoch > at.Epoch {
+			return nil, elsewhere{m}
+		}
 		return nil, goneUnlessAway(err)
 	}
 	return p, nil
@@ -69,7 +87,7 @@ func (s *Server) revive(ctx context.Context, session string, t resumeToken, got 
 	if !s.cfg.LastingSecret || time.Since(s.begun) > s.cfg.ResumeGrace {
 		return nil, fmt.Errorf("%w: its process has ended", errGone)
 	}
-	p, err := s.claim(session, t, got)
+	p, err := s.claim(session, t, t.Epoch, got)
 	if err != nil || t.Room == "" {
 		return p, err
 	}
@@ -117,32 +135,25 @@ func goneUnlessAway(err error) error {
 	return fmt.Errorf("%w: %w", errGone, err)
 }
 
-// claim registers a participant in the place of one whose process is gone; it is the caller's. It fails
-// with errGone when a newer connection of the user is here. An older one that is here was adopted by
+// claim registers a participant in the place of one of that epoch whose process is gone; it is the caller's. It
+// fails with errGone when a newer connection of the user is here. An older one that is here was adopted by
 // another node meanwhile.
-func (s *Server) claim(session string, t resumeToken, got *uint64) (*participant, error) {
-	p := newParticipant(s, t.User, session, max(newEpoch(), t.Epoch+1))
-	p.former, p.gap = t, true
+func (s *Server) claim(session string, t resumeToken, epoch uint64, got *uint64) (*participant, error) {
+	p := newParticipant(s, t.User, session, max(newEpoch(), epoch+1))
+	p.former, p.gap = t.Epoch, true
 	if got != nil {
 		p.sent = *got
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.participants[t.User]; old != nil {
-		if old.epoch > t.Epoch {
+		if old.epoch > epoch {
 			return nil, fmt.Errorf("%w: a newer connection has it", errGone)
 		}
 		s.tasks.run(old.replaced)
 	}
 	s.participants[t.User] = p
 	return p, nil
-}
-
-// cameWith reports whether the client may not know yet that its participant is here by that token.
-func (p *participant) cameWith(t resumeToken) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.former == t
 }
 
 func (p *participant) hasGap() bool {

@@ -26,6 +26,8 @@ type mortal struct {
 type deaths struct {
 	mu    sync.Mutex
 	dying map[string]int // by node: how often it does not answer before it is known as dead
+	// adopted says who was adopted where, by user.
+	adopted map[string]state.Member
 }
 
 func (d *deaths) kill(node string, unknown int) {
@@ -57,13 +59,23 @@ func (m mortal) Send(message state.Message, copies []state.Copy, done func([]err
 }
 
 func (m mortal) Adopt(ctx context.Context, _, user string, old, epoch uint64) (state.View, error) {
-	return m.Move(ctx, "r", state.Member{ID: user, Epoch: old}, epoch)
+	view, err := m.Move(ctx, "r", state.Member{ID: user, Epoch: old}, epoch)
+	m.dead.mu.Lock()
+	defer m.dead.mu.Unlock()
+	now, adopted := m.dead.adopted[user]
+	switch {
+	case err == nil:
+		m.dead.adopted[user] = state.Member{ID: user, Node: m.ID(), Epoch: epoch}
+	case adopted:
+		view = state.View{Room: "r", Members: []state.Member{now}}
+	}
+	return view, err
 }
 
 // startMortals runs nodes that may be killed by their numbers.
 func startMortals(t *testing.T, count int) ([]*testServer, *deaths) {
 	t.Helper()
-	shared, dead := state.NewMemory(), &deaths{dying: map[string]int{}}
+	shared, dead := state.NewMemory(), &deaths{dying: map[string]int{}, adopted: map[string]state.Member{}}
 	next := 0
 	nodes := startNodes(t, count, func(c *Config) {
 		c.State = mortal{shared.Node(fmt.Sprint("n", next)), dead}

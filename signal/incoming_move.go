@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -24,26 +25,27 @@ type handover struct {
 	err   error
 }
 
-// moveHere gets the participant of a token from its node. It is the caller's then. It fails with
+// moveHere gets the participant of a token from the node that has it. It is the caller's then. It fails with
 // state.ErrNoNode when the node is dead.
-func (s *Server) moveHere(ctx context.Context, session string, t resumeToken, got *uint64) (*participant, error) {
-	snap, err := s.ask(ctx, t.Node, t.User, moveRequest{Epoch: t.Epoch, Got: got})
+func (s *Server) moveHere(ctx context.Context, session string, t, at resumeToken, got *uint64) (*participant, error) {
+	snap, err := s.ask(ctx, at.Node, t.User, moveRequest{Epoch: t.Epoch, Got: got})
 	if err != nil {
 		return nil, err
 	}
-	return s.moveIn(ctx, session, t, snap)
+	return s.moveIn(ctx, session, at, snap)
 }
 
 // comeBack gets a participant that this node has handed over to one where it did not arrive. It is the caller's then.
 func (s *Server) comeBack(ctx context.Context, session string, t resumeToken) (*participant, error) {
 	move := s.moves.of(t.User)
-	if move == nil || move.epoch != t.Epoch {
+	if move == nil || !move.isOf(t.Epoch) {
 		return nil, errGone
 	}
 	snap, handed := move.again(s.state.ID(), false)
 	if !handed {
-		return nil, errGone
+		return nil, move.whither()
 	}
+	t.Node = s.state.ID()
 	p, err := s.moveIn(ctx, session, t, snap)
 	if err == nil {
 		s.takeBack(move)
@@ -51,8 +53,9 @@ func (s *Server) comeBack(ctx context.Context, session string, t resumeToken) (*
 	return p, err
 }
 
-// moveIn makes a participant of what was handed over and gives it its place in the room.
+// moveIn makes a participant of what was handed over by a node and gives it its place in the room.
 func (s *Server) moveIn(ctx context.Context, session string, t resumeToken, snap snapshot) (*participant, error) {
+	t.Epoch = cmp.Or(snap.Epoch, t.Epoch) // Nodes of protocol 1 do not say theirs, which is the token's.
 	p, l := s.unpack(snap, t, session)
 	if l != nil {
 		if err := s.arrive(ctx, snap.Room, l, t); err != nil {
@@ -87,10 +90,13 @@ func (s *Server) ask(ctx context.Context, node, user string, r moveRequest) (sna
 		if a.err != nil {
 			return snap, fmt.Errorf("waiting for node %s: %w", node, a.err)
 		}
-		if err := json.Unmarshal(a.frame, &snap); err != nil || snap.Gone {
-			return snap, errGone
+		switch err := json.Unmarshal(a.frame, &snap); {
+		case err == nil && !snap.Gone:
+			return snap, nil
+		case err == nil && snap.Node != "":
+			return snap, elsewhere{state.Member{ID: user, Node: snap.Node, Epoch: snap.Epoch}}
 		}
-		return snap, nil
+		return snap, errGone
 	case <-ctx.Done():
 		return snap, fmt.Errorf("waiting for node %s: %w", node, state.ErrUnavailable)
 	}

@@ -20,8 +20,10 @@ type outgoingMove struct {
 	user, room string // room is empty when it is in none
 	stays      []uint64
 	epoch      uint64
+	former     uint64 // the oldest epoch that the client may still ask with, 0 for none
 
 	mu    sync.Mutex
+	there state.Member // where the room has it
 	to    string
 	plain bool      // that node speaks protocol 1
 	snap  *snapshot // what was handed over, until that has arrived
@@ -36,7 +38,7 @@ type outgoingMove struct {
 }
 
 func newOutgoingMove(p *participant, snap *snapshot, to string) *outgoingMove {
-	move := &outgoingMove{user: p.user, room: snap.Room, stays: snap.Stays, epoch: p.epoch, to: to, plain: p.srv.isPlain(to), snap: snap,
+	move := &outgoingMove{user: p.user, room: snap.Room, stays: snap.Stays, epoch: p.epoch, former: p.former, to: to, plain: p.srv.isPlain(to), snap: snap,
 		last: time.Now(), wake: make(chan struct{}, 1), begun: make(chan struct{}), done: make(chan struct{})}
 	move.begin = sync.OnceFunc(func() {
 		move.forget()
@@ -149,7 +151,7 @@ func (ms *outgoingMoves) begin(v state.View) {
 			continue
 		}
 		if m, ok := v.Find(move.user); ok && m.Epoch > move.epoch {
-			move.begin()
+			move.arrived(m)
 		}
 	}
 }
@@ -197,6 +199,10 @@ func (s *Server) handOver(m state.Message) {
 	outcome := "handed"
 	if err != nil {
 		snap, outcome = snapshot{Gone: true}, "gone"
+		var on elsewhere
+		if errors.As(err, &on) {
+			snap.Node, snap.Epoch = on.Node, on.Epoch
+		}
 	}
 	s.metrics.handovers.WithLabelValues(outcome).Inc()
 	s.cfg.Logger.Debug("asked for a session", "user", m.From, "node", m.Node, "room", snap.Room, "kept", len(snap.Kept), "error", err)
@@ -216,11 +222,12 @@ func (s *Server) release(ctx context.Context, user, to string, request moveReque
 	if p := s.participant(user); p != nil && p.epoch == request.Epoch && p.hasGoneOn(request.Got) {
 		return snapshot{}, nil, fmt.Errorf("%w: its client has gone on here since it asked", errGone)
 	}
-	p, err := s.takeOver(ctx, user, request.Epoch)
-	if move := s.moves.of(user); errors.Is(err, errGone) && move != nil && move.epoch == request.Epoch {
+	p, err := s.takeOver(ctx, user, s.translate(ctx, user, request.Epoch))
+	if move := s.moves.of(user); errors.Is(err, errGone) && move != nil && move.isOf(request.Epoch) {
 		if snap, ok := move.again(to, s.isPlain(to)); ok {
 			return snap, nil, nil
 		}
+		err = move.whither()
 	}
 	if err != nil {
 		return snapshot{}, nil, err

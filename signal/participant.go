@@ -37,7 +37,7 @@ type participant struct {
 	until  time.Time   // when the grace is over
 	over   bool        // it ends with its conn and takes no more frames
 	gap    bool        // it missed something for good, which greetings say until the client has got one
-	former resumeToken // with which it has come here, until the client has got the next one
+	former uint64      // the oldest epoch of which the client may show the token, 0 once it has got the one of here
 	place  string      // its room as its token names it, see revive
 
 	flying window           // what it has sent to other nodes
@@ -96,7 +96,7 @@ func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 	switch {
 	case p.gap && !g.Gap: // It has missed something just now.
 		c.close(closeLost, "messages may be missing")
-	case g.Gap:
+	case g.Gap || p.former > 0:
 		p.askLocked() // The answer proves that the greeting has come.
 	}
 	return nil
@@ -339,7 +339,7 @@ func (p *participant) confirmed(c *conn, pong string) {
 	p.asked = false
 	p.forgetLocked(number)
 	if p.conn == c && !c.isClosing() { // A connection is closed by what makes another gap.
-		p.gap, p.former = false, resumeToken{}
+		p.gap, p.former = false, 0
 	}
 }
 

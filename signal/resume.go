@@ -142,15 +142,14 @@ func (s *Server) resumeAlone(ctx context.Context, user string) (done func(), err
 // another node, adopted from a dead one or revived after the end of the former process.
 func (s *Server) fetch(ctx context.Context, c *conn, t resumeToken, got *uint64) (p *participant, outcome string, err error) {
 	switch p = s.participant(t.User); {
-	case p != nil && p.cameWith(t): // The greeting that had the next token did not arrive.
+	case p != nil && p.mayHave(t.Epoch): // The greeting that had the next token did not arrive.
 		p, err = s.takeOver(ctx, t.User, p.epoch)
 		outcome = "here"
 	case t.Node == s.state.ID():
 		p, err = s.takeOver(ctx, t.User, t.Epoch)
-		if errors.Is(err, errGone) {
-			p, err = s.comeBack(ctx, c.session, t)
+		if outcome = "here"; errors.Is(err, errGone) {
+			p, outcome, err = s.fetchAway(ctx, c.session, t, got)
 		}
-		outcome = "here"
 	case s.cfg.Clustered:
 		p, outcome, err = s.fetchAway(ctx, c.session, t, got)
 	default:

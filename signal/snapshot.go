@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"cmp"
 	"time"
 
 	"cline-meet/signal/state"
@@ -9,8 +10,13 @@ import (
 // snapshot is a participant on its way from one node to another, the answer to a request to resume:
 // all that the new node needs to go on where the former one stopped.
 type snapshot struct {
-	// Gone says that there is no participant, and the rest is empty.
-	Gone bool `json:"gone,omitempty"`
+	// Gone says that there is no participant. The rest is empty then, but for the node that has it, and its epoch
+	// there, if those are known.
+	Gone bool   `json:"gone,omitempty"`
+	Node string `json:"node,omitempty"`
+	// Epoch is the one that it has, and Former the oldest one that its client may still ask with, 0 for none.
+	Epoch  uint64 `json:"epoch,omitempty"`
+	Former uint64 `json:"former,omitempty"`
 	// Room is empty when it is in none; then what follows about the room is empty too.
 	Room string `json:"room,omitempty"`
 	// Sent is how many frames that count were sent, ever, and Kept are the last of them.
@@ -56,7 +62,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 		return snapshot{}, nil, err
 	}
 	s.forgetLocked(p)
-	snap := snapshot{Sent: p.sent, Kept: p.kept.copies(), Gap: p.gap}
+	snap := snapshot{Epoch: p.epoch, Former: p.former, Sent: p.sent, Kept: p.kept.copies(), Gap: p.gap}
 	snap.Heard, snap.Said = p.packHeardLocked(), p.packSaidLocked()
 	p.kept.drop(p.kept.count)
 	if r == nil {
@@ -80,7 +86,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 // place in its room is the second result, nil when it is in none.
 func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*participant, *localMember) {
 	p := newParticipant(s, t.User, session, max(newEpoch(), t.Epoch+1))
-	p.former, p.sent, p.gap = t, snap.Sent, snap.Gap
+	p.former, p.sent, p.gap = cmp.Or(snap.Former, t.Epoch), snap.Sent, snap.Gap
 	for _, frame := range snap.Kept {
 		p.kept.add(frame)
 	}

@@ -140,8 +140,8 @@ type bequest struct {
 
 // Adopt moves an orphan, a member that a dead node left behind, to this node, under a newer epoch and without
 // a departure. It returns a view without a Room if that node had the user in no room. It fails with
-// ErrNotMember when the grace is over, the node or the user unknown or a newer connection there, and with
-// ErrUnavailable when Redis is away or the node is not known as dead, or not yet.
+// ErrNotMember when the grace is over, the node or the user unknown or a newer connection there, which the
+// view has then, and with ErrUnavailable when Redis is away or the node is not known as dead, or not yet.
 func (r *Redis) Adopt(ctx context.Context, node, user string, old, epoch uint64) (View, error) {
 	e, err := r.inherit(ctx, node)
 	if err != nil {
@@ -153,13 +153,39 @@ func (r *Redis) Adopt(ctx context.Context, node, user string, old, epoch uint64)
 	}
 	i := slices.IndexFunc(left, func(b bequest) bool { return b.Node == node && b.Epoch <= old })
 	if i < 0 {
-		return View{}, fmt.Errorf("adopting from node %s: %w", node, ErrNotMember)
+		return r.newer(ctx, node, left, old), fmt.Errorf("adopting from node %s: %w", node, ErrNotMember)
 	}
 	v, err := r.Move(ctx, left[i].room, left[i].member(), epoch)
-	if err == nil {
+	switch {
+	case err == nil:
 		r.metrics.adoptions.Inc()
+	case errors.Is(err, ErrNotMember):
+		v = r.newer(ctx, node, left[i:i+1], old)
 	}
 	return v, err
+}
+
+// newer returns a view that has nobody but a newer connection, at another node, of one whom a node left behind in those
+// rooms. It is empty if there is none.
+func (r *Redis) newer(ctx context.Context, node string, left []bequest, old uint64) View {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	var names []string
+	for _, b := range left {
+		names = append(names, b.room)
+	}
+	rooms := map[string][]entry{}
+	if err := r.readRooms(ctx, names, rooms); err != nil {
+		return View{} // As if there were none: the client joins again.
+	}
+	for _, b := range left {
+		for _, e := range rooms[b.room] {
+			if e.ID == b.ID && e.Epoch > old && e.Node != node {
+				return View{Room: b.room, Members: []Member{e.member()}}
+			}
+		}
+	}
+	return View{}
 }
 
 // inherit returns the estate of a dead node, which is read once.

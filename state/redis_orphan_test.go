@@ -114,6 +114,12 @@ func orphansAreAdopted(t *testing.T, cfg RedisConfig) {
 			t.Errorf("two nodes adopt %s: %v, %v", id, a, b)
 		}
 		agree(t, room, []string{"a", id}, one)
+		for _, s := range []*site{one, two} {
+			v, err := s.adopt("n3", id, dead.epoch(room, id))
+			if m, ok := v.Find(id); !errors.Is(err, ErrNotMember) || !ok || m.Node != "n1" && m.Node != "n2" {
+				t.Errorf("adopting %s once more: %+v, %v", id, v, err)
+			}
+		}
 	}
 	if v, err := two.adopt("n3", "d", dead.epoch("alone", "d")); err != nil || v.Room != "alone" || v.Members[0].Node != "n2" {
 		t.Errorf("adopting one who was alone: %+v, %v", v, err)
