@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -170,25 +171,36 @@ func (r *Redis) Problems() []string {
 }
 
 // nobodyRenews reports whether a lease could not be renewed for a reason that holds for all nodes: the master
-// refuses to write, or the Cluster itself has found it dead. Then none is taken for dead, since who would say so
+// refuses to write, or the other masters have found it dead. Then none is taken for dead, since who would say so
 // has to write it there, and a node need not stop at the end of its lease.
 func (r *Redis) nobodyRenews(ctx context.Context, err error) bool {
 	if refusesWrites(err) || r.cluster == nil {
 		return refusesWrites(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
-	defer cancel()
 	addr, unknown := r.masterOf(directoryKeys(r.cfg.Prefix)[0])
-	text, bad := r.cluster.ClusterNodes(ctx).Result()
-	if unknown != nil || bad != nil {
+	if unknown != nil {
 		return false
 	}
-	for line := range strings.Lines(text) {
-		fields := strings.Fields(line) // id, ip:port@bus, flags, …
-		if len(fields) < 3 || !strings.HasPrefix(fields[1], addr+"@") {
-			continue
+	var failed atomic.Bool
+	_ = r.eachData(ctx, func(ctx context.Context, _, _ string, c redis.Cmdable) error { // Some do not answer.
+		ctx, cancel := context.WithTimeout(ctx, opTimeout)
+		defer cancel()
+		text, err := c.ClusterNodes(ctx).Result()
+		if err == nil && saysFailed(text, addr) {
+			failed.Store(true)
 		}
-		return slices.Contains(strings.Split(fields[2], ","), "fail")
+		return err
+	})
+	return failed.Load()
+}
+
+// saysFailed reports whether what a master knows of the Cluster has a node of an address as failed.
+func saysFailed(nodes, addr string) bool {
+	for line := range strings.Lines(nodes) {
+		fields := strings.Fields(line) // id, ip:port@bus, flags, …
+		if len(fields) > 2 && strings.HasPrefix(fields[1], addr+"@") {
+			return slices.Contains(strings.Split(fields[2], ","), "fail")
+		}
 	}
 	return false
 }
