@@ -34,6 +34,8 @@ func (s *Server) fetchAway(ctx context.Context, session string, t resumeToken, g
 		case errors.As(err, &on) && hops < maxHops:
 			hops++
 			at.Node, at.Epoch = on.Node, on.Epoch
+		case errors.Is(err, errNotThere) && hops < maxHops && pause(ctx, adoptPoll):
+			hops++
 		case !errors.Is(err, state.ErrUnavailable) || s.state.Ready() != nil || !pause(ctx, adoptPoll):
 			return p, outcome, err
 		}

@@ -141,7 +141,7 @@ func (s *Server) arrive(ctx context.Context, room string, l *localMember, t resu
 	if err != nil {
 		s.removeLocal(r, p)
 		if errors.Is(err, state.ErrNotMember) {
-			return fmt.Errorf("%w: it is in its room no more", errGone)
+			return errNotThere
 		}
 		return err
 	}

@@ -29,6 +29,10 @@ type elsewhere struct{ state.Member }
 func (e elsewhere) Error() string { return fmt.Sprintf("the session is at node %s", e.Node) }
 func (e elsewhere) Unwrap() error { return errGone }
 
+// errNotThere says that a participant is not in its room as the node has it that handed it over. That node may be about to hear
+// that another one was faster.
+var errNotThere = fmt.Errorf("%w: it is in its room no more", errGone)
+
 // mayHave reports whether the newest token that the client knows may be of that former epoch.
 func (p *participant) mayHave(epoch uint64) bool {
 	p.mu.Lock()
@@ -78,6 +82,9 @@ func (move *outgoingMove) arrived(m state.Member) {
 	move.mu.Lock()
 	if m.Epoch > move.there.Epoch {
 		move.there = m
+	}
+	if move.snap != nil { // Of several that have asked this one was the fastest.
+		move.to = m.Node
 	}
 	move.mu.Unlock()
 	move.begin()
