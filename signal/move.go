@@ -13,6 +13,7 @@ import (
 //	A → B  handover   and sends it as a snapshot, with its watermarks. B puts it into A's place in the room.
 //	A → B  relay      is what still came to A, as it was sent and with its numbers, once the room says that the
 //	                  participant is at B. A goes on for a while.
+//	A → B  followed   says, behind what members at A have said to the participant until then, that this was all.
 //
 // Every node C with members in the room hears of the move by the room's view. From then on it sends to B, and
 // first the tip: the last number that it sent to A. Whatever way a message takes, B knows by its number
@@ -24,6 +25,7 @@ const (
 	opResume   = "resume"
 	opHandover = "handover"
 	opRelay    = "relay"
+	opFollowed = "followed"
 )
 
 // moveRequest is what a resume message carries.
@@ -54,6 +56,8 @@ func (s *Server) onControl(m state.Message) {
 		s.onHandover(m)
 	case opRelay:
 		s.onRelay(m)
+	case opFollowed:
+		s.onFollowed(m)
 	case opTips, opTipsTold:
 		s.onTips(m)
 	case opMarker, opForward, opPass, opPassed, opSettled:
@@ -76,6 +80,7 @@ func (s *Server) onDied(node string) {
 	}
 	s.giveUpRequests(node, state.ErrNoNode)
 	s.giveUpTips(node)
+	s.giveUpFollowing(node)
 	s.giveUpPassing(node)
 }
 

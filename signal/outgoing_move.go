@@ -263,9 +263,13 @@ func (s *Server) seeOff(move *outgoingMove) {
 		s.abandon(move)
 		return
 	}
-	for {
-		to, _ := move.target()
-		for _, m := range move.dequeue() {
+	for followed := false; ; followed = true {
+		to, plain := move.target()
+		batch := move.dequeue()
+		if !followed && !plain && move.room != "" {
+			batch = append(batch, state.Message{Op: opFollowed, Room: move.room, From: s.state.ID(), To: move.user})
+		}
+		for _, m := range batch {
 			s.state.Send(m, []state.Copy{{Node: to, Receivers: m.Receivers}}, func([]error) {}) // A gap shows.
 		}
 		select {

@@ -53,6 +53,8 @@ type localMember struct {
 	marks     watermarks
 	heldBytes int
 	awaiting  bool
+	// owing are the nodes that it has left and that have not said that all has followed it.
+	owing []debtor
 	// move is nil unless the participant has come from another node a moment ago and nodes of protocol 1
 	// are concerned.
 	move *incomingMove

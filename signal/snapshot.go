@@ -35,6 +35,8 @@ type snapshot struct {
 	Stays []uint64 `json:"stays,omitempty"`
 	Marks []mark   `json:"marks,omitempty"`
 	Open  bool     `json:"open,omitempty"`
+	// Owing are the nodes of which not all has followed it.
+	Owing []string `json:"owing,omitempty"`
 }
 
 // mark is a watermark in a snapshot.
@@ -76,6 +78,9 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	for _, w := range l.marks.all {
 		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.blind, w.held})
 	}
+	for _, d := range l.owing {
+		snap.Owing = append(snap.Owing, d.node)
+	}
 	move := newOutgoingMove(p, &snap, to)
 	s.moves.add(move)
 	s.removeLocalLocked(r, p)
@@ -97,6 +102,11 @@ func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*particip
 	l := &localMember{participant: p, told: snap.Told, early: snap.Early, stays: snap.Stays}
 	if snap.Open {
 		l.marks.opened, l.marks.moved = time.Now(), true
+	}
+	for _, node := range append(snap.Owing, t.Node) {
+		if node != s.state.ID() && !s.isPlain(node) {
+			l.owing = append(l.owing, debtor{node, time.Now()})
+		}
 	}
 	for _, m := range snap.Marks {
 		l.marks.all = append(l.marks.all, watermark{m.source, m.Number, m.Blind, m.Held, time.Now(), time.Now()})

@@ -55,7 +55,7 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.asked": "here", "participant.iceRefresh": "with the greeting", "participant.former": "moves", "participant.place": "of memory",
 		"localMember.room": "moves", "localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early",
 		"localMember.stays": "moves", "localMember.unnamed": "empty by then", "localMember.marks": "moves",
-		"localMember.heldBytes": "of marks", "localMember.awaiting": "here", "localMember.move": "settled before", "localMember.joining": "never packed",
+		"localMember.heldBytes": "of marks", "localMember.awaiting": "here", "localMember.owing": "moves", "localMember.move": "settled before", "localMember.joining": "never packed",
 	}
 	for _, kind := range []reflect.Type{reflect.TypeFor[participant](), reflect.TypeFor[localMember]()} {
 		for i := range kind.NumField() {
