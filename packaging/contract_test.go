@@ -43,7 +43,7 @@ func connect(t *testing.T, url string) *person {
 
 func (p *person) next() client.Message {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
 	defer cancel()
 	m, err := p.Next(ctx)
 	if err != nil {

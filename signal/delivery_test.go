@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -599,6 +600,16 @@ func TestIDMeansOnce(t *testing.T) {
 		g.holding = false
 		everywhere()
 		g.hears(g.x, "under way", "4")
+
+		t.Log("for each target it is another message")
+		for _, to := range []string{"x", "y", "x", "y"} {
+			say(g.c, "5", to, "5 for "+to)
+			g.answered(g.c, "ack 5")
+		}
+		everywhere()
+		g.hears(g.x, "targeted", "5 for x")
+		g.hears(g.y, "targeted", "4", "5 for y")
+		g.hears(g.z, "targeted", "4")
 	})
 }
 
@@ -638,7 +649,7 @@ func TestIDMeansOnceAfterAMove(t *testing.T) {
 		g.show(g.view(4))
 		say(g.c, "2", "", "2")
 		g.answered(g.c, "ack 2")
-		if again := append(g.cut("A", "B"), g.cut("A", "C")...); slices.ContainsFunc(again, func(m state.Message) bool { return m.ID == "2" }) {
+		if again := append(g.cut("A", "B"), g.cut("A", "C")...); slices.ContainsFunc(again, func(m state.Message) bool { return bytes.Contains(m.Frame, []byte(`"2"`)) }) {
 			t.Error("it was sent to those that have it")
 		}
 		for _, way := range []string{"BC", "BA"} {

@@ -52,11 +52,11 @@ func (p *participant) handle(env envelope) error {
 	if env.Type == stunConfig { // Who asks again gets some again.
 		return p.freshICE(env)
 	}
-	env.key = keyOf(p.user, env.ID)
+	env.key = keyOf(p.user, env)
 	before, known := p.recall(env.key)
 	switch {
-	case known && before == nil:
-		return p.repeat(env)
+	case known && before == nil && p.rests(env):
+		return nil
 	case known && before.flying:
 		return errLater
 	case known:
@@ -65,15 +65,10 @@ func (p *participant) handle(env envelope) error {
 	return handlers[env.Type](p, env)
 }
 
-// repeat answers a message that was done before. Who asks to join the room that it is in is told once more
-// who is there.
-func (p *participant) repeat(env envelope) error {
-	if env.Type == joinRoom && p.room != nil {
-		if id, err := roomID(env.Data); err == nil && id == p.room.id {
-			p.room.welcome(p)
-		}
-	}
-	return nil
+// rests reports whether a message that was done before needs nothing more. To join is done again, for that tells
+// once more who is there, and so is to leave where there is a room to leave.
+func (p *participant) rests(env envelope) bool {
+	return env.Type != joinRoom && (env.Type != leaveRoom || p.room == nil)
 }
 
 // errLater says that a message is under way and will be answered.

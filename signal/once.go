@@ -24,13 +24,18 @@ type outcome struct {
 	missed []stay // who could not be reached
 }
 
-// keyOf tells the messages with an id apart, of one sender and of several: 0 for no id.
-func keyOf[ID string | []byte](from string, id ID) uint64 {
-	if len(id) == 0 {
+// keyOf tells the messages with an id apart, of one sender and of several: 0 for no id. An id that is used for
+// another type or another target is another message, as clients use it that count anew for each. The data does
+// not matter, for a retry may say the time at which it was made.
+func keyOf(from string, env envelope) uint64 {
+	if len(env.ID) == 0 {
 		return 0
 	}
 	var space [256]byte
-	text := append(append(append(space[:0], from...), 0), id...)
+	text := append(append(space[:0], from...), 0)
+	text = append(append(text, messageTypeNames[env.Type]...), 0)
+	text = append(text, env.ID...)
+	text = append(append(text, 0), env.TargetID...)
 	sum := sha256.Sum256(text)
 	return max(1, binary.LittleEndian.Uint64(sum[:8]))
 }

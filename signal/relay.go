@@ -84,14 +84,14 @@ func (r *room) lineLocked(m *state.Member) *line {
 // castLocked sends a message to members elsewhere, by their place in the room. A member that is known to be
 // here and is not has just gone to another node: the message follows it.
 func (r *room) castLocked(c cast, joined uint64, members []int, reached int) delivery {
-	m := state.Message{Node: r.node, Room: r.id, From: c.from.user, Joined: joined, To: string(c.to), ID: string(c.id), Run: r.run, Frame: bytes.Clone(c.frame)}
+	m := state.Message{Node: r.node, Room: r.id, From: c.from.user, Joined: joined, To: string(c.to), Key: c.key, Run: r.run, Frame: bytes.Clone(c.frame)}
 	r.number++
 	var copies []state.Copy
 	for _, i := range members {
 		to := r.numberLocked(r.members[i], r.number)
 		node := r.members[i].Node
 		if node == r.node {
-			r.handLocked(m, c.key, to)
+			r.handLocked(m, to)
 			r.lines[stayOf(r.members[i])].result(to, true)
 			reached++
 			continue
@@ -106,12 +106,12 @@ func (r *room) castLocked(c cast, joined uint64, members []int, reached int) del
 	if len(copies) == 0 {
 		return delivered
 	}
-	from, typ, key, size := c.from, c.typ, c.key, len(c.frame)
+	from, typ, id, key, size := c.from, c.typ, string(c.id), c.key, len(c.frame)
 	from.launch(key, size)
 	r.srv.state.Send(m, copies, func(errs []error) {
 		missed, taken := r.results(copies, errs)
 		from.landed(key, size, missed, reached+taken > 0)
-		from.answerCast(typ, m.ID, missed, reached+taken > 0)
+		from.answerCast(typ, id, missed, reached+taken > 0)
 	})
 	return underWay
 }
@@ -147,9 +147,8 @@ func (r *room) results(copies []state.Copy, errs []error) (missed []stay, taken 
 func (r *room) receive(m state.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := keyOf(m.From, m.ID)
 	for _, to := range m.Receivers {
-		r.handLocked(m, key, to)
+		r.handLocked(m, to)
 	}
 	if len(m.Receivers) == 0 {
 		r.receivePlainLocked(m)
@@ -157,9 +156,9 @@ func (r *room) receive(m state.Message) {
 }
 
 // handLocked gives a numbered message to a member of this node, or has it follow one that has left.
-func (r *room) handLocked(m state.Message, key uint64, to state.Receiver) {
+func (r *room) handLocked(m state.Message, to state.Receiver) {
 	l := r.local[to.ID]
-	h := heldMessage{From: m.From, Joined: m.Joined, Key: key, Before: to.Before, Number: to.Number, Frame: m.Frame}
+	h := heldMessage{From: m.From, Joined: m.Joined, Key: m.Key, Before: to.Before, Number: to.Number, Frame: m.Frame}
 	from := source{m.Node, m.Run}
 	switch {
 	case l != nil && len(l.stays) == 0:

@@ -10,7 +10,7 @@ import (
 func TestPackets(t *testing.T) {
 	records := []record{
 		{kind: recordMessage, message: Message{Node: "n1", Op: "o", Room: "r", From: "a", To: "b", Frame: []byte("x")}},
-		{kind: recordMessage, message: Message{Node: "n1", Room: "r", From: "a", Joined: 3, ID: "i", Run: 4, Frame: []byte("x"),
+		{kind: recordMessage, message: Message{Node: "n1", Room: "r", From: "a", Joined: 3, Key: 2, Run: 4, Frame: []byte("x"),
 			Receivers: []Receiver{{ID: "b", Joined: 5, Before: 6, Number: 7}, {ID: "c"}}}},
 		{kind: recordView, change: change{Room: "r", Version: 7, Members: []entry{{ID: "a", Node: "n1", Epoch: 1 << 63, Joined: 5}},
 			Left: []Departure{{Member: Member{ID: "b", Node: "n2", Epoch: 3}, Reason: ReasonKick}}}},
@@ -74,7 +74,7 @@ func FuzzDecodePacket(f *testing.F) {
 	f.Add(encodeNumber(packetProbe, "n", 1))
 	f.Add(encodeBatch("n", 0, 1, false, [][]byte{
 		encodeRecord(&record{kind: recordMessage, message: Message{Frame: []byte("x")}}),
-		encodeRecord(&record{kind: recordMessage, message: Message{ID: "i", Joined: 1, Run: 2, Receivers: []Receiver{{"a", 1, 2, 3}}}}),
+		encodeRecord(&record{kind: recordMessage, message: Message{Key: 1 << 63, Joined: 1, Run: 2, Receivers: []Receiver{{"a", 1, 2, 3}}}}),
 		encodeRecord(&record{kind: recordView}), {recordBye}, []byte("znew")}))
 	f.Add([]byte("Z\x01nwhat comes"))
 	f.Fuzz(func(t *testing.T, data []byte) {

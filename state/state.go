@@ -99,9 +99,8 @@ type Message struct {
 	Joined uint64
 	// To is the user it is meant for, empty for all of the room. Who gets a frame the Receivers say.
 	To string
-	// ID is what the client called its message, empty for nothing. The same ID of the same user is the same
-	// message.
-	ID string
+	// Key stands for what the client called its message, 0 for nothing. The same Key is the same message.
+	Key uint64
 	// Run tells the numbers that a node gave in one life of its room from those of another.
 	Run uint64
 	// Receivers are the members of the receiving node that a frame is for. They are empty in an Op, unless
