@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"mime"
@@ -40,10 +41,14 @@ func (s *Server) newHTTPServer(h http.Handler, limit time.Duration) *http.Server
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ws", s.serveWS)
-	mux.HandleFunc("GET /health", s.serveHealth)
+	mux.HandleFunc("GET /health", s.shared(false, s.serveHealth))
 	mux.HandleFunc("GET /ready", s.serveReady)
-	mux.HandleFunc("GET /ice", s.serveICE)
+	mux.HandleFunc("GET /ice", s.shared(true, s.serveICE))
 	mux.HandleFunc("GET /", s.servePage)
+	mux.HandleFunc("OPTIONS /ice", s.preflight(true))
+	for _, path := range []string{"/health", "/signal.js", "/signal/"} {
+		mux.HandleFunc("OPTIONS "+path, s.preflight(false))
+	}
 	return mux
 }
 
@@ -51,7 +56,11 @@ func (s *Server) handler() http.Handler {
 // its own, so that an idle one costs no HTTP buffers.
 func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 	who := identify(r, s.proxies)
-	if err := checkOrigin(r, who.secure, s.cfg.AllowedOrigins, s.cfg.RequireOrigin); err != nil {
+	origin := r.Header.Get("Origin")
+	if err := checkOrigin(origin, who, s.cfg.AllowedOrigins, s.cfg.RequireOrigin); err != nil {
+		if errors.Is(err, errOrigin) {
+			s.noteRefusal(origin, who)
+		}
 		s.refuse(w, "origin", http.StatusForbidden, err.Error())
 		return
 	}
@@ -81,7 +90,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		_ = ws.NetConn().Close()
 		return
 	}
-	c := newConn(s, s.link(ws.NetConn()), session, r.Host, who.prefix())
+	c := newConn(s, s.link(ws.NetConn()), session, who.host, who.prefix())
 	s.cfg.Logger.Debug("connected", "client", who.addr)
 	s.metrics.accepted.Inc()
 	go s.serve(c, wanted(r.URL.Query()))
@@ -140,12 +149,13 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 
 // serveICE issues ICE servers for the session of the request's cookie.
 func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
-	session, _ := s.sessions.find(r, identify(r, s.proxies).secure)
+	who := identify(r, s.proxies)
+	session, _ := s.sessions.find(r, who.secure)
 	if session == "" {
 		writeJSON(w, http.StatusUnauthorized, map[string]string{"error": "no session: open / or /ws first and send its cookie"})
 		return
 	}
-	ice := s.cfg.ICE(r.Host, userPrefix(session))
+	ice := s.cfg.ICE(who.host, userPrefix(session))
 	writeJSON(w, http.StatusOK, struct {
 		ICEServers []ICEServer `json:"iceServers"`
 		TTL        int         `json:"ttl,omitempty"`
@@ -153,8 +163,11 @@ func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // A client that is gone needs no answer.
 }
@@ -198,6 +211,11 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 			http.SetCookie(w, cookie)
 		}
 		h.Set("Content-Security-Policy", contentPolicy)
+	}
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	if isModule(f.name) {
+		s.allowOrigin(h, r, false)
+		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
 	}
 	h.Set("Content-Type", mime.TypeByExtension(path.Ext(f.name)))
 	h.Set("Cache-Control", "no-cache")

@@ -179,23 +179,56 @@ func TestOrigin(t *testing.T) {
 		{"https://friend.example", "a.example", false, true},
 		{"http://friend.example", "a.example", false, false},
 	} {
-		r := httptest.NewRequest("GET", "/ws", nil)
-		r.Host = test.host
-		if test.origin != "" {
-			r.Header.Set("Origin", test.origin)
-		}
-		err := checkOrigin(r, test.secure, []string{"https://friend.example:443"}, false)
+		who := clientID{secure: test.secure, hosts: []string{test.host}}
+		err := checkOrigin(test.origin, who, []string{"https://friend.example:443"}, false)
 		if (err == nil) != test.ok {
 			t.Errorf("%+v: %v", test, err)
 		}
 	}
-	r := httptest.NewRequest("GET", "/ws", nil)
-	if checkOrigin(r, false, nil, true) == nil {
+	if checkOrigin("", clientID{}, nil, true) == nil {
 		t.Error("a missing origin passed although it is required")
 	}
-	r.Header.Set("Origin", "null")
-	if err := checkOrigin(r, false, []string{"*"}, false); err != nil {
+	if err := checkOrigin("null", clientID{}, []string{"*"}, false); err != nil {
 		t.Errorf("* does not allow all: %v", err)
+	}
+}
+
+// TestForwardedOrigin asks behind a proxy that speaks TLS for us, as proxies tell of it, whether a page is ours.
+func TestForwardedOrigin(t *testing.T) {
+	const ours, proxy = "https://signal.example", "10.0.0.1:5"
+	for _, test := range []struct {
+		name, origin, remote, host string
+		header                     http.Header
+		ok                         bool
+	}{
+		{"https", ours, proxy, "signal.example", http.Header{"X-Forwarded-Proto": {"https"}}, true},
+		{"upper case", ours, proxy, "signal.example", http.Header{"X-Forwarded-Proto": {"HTTPS"}}, true},
+		{"WebSocket", ours, proxy, "signal.example", http.Header{"X-Forwarded-Proto": {"WSS"}}, true},
+		{"two proxies", ours, proxy, "signal.example", http.Header{"X-Forwarded-Proto": {"https, http"}}, true},
+		{"two proxies, no space", ours, proxy, "signal.example", http.Header{"X-Forwarded-Proto": {"https,https"}}, true},
+		{"two lines", ours, proxy, "signal.example", http.Header{"X-Forwarded-Proto": {"https", "http"}}, true},
+		{"the client spoke HTTP", ours, proxy, "signal.example", http.Header{"X-Forwarded-Proto": {"http, https"}}, false},
+		{"a proxy that rewrites Host", ours, proxy, "backend:8080", http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"signal.example"}}, true},
+		{"two that rewrite Host", ours, proxy, "backend:8080", http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"signal.example, inner"}}, true},
+		{"one that leaves out the port", ours + ":8443", proxy, "signal.example:8443", http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"signal.example"}}, true},
+		{"another host", ours, proxy, "backend:8080", http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"other.example"}}, false},
+		{"Forwarded", ours, proxy, "backend:8080", http.Header{"Forwarded": {"for=192.0.2.7;Proto=HTTPS;host=signal.example"}}, true},
+		{"Forwarded, quoted", ours + ":8443", proxy, "backend:8080", http.Header{"Forwarded": {`for="[2001:db8::7]"; proto=https; host="signal.example:8443"`}}, true},
+		{"Forwarded, two proxies", ours, proxy, "backend:8080", http.Header{"Forwarded": {"proto=https;host=signal.example, proto=http;host=inner"}}, true},
+		{"Forwarded beside what the proxy knows", ours, proxy, "signal.example", http.Header{"Forwarded": {"proto=https"}, "X-Forwarded-Proto": {"http"}}, false},
+		{"rubbish", ours, proxy, "signal.example", http.Header{"Forwarded": {";;=,proto"}, "X-Forwarded-Proto": {" , "}}, false},
+		{"no proxy of ours", ours, "192.0.2.1:5", "signal.example", http.Header{"X-Forwarded-Proto": {"https"}}, false},
+		{"no proxy of ours, another host", "http://signal.example", "192.0.2.1:5", "backend", http.Header{"X-Forwarded-Host": {"signal.example"}}, false},
+	} {
+		r := httptest.NewRequest("GET", "/ws", nil)
+		r.RemoteAddr, r.Host, r.Header = test.remote, test.host, test.header
+		who := identify(r, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
+		if err := checkOrigin(test.origin, who, nil, false); (err == nil) != test.ok {
+			t.Errorf("%s: %v of %+v", test.name, err, who)
+		}
+		if who.addr != netip.MustParseAddrPort(test.remote).Addr() {
+			t.Errorf("%s: it is %s", test.name, who.addr)
+		}
 	}
 }
 

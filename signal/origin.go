@@ -1,7 +1,8 @@
 package signal
 
 import (
-	"fmt"
+	"cmp"
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -14,18 +15,26 @@ import (
 type clientID struct {
 	addr   netip.Addr
 	secure bool
+	// host is what the client calls us, as far as the proxies tell, and hosts are all names that may be it: some
+	// proxies rewrite Host and tell of it, and some that tell leave out the port.
+	host  string
+	hosts []string
 }
 
 func identify(r *http.Request, proxies []netip.Prefix) clientID {
-	c := clientID{secure: r.TLS != nil}
+	c := clientID{secure: r.TLS != nil, host: r.Host, hosts: []string{r.Host}}
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		c.addr = ap.Addr().Unmap().WithZone("")
 	}
 	if !contains(proxies, c.addr) {
 		return c
 	}
-	if proto := r.Header.Get("X-Forwarded-Proto"); proto != "" {
-		c.secure = proto == "https" || proto == "wss"
+	proto, host := forwarded(r.Header)
+	if proto != "" {
+		c.secure = strings.EqualFold(proto, "https") || strings.EqualFold(proto, "wss")
+	}
+	if host != "" {
+		c.host, c.hosts = host, append(c.hosts, host)
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, hop := range slices.Backward(hops) {
@@ -39,6 +48,24 @@ func identify(r *http.Request, proxies []netip.Prefix) clientID {
 		}
 	}
 	return c
+}
+
+// forwarded returns the scheme and the host that the client used, as proxies tell them. Each one adds its own at
+// the end of a list, so the first was next to the client. Of Forwarded (RFC 7239), which few proxies know and others let
+// pass as a client made it up, the address is not believed: limits depend on that.
+func forwarded(h http.Header) (proto, host string) {
+	said := map[string]string{}
+	for pair := range strings.SplitSeq(first(h, "Forwarded"), ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
+		said[strings.ToLower(name)] = strings.Trim(value, `"`)
+	}
+	return cmp.Or(first(h, "X-Forwarded-Proto"), said["proto"]), cmp.Or(first(h, "X-Forwarded-Host"), said["host"])
+}
+
+// first returns the first element of the list in a header.
+func first(h http.Header, name string) string {
+	element, _, _ := strings.Cut(h.Get(name), ",")
+	return strings.TrimSpace(element)
 }
 
 // parseHop reads one hop of X-Forwarded-For, to which some proxies add the port.
@@ -70,28 +97,47 @@ func (c clientID) prefix() netip.Prefix {
 // checkOrigin decides whether the page that opens a WebSocket may do so: it must come from the same
 // scheme, host and port, or be on the allow-list. Without this any page that a user visits could
 // act with the user's cookie.
-func checkOrigin(r *http.Request, secure bool, allowed []string, required bool) error {
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		if required {
-			return fmt.Errorf("no Origin header; --require-origin is set")
-		}
+func checkOrigin(origin string, who clientID, allowed []string, required bool) error {
+	switch {
+	case origin == "" && required:
+		return errors.New("no Origin header; --require-origin is set")
+	case origin == "" || who.isOwn(origin) || allows(allowed, origin) != notAllowed:
 		return nil
 	}
+	return errOrigin
+}
+
+// errOrigin refuses a page. Who owns the server may have forgotten to allow it.
+var errOrigin = errors.New("origin is neither ours nor in --allowed-origins")
+
+// isOwn reports whether a page of that origin is ours.
+func (c clientID) isOwn(origin string) bool {
 	scheme := "http"
-	if secure {
+	if c.secure {
 		scheme = "https"
 	}
 	got := canonicalOrigin(origin)
-	if got != "" && got == canonicalOrigin(scheme+"://"+r.Host) {
-		return nil
+	return got != "" && slices.ContainsFunc(c.hosts, func(host string) bool { return got == canonicalOrigin(scheme+"://"+host) })
+}
+
+// allowance is how an allow-list has an origin.
+type allowance int
+
+const (
+	notAllowed    allowance = iota
+	allowedAsAll            // by *
+	allowedByName           // and trusted therefore with what a cookie opens
+)
+
+func allows(allowed []string, origin string) allowance {
+	got := canonicalOrigin(origin)
+	switch {
+	case got != "" && slices.ContainsFunc(allowed, func(a string) bool { return got == canonicalOrigin(a) }):
+		return allowedByName
+	case slices.Contains(allowed, "*"):
+		return allowedAsAll
 	}
-	for _, a := range allowed {
-		if a == "*" || got != "" && got == canonicalOrigin(a) {
-			return nil
-		}
-	}
-	return fmt.Errorf("origin is neither ours nor in --allowed-origins")
+	return notAllowed
 }
 
 // canonicalOrigin returns scheme://host:port in lower case with the port always there, or nothing

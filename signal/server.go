@@ -56,6 +56,7 @@ type Server struct {
 	sessions sessions
 	proxies  []netip.Prefix
 	addrs    *addrLimit
+	refusals noticeRate
 	upgrader websocket.Upgrader
 	wheel    *wheel
 	metrics  *metrics
