@@ -62,9 +62,7 @@ export class Call extends Emitter {
     client.addEventListener("resumed", ({ detail: { gap } }) => gap && this.#resync());
     client.addEventListener("ice", () => this.#configure());
     client.addEventListener("offer", ({ detail: { from, data } }) => this.#offered(from, { type: "offer", sdp: data.sdp }));
-    client.addEventListener("answer", ({ detail: { from, data } }) =>
-      this.peers.get(from)?.describe({ type: "answer", sdp: data.sdp }),
-    );
+    client.addEventListener("answer", ({ detail: { from, data } }) => this.#answered(from, { type: "answer", sdp: data.sdp }));
     client.addEventListener("candidate", ({ detail: { from, data } }) => this.peers.get(from)?.candidate(data));
   }
 
@@ -134,6 +132,24 @@ export class Call extends Emitter {
       this.#connect(from, true);
     }
     this.peers.get(from)?.describe(description);
+  }
+
+  /**
+   * Takes an answer. A member that has begun anew may have taken an offer for one of its new connection: the
+   * tracks would go on over the old connection here, but its data channel ended with that of the member. So this side
+   * begins anew as well, and offers at once, since the member waits for nothing.
+   *
+   * @param {string} from
+   * @param {RTCSessionDescriptionInit} description
+   */
+  #answered(from, description) {
+    const peer = this.peers.get(from);
+    if (peer?.pc.signalingState === "have-local-offer" && peer.isFromAnother(description)) {
+      this.#remove(from);
+      this.#connect(from, false);
+      return;
+    }
+    peer?.describe(description);
   }
 
   /** @param {string} id @param {string[]} users In join order. */
