@@ -1,19 +1,43 @@
 package signal
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/time/rate"
+)
 
 // assembly makes messages of the bytes that come on a socket. Whole frames are handled where they
 // were read; only what is not whole yet is kept.
+//
+// Of a message that is too large the beginning is kept until it is as long as a message may be, so that whoever
+// refuses it can read there what it is. The rest is dropped as it comes, which costs the client as much as it costs us, and
+// after it the socket goes on. Who has more dropped than the bound is heard no longer.
 type assembly struct {
-	partial   *buffer // the beginning of a frame, nil between frames
-	fragments *buffer // the payloads so far of a message in several frames, nil for none
-	op        opcode  // of that message; 0 for none
-	skip      uint64  // bytes of a frame to drop
-	deaf      bool    // a message was too large, and no more are taken
+	partial   *buffer       // the beginning of a frame, nil between frames
+	fragments *buffer       // the payloads so far of a message in several frames, nil for none
+	count     int           // of the fragments
+	op        opcode        // of that message; 0 for none
+	refused   bool          // the message is too large, and what still comes of it is dropped
+	skip      uint64        // bytes of a frame to drop
+	deaf      bool          // too much was dropped, and no more messages are taken
+	waste     *rate.Limiter // bounds what is dropped, in bytes; nil as long as nothing was
 }
 
 // minPartial is the smallest room for the rest of a frame, lest much is read little by little.
 const minPartial = 4 << 10
+
+// maxFragments is how many frames a message may come in: empty ones must not come for ever.
+const maxFragments = 4096
+
+// maxWaste is how much a client may have dropped at once, as a multiple of the longest message. Each second one more is
+// forgiven.
+const maxWaste = 16
+
+// wastedFrame is what a dropped frame counts besides its payload.
+const wastedFrame = 64
 
 // space returns where to read to: space, or behind the part of a frame that has come before.
 func (a *assembly) space(space []byte) []byte {
@@ -50,7 +74,7 @@ func (a *assembly) take(read []byte, s *socket) error {
 	return err
 }
 
-// frames handles all whole frames and returns the rest.
+// frames handles all frames of which everything that is wanted has come, and returns the rest.
 func (a *assembly) frames(b []byte, s *socket) (rest []byte, err error) {
 	for {
 		dropped := min(a.skip, uint64(len(b)))
@@ -60,63 +84,107 @@ func (a *assembly) frames(b []byte, s *socket) (rest []byte, err error) {
 		if err != nil || size == 0 {
 			return b, err
 		}
-		if !h.op.isControl() && a.drops(h, s) {
-			a.skip = h.length
-			b = b[size:]
-			continue
-		}
-		end := uint64(size) + h.length
-		if uint64(len(b)) < end {
+		wanted := a.wanted(h, s)
+		if len(b)-size < wanted {
 			return b, nil
 		}
-		payload := b[size:end]
+		payload := b[size : size+wanted]
+		b = b[size+wanted:]
+		a.skip = h.length - uint64(wanted)
 		unmask(payload, h.key)
 		if err := a.frame(h, payload, s); err != nil {
 			return nil, err
 		}
-		b = b[end:]
 	}
 }
 
-// drops reports whether a data frame is not wanted: the one that makes a message too large, and all
-// after it.
-func (a *assembly) drops(h frameHeader, s *socket) bool {
-	if a.deaf {
-		return true
+// wanted returns how much of a frame's payload is to be read: all of it, unless it makes a message too large.
+func (a *assembly) wanted(h frameHeader, s *socket) int {
+	switch {
+	case h.op.isControl():
+		return int(h.length)
+	case a.deaf || a.refused:
+		return 0
 	}
-	size := h.length
+	room := s.limits.message
 	if a.fragments != nil {
-		size += uint64(len(a.fragments.b))
+		room -= len(a.fragments.b)
 	}
-	if size <= uint64(s.limits.message) {
-		return false
-	}
-	a.deaf = true
-	s.to.tooLarge()
-	return true
+	return int(min(h.length, uint64(room)))
 }
 
-// frame handles a whole frame.
+// frame handles a frame, of whose payload the wanted part is there.
 func (a *assembly) frame(h frameHeader, payload []byte, s *socket) error {
+	begins := a.op == opContinuation
 	switch {
 	case h.op.isControl():
 		return s.control(h.op, payload)
-	case (h.op == opContinuation) != (a.op != opContinuation):
-		return fmt.Errorf("%w: a continuation is missing or has no beginning", errProtocol)
-	case h.fin && a.op == opContinuation:
-		s.to.message(h.op, payload)
+	case a.deaf:
 		return nil
-	case a.op == opContinuation:
+	case begins != (h.op != opContinuation):
+		return fmt.Errorf("%w: a continuation is missing or has no beginning", errProtocol)
+	case a.refused || a.skip > 0 || a.count == maxFragments:
+		a.refuse(h, payload, s)
+	case begins && h.fin:
+		return s.handOn(h.op, payload)
+	default:
+		a.add(payload)
+	}
+	if begins {
 		a.op = h.op
 	}
+	if !h.fin {
+		return nil
+	}
+	return a.finish(s)
+}
+
+// add adds a fragment to the message.
+func (a *assembly) add(payload []byte) {
 	a.fragments = a.fragments.grown(len(payload))
 	a.fragments.b = append(a.fragments.b, payload...)
-	if h.fin {
-		s.to.message(a.op, a.fragments.b)
-		a.fragments.free()
-		a.op, a.fragments = opContinuation, nil
+	a.count++
+}
+
+// refuse drops a frame of a message that is too large, and tells so with the first.
+func (a *assembly) refuse(h frameHeader, payload []byte, s *socket) {
+	if a.waste == nil {
+		a.waste = rate.NewLimiter(rate.Limit(s.limits.message), maxWaste*s.limits.message)
 	}
-	return nil
+	dropped := int(min(h.length, math.MaxInt32/2)) + wastedFrame
+	if a.fragments != nil {
+		dropped += len(a.fragments.b)
+	}
+	a.deaf = !a.waste.AllowN(time.Now(), dropped)
+	if !a.refused {
+		a.refused = true
+		s.to.tooLarge(a.beginning(payload))
+		a.fragments.free()
+		a.fragments = nil
+	}
+	if a.deaf {
+		s.to.tooMuch()
+	}
+}
+
+// beginning returns what is there of a message with the wanted part of its last frame.
+func (a *assembly) beginning(payload []byte) []byte {
+	if a.fragments == nil {
+		return payload
+	}
+	a.add(payload)
+	return a.fragments.b
+}
+
+// finish ends a message in several frames, which is handed on unless it was refused.
+func (a *assembly) finish(s *socket) error {
+	op, text, refused := a.op, a.fragments, a.refused
+	a.op, a.fragments, a.count, a.refused = opContinuation, nil, 0, false
+	if refused {
+		return nil
+	}
+	defer text.free()
+	return s.handOn(op, text.b)
 }
 
 // release gives all back when reading has ended.
@@ -124,4 +192,13 @@ func (a *assembly) release() {
 	a.partial.free()
 	a.fragments.free()
 	a.partial, a.fragments = nil, nil
+}
+
+// handOn gives the receiver a whole message. RFC 6455, section 8.1, wants a text that is not UTF-8 to end the connection.
+func (s *socket) handOn(op opcode, data []byte) error {
+	if op == opText && !utf8.Valid(data) {
+		return errNotUTF8
+	}
+	s.to.message(op, data)
+	return nil
 }

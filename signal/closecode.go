@@ -11,9 +11,11 @@ const (
 	closeGoingAway closeCode = websocket.CloseGoingAway
 	// closeProtocol: the client broke RFC 6455. It must not come back.
 	closeProtocol closeCode = websocket.CloseProtocolError
-	// closePolicy: the client sent too many bad messages. It must not come back.
+	// closeNotUTF8: the client sent a text that is not UTF-8. It must not come back.
+	closeNotUTF8 closeCode = websocket.CloseInvalidFramePayloadData
+	// closePolicy: too many of the client's messages were refused. It must not come back.
 	closePolicy closeCode = websocket.ClosePolicyViolation
-	// closeTooLarge: a message was larger than MaxFrame. The client must not come back.
+	// closeTooLarge: the client sent too much that was larger than MaxFrame. It must not come back.
 	closeTooLarge closeCode = websocket.CloseMessageTooBig
 	// closeSlow: more than MaxQueue waited for the client. It connects again, as somebody new.
 	closeSlow closeCode = 4000

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -15,12 +16,23 @@ import (
 // closeGrace is how long a client has to answer our close frame before the connection is cut.
 const closeGrace = 2 * time.Second
 
-// faultBurst is how many faults a connection may make at once, and faultRate how many a second are
-// forgiven, before it is closed.
+// A connection may have messages refused for so much at once, and for so much more each second, before it is closed.
 const (
-	faultBurst = 100
-	faultRate  = 1
+	faultBurst = 1000
+	faultRate  = 10
 )
+
+// faultOf returns what a message counts that was refused with that code. Who is only too fast has not understood the limits
+// yet and may say much at once; when the shared state is away, that is nobody's fault.
+func faultOf(code int) int {
+	switch code {
+	case codeUnavailable:
+		return 0
+	case codeRateLimited:
+		return 1
+	}
+	return 10
+}
 
 // conn is one WebSocket of a client. It carries frames for the participant that it is attached to, which
 // outlives it, and knows nothing of rooms. Its socket reads for it: the methods of receiver are called
@@ -69,14 +81,19 @@ func (c *conn) message(op opcode, data []byte) {
 	}
 }
 
-func (c *conn) tooLarge() {
+// tooLarge refuses a message, under its id if that is in the beginning. It counts for the rate as all messages do.
+func (c *conn) tooLarge(begin []byte) {
 	if c.isClosing() {
 		return
 	}
-	c.srv.metrics.messages[unknownType][outcomeOf(codeTooLarge)].Inc()
-	c.participant.send(errorFrame("", codeTooLarge, "message too large"))
-	c.participant.close(closeTooLarge, "message too large")
+	_ = c.throttle() // To wait would not help.
+	env, _ := decode(begin)
+	var space [64]byte
+	text := strconv.AppendInt(append(space[:0], "message too large: at most "...), int64(c.limits.message), 10)
+	c.refuse(env, codeTooLarge, append(text, " bytes"...))
 }
+
+func (c *conn) tooMuch() { c.participant.close(closeTooLarge, "too much that is too large") }
 
 func (c *conn) pong(data []byte) { c.participant.confirmed(c, string(data)) }
 
@@ -84,13 +101,17 @@ func (c *conn) pong(data []byte) { c.participant.confirmed(c, string(data)) }
 func (c *conn) ended(err error) { go c.srv.ended(c, err) }
 
 // ending tells why the connection ended, and whether the client may come back to its participant: not
-// when it said goodbye, as browsers do for a page that is left, or when nothing was heard for so long
-// that no grace is left.
+// when it said goodbye, as browsers do for a page that is left, when nothing was heard for so long
+// that no grace is left, or when it sent what no client may send.
 func (c *conn) ending(err error) (why state.Reason, mayReturn bool) {
 	if err == errSilent {
 		// The client may be half dead only: if it still reads, it learns what happened.
 		c.cut(closeTimeout, "nothing heard within the read timeout", lastWords)
 		return state.ReasonTimeout, false
+	}
+	if err == errNotUTF8 {
+		c.srv.metrics.messages[unknownType][outcomeOf(codeBadRequest)].Inc()
+		return state.ReasonDisconnect, false
 	}
 	var closed closeError
 	goodbye := errors.As(err, &closed) && closed.isGoodbye()

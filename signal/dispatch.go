@@ -29,12 +29,12 @@ var handlers = [messageTypes]func(*participant, envelope) error{
 
 // handle decodes and handles one frame and answers it with an ack, an error or nothing.
 func (c *conn) handle(op opcode, frame []byte) {
-	if wait := c.throttle(); wait > 0 {
-		c.hold(frame, wait)
-		return
-	}
 	if op != opText {
 		c.refuse(envelope{}, codeBadRequest, []byte("send text frames, not binary ones"))
+		return
+	}
+	if wait := c.throttle(); wait > 0 {
+		c.hold(frame, wait)
 		return
 	}
 	env, err := decode(frame)
@@ -142,11 +142,11 @@ func (p *participant) refuse(typ messageType, id []byte, code int, text []byte) 
 	p.send(appendError(space[:0], id, code, text))
 }
 
-// refuse answers a message with an error. With too many that are the client's fault, it is closed.
+// refuse answers a message with an error. A client with too many of them is closed.
 func (c *conn) refuse(env envelope, code int, text []byte) {
 	c.participant.refuse(env.Type, env.ID, code, text)
-	if code != codeUnavailable && !c.faults.Allow() {
-		c.participant.close(closePolicy, "too many bad messages")
+	if !c.faults.AllowN(time.Now(), faultOf(code)) {
+		c.participant.close(closePolicy, "too many messages were refused")
 	}
 }
 

@@ -93,12 +93,9 @@ func fault(code int, format string, args ...any) error {
 }
 
 var (
-	// errNotUTF8 is the fault of a text frame that is none: RFC 6455 section 8.1.
-	errNotUTF8  = fault(codeBadRequest, "not UTF-8")
 	errNoObject = fault(codeBadRequest, "not a JSON object")
 	errNoType   = fault(codeBadRequest, "type: missing")
 	errLongID   = fault(codeBadRequest, "id: longer than %d characters", maxIDLen)
-	errTwice    = fault(codeBadRequest, "a field name appears twice in an object")
 )
 
 // envelope is a message from a client. Its fields are parts of the frame as the client wrote them,
@@ -116,16 +113,13 @@ type envelope struct {
 	missed []stay
 }
 
-// decode reads one message. It checks the fields' JSON types and bounds, not whether the type of
-// message needs them. On error the envelope holds what could be read, so that the error can carry
-// the message's id.
+// decode reads one message, which must be UTF-8 as sockets see to. It checks the fields' JSON types and bounds,
+// not whether the type of message needs them. On error the envelope holds what could be read, also of a message of which only
+// the beginning is there, so that the error can carry the message's id.
 //
-// Unlike encoding/json it wants UTF-8, exact field names, and each name once in an object.
+// Unlike encoding/json it wants exact field names, and each name once in an object.
 func decode(frame []byte) (envelope, error) {
 	var env envelope
-	if !utf8.Valid(frame) {
-		return env, errNotUTF8
-	}
 	var problem error
 	text := func(to *[]byte, field string, value []byte) {
 		var ok bool
@@ -176,13 +170,14 @@ func members(object []byte, visit func(name, value []byte)) error {
 	r := objectReaders.Get().(*objectReader)
 	defer objectReaders.Put(r)
 	err := r.read(object, visit)
-	switch {
-	case errors.Is(err, jsontext.ErrDuplicateName):
-		return errTwice
-	case err != nil:
-		return errNoObject
+	if err == nil {
+		return nil
 	}
-	return nil
+	var twice *jsontext.SyntacticError
+	if errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &twice) {
+		return fault(codeBadRequest, "%q is there twice in one object", truncate(twice.JSONPointer.LastToken()))
+	}
+	return errNoObject
 }
 
 // surrogates lets lone surrogates pass when they are escaped, as JavaScript writes them. It would let pass
@@ -247,10 +242,12 @@ func roomID(data []byte) (string, error) {
 		}
 	})
 	switch {
-	case err == errTwice:
-		return "", err
-	case err != nil || !isText:
+	case err == errNoObject:
 		return "", fault(codeBadRequest, "data: must be an object with a string room_id")
+	case err != nil:
+		return "", err
+	case !isText:
+		return "", fault(codeBadRequest, "room_id: must be a string")
 	case len(room) == 0:
 		return "", fault(codeBadRequest, "room_id: missing")
 	case len(room) > maxRoomLen:

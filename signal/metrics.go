@@ -16,6 +16,7 @@ type metrics struct {
 	ended            *prometheus.CounterVec
 	overflows        prometheus.Counter
 	duplicates, gaps prometheus.Counter
+	invalid          prometheus.Counter
 	resumes          *prometheus.CounterVec
 	handovers        *prometheus.CounterVec
 }
@@ -45,6 +46,8 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 			Name: "signal_duplicates_total", Help: "Messages that came again and were not delivered again."}),
 		gaps: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_gaps_total", Help: "Gaps in what nodes sent, of which a client was told."}),
+		invalid: f.NewCounter(prometheus.CounterOpts{
+			Name: "signal_invalid_frames_total", Help: "Messages of other nodes that were not UTF-8 and were dropped."}),
 		overflows: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_queue_overflows_total", Help: "Clients that were disconnected because they read too slowly."}),
 	}

@@ -428,7 +428,11 @@ func (p *participant) iceFrameLocked(ice ICEConfig, g greeting) []byte {
 		TTL         int         `json:"ttl,omitempty"`
 		ResumeToken string      `json:"resume_token,omitempty"`
 		greeting
-		MaxRoomUsers   int   `json:"max_room_users"`
-		PingIntervalMS int64 `json:"ping_interval_ms"`
-	}{ice.servers(), ice.seconds(), token, g, p.srv.cfg.MaxRoomUsers, p.srv.wheel.turn.Milliseconds()})
+		MaxRoomUsers    int     `json:"max_room_users"`
+		PingIntervalMS  int64   `json:"ping_interval_ms"`
+		MaxMessageBytes int     `json:"max_message_bytes"`
+		MessageRate     float64 `json:"message_rate"`
+		MessageBurst    int     `json:"message_burst"`
+	}{ice.servers(), ice.seconds(), token, g, p.srv.cfg.MaxRoomUsers, p.srv.wheel.turn.Milliseconds(),
+		p.srv.cfg.MaxFrame, p.srv.cfg.MessageRate, p.srv.cfg.MessageBurst})
 }

@@ -149,7 +149,7 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Events() state.Events {
 	return state.Events{
 		View:    func(v state.View) { s.flusher.batch(func() { s.onView(v) }) },
-		Message: func(m state.Message) { s.flusher.batch(func() { s.onMessage(m) }) },
+		Message: func(m state.Message) { s.flusher.batch(func() { s.onMessage(s.soundMessage(m)) }) },
 		Lost:    s.onLost,
 		Missed:  s.onMissed,
 		Died:    s.onDied,

@@ -53,12 +53,14 @@ type link interface {
 type receiver interface {
 	// message takes a whole message, opText or opBinary.
 	message(op opcode, data []byte)
-	// tooLarge says that a message is longer than the limit. No other message follows.
-	tooLarge()
+	// tooLarge takes the beginning of a message that is longer than the limit; the rest is dropped.
+	tooLarge(begin []byte)
+	// tooMuch says that more of that kind came than is borne. No other message follows.
+	tooMuch()
 	// pong takes the answer to a ping.
 	pong(data []byte)
-	// ended says last why reading has ended: a closeError, errSilent, errProtocol or an error of the
-	// connection. The socket must be finished then. It must not wait.
+	// ended says last why reading has ended: a closeError, errSilent, errProtocol, errNotUTF8 or an error
+	// of the connection. The socket must be finished then. It must not wait.
 	ended(err error)
 }
 
@@ -130,8 +132,14 @@ func (s *socket) reasonOf(err error) error {
 	if s.failure != nil {
 		return s.failure
 	}
-	if errors.Is(err, errProtocol) && !s.closing && !s.broken {
+	if s.closing || s.broken {
+		return err
+	}
+	switch {
+	case errors.Is(err, errProtocol):
 		s.closeLocked(closeProtocol.frame(err.Error()), lastWords)
+	case err == errNotUTF8:
+		s.closeLocked(closeNotUTF8.frame(err.Error()), lastWords)
 	}
 	return err
 }

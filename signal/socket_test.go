@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
 )
@@ -71,7 +72,10 @@ type record struct {
 func (r *record) message(op opcode, data []byte) {
 	r.events = append(r.events, fmt.Sprintf("message %d %q", op, data))
 }
-func (r *record) tooLarge()        { r.events = append(r.events, "too large") }
+func (r *record) tooLarge(begin []byte) {
+	r.events = append(r.events, fmt.Sprintf("too large %q", begin))
+}
+func (r *record) tooMuch()         { r.events = append(r.events, "too much") }
 func (r *record) pong(data []byte) { r.events = append(r.events, fmt.Sprintf("pong %q", data)) }
 func (r *record) ended(err error)  { r.end = err }
 
@@ -119,6 +123,7 @@ func FuzzReading(f *testing.F) {
 		{clientFrame(0x81, long), clientFrame(0x89, "ping"), clientFrame(0x8a, "pong"), clientFrame(0x88, "\x03\xe8bye")},
 		{clientFrame(0x01, "a"), clientFrame(0x89, "between"), clientFrame(0x00, long), clientFrame(0x80, "c"), clientFrame(0x81, "next")},
 		{clientFrame(0x88, "")}, {clientFrame(0x88, "\x03")}, {clientFrame(0x88, "\x03\xed")}, {clientFrame(0x88, "\x03\xe9\xff")},
+		{clientFrame(0x01, "\xe2\x82"), clientFrame(0x80, "\xac"), clientFrame(0x81, "\xc3"), clientFrame(0x81, "next")},
 		{clientFrame(0x80, "no beginning")}, {clientFrame(0x01, "a"), clientFrame(0x81, "b")},
 		{clientFrame(0x09, "fragmented ping")}, {clientFrame(0x89, long)}, {clientFrame(0xc1, "rsv")}, {clientFrame(0x83, "opcode")},
 		{{0x81, 1, 'x'}}, {{0x81, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}}, {{0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 5}},
@@ -197,30 +202,112 @@ func heardByGorilla(t *testing.T, stream []byte) (r record) {
 	ws.SetPongHandler(func(data string) error { r.pong([]byte(data)); return nil })
 	for r.end == nil {
 		kind, data, err := ws.ReadMessage()
-		if r.end = err; err == nil {
+		switch {
+		case err != nil:
+			r.end = err
+		case kind == websocket.TextMessage && !utf8.Valid(data): // It leaves that to the application.
+			r.end = errNotUTF8
+		default:
 			r.message(opcode(kind), data)
 		}
 	}
 	return r
 }
 
-// TestTooLarge sends a message that is too large, whole and in fragments: its data is dropped as that of
-// all after it, but the client's close frame is heard.
+// TestTooLarge sends messages that are too large, whole and in fragments, between others.
 func TestTooLarge(t *testing.T) {
 	limits := testLimits
 	limits.message = 10
-	for _, frames := range [][][]byte{
-		{clientFrame(0x81, "1234567890"), clientFrame(0x81, "12345678901"), clientFrame(0x81, "more"), clientFrame(0x88, "\x03\xe8")},
-		{clientFrame(0x81, "1234567890"), clientFrame(0x01, "123456789"), clientFrame(0x00, "0"), clientFrame(0x80, "1"), clientFrame(0x88, "\x03\xe8")},
+	ten, next, bye := clientFrame(0x81, "1234567890"), clientFrame(0x81, "next"), clientFrame(0x88, "\x03\xe8")
+	ping := clientFrame(0x8a, "between")
+	for _, test := range []struct {
+		frames [][]byte
+		begin  string
+	}{
+		{[][]byte{clientFrame(0x81, "12345678901")}, "1234567890"},
+		{[][]byte{clientFrame(0x82, "12345678901"), ping}, "1234567890"},
+		{[][]byte{clientFrame(0x81, "123456789\xc3\xa9")}, "123456789\xc3"},
+		{[][]byte{clientFrame(0x01, "123456789"), clientFrame(0x00, "0"), clientFrame(0x80, "1")}, "1234567890"},
+		{[][]byte{clientFrame(0x01, "1234567"), clientFrame(0x00, "890123"), ping, clientFrame(0x80, "")}, "1234567890"},
+		{[][]byte{clientFrame(0x01, ""), clientFrame(0x00, "12345678901"), clientFrame(0x80, "12345678901")}, "1234567890"},
+		{[][]byte{clientFrame(0x01, "12345678901"), clientFrame(0x80, "2")}, "1234567890"},
 	} {
 		for size := range 20 {
+			stream := bytes.Join(slices.Concat([][]byte{ten}, test.frames, [][]byte{next, bye}), nil)
+			got := readBy(&limits, stream, size)
+			got.events = slices.DeleteFunc(got.events, func(e string) bool { return e == `pong "between"` })
+			want := []string{`message 1 "1234567890"`, fmt.Sprintf("too large %q", test.begin), `message 1 "next"`}
+			if !slices.Equal(got.events, want) || kindOfEnd(got.end) != "close 1000" {
+				t.Errorf("in portions of %d: heard %v, ended with %v", size, got.events, got.end)
+			}
+		}
+	}
+}
+
+// readBy returns what a socket makes of bytes that come in portions of that size.
+func readBy(limits *socketLimits, stream []byte, size int) (got record) {
+	var f flusher
+	f.begin() // Nothing is flushed.
+	newSocket(&script{portions: portions(bytes.Clone(stream), size)}, &got, limits, &f).serve()
+	return got
+}
+
+// TestTooMuch goes on with what is too large, in each of the ways that there are: it ends, but the client's close frame is
+// heard.
+func TestTooMuch(t *testing.T) {
+	limits := testLimits
+	limits.message = 100
+	long := strings.Repeat("x", 101)
+	for name, test := range map[string]struct {
+		first, more []byte
+		refused     int
+	}{
+		"messages":       {clientFrame(0x81, long), clientFrame(0x81, long), 10},
+		"one message":    {clientFrame(0x01, long), clientFrame(0x00, long), 1},
+		"nothing":        {clientFrame(0x01, long), clientFrame(0x00, ""), 1},
+		"one frame":      {clientFrame(0x81, strings.Repeat("x", 1700)), clientFrame(0x81, "next"), 1},
+		"without an end": {clientFrame(0x01, ""), clientFrame(0x00, ""), 1},
+	} {
+		stream := slices.Concat(test.first, bytes.Repeat(test.more, 2*maxFragments), clientFrame(0x88, "\x03\xe8"))
+		got := readBy(&limits, stream, 0)
+		refused := len(got.events) - 1
+		if refused < test.refused || refused > test.refused+10 || got.events[refused] != "too much" || kindOfEnd(got.end) != "close 1000" {
+			t.Errorf("%s: heard %.200v, ended with %v", name, got.events, got.end)
+		}
+	}
+}
+
+// TestNotUTF8 sends texts that are not UTF-8, which end the reading with 1007, and bytes of which they are a part, which do not.
+func TestNotUTF8(t *testing.T) {
+	for name, test := range map[string]struct {
+		frames [][]byte
+		heard  int
+		end    string
+	}{
+		"byte":               {[][]byte{clientFrame(0x81, "a\xff")}, 0, "protocol"},
+		"overlong":           {[][]byte{clientFrame(0x81, "\xc0\x80")}, 0, "protocol"},
+		"surrogate":          {[][]byte{clientFrame(0x81, "\xed\xa0\x80")}, 0, "protocol"},
+		"too high":           {[][]byte{clientFrame(0x81, "\xf4\x90\x80\x80")}, 0, "protocol"},
+		"cut":                {[][]byte{clientFrame(0x81, "\xe2\x82")}, 0, "protocol"},
+		"cut in fragments":   {[][]byte{clientFrame(0x01, "\xe2"), clientFrame(0x00, "\x82"), clientFrame(0x80, "")}, 0, "protocol"},
+		"whole in fragments": {[][]byte{clientFrame(0x01, "\xe2"), clientFrame(0x00, "\x82"), clientFrame(0x80, "\xac")}, 2, "close 1000"},
+		"binary":             {[][]byte{clientFrame(0x82, "\xff")}, 2, "close 1000"},
+		"close":              {[][]byte{clientFrame(0x88, "\x03\xe8\xff")}, 0, "protocol"},
+	} {
+		stream := slices.Concat(bytes.Join(test.frames, nil), clientFrame(0x81, "next"), clientFrame(0x88, "\x03\xe8"))
+		for size := range 9 {
 			var got record
 			var f flusher
 			f.begin()
-			s := newSocket(&script{portions: portions(bytes.Join(frames, nil), size)}, &got, &limits, &f)
+			l := &script{portions: portions(bytes.Clone(stream), size), room: -1}
+			s := newSocket(l, &got, &testLimits, &f)
 			s.serve()
-			if want := []string{`message 1 "1234567890"`, "too large"}; !slices.Equal(got.events, want) || kindOfEnd(got.end) != "close 1000" {
-				t.Errorf("in portions of %d: heard %v, ended with %v", size, got.events, got.end)
+			s.flush()
+			if len(got.events) != test.heard || kindOfEnd(got.end) != test.end {
+				t.Errorf("%s in portions of %d: heard %v, ended with %v", name, size, got.events, got.end)
+			}
+			if sent := sentFrames(t, l.out.Bytes()); test.heard == 0 && !slices.Equal(sent, []string{"8 \x03\xeftext that is not UTF-8"}) {
+				t.Errorf("%s: sent %q", name, sent)
 			}
 		}
 	}

@@ -38,8 +38,12 @@ const (
 	maxHeader = 10
 )
 
-// errProtocol says that the client breaks RFC 6455.
-var errProtocol = errors.New("WebSocket protocol")
+var (
+	// errProtocol says that the client breaks RFC 6455.
+	errProtocol = errors.New("WebSocket protocol")
+	// errNotUTF8 says that the client sent a text that is none: RFC 6455, section 8.1.
+	errNotUTF8 = errors.New("text that is not UTF-8")
+)
 
 // frameHeader is the header of a client's frame.
 type frameHeader struct {
@@ -130,7 +134,7 @@ func parseClose(payload []byte) (code int, err error) {
 		return websocket.CloseNoStatusReceived, nil
 	}
 	if !utf8.Valid(payload[2:]) {
-		return 0, fmt.Errorf("%w: close frame", errProtocol)
+		return 0, errNotUTF8
 	}
 	code = int(binary.BigEndian.Uint16(payload))
 	if !validClose(code) {
