@@ -130,6 +130,14 @@ func (p *participant) sendOnce(frame []byte, key uint64) {
 	p.sendLocked(frame)
 }
 
+// hasHeard reports whether a message of that key, 0 for none, was queued.
+func (p *participant) hasHeard(key uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, heard := p.heard.get(key)
+	return heard
+}
+
 // remembered is a memory of ids in a snapshot: the keys of what is done with, and what is not.
 type remembered struct {
 	Done   []byte   `json:"done,omitempty"` // 8 bytes each

@@ -41,15 +41,15 @@ const (
 
 // deliver hands a message to its receivers: local members get a copy into their send queues at once, what is for
 // others goes to their nodes in one Send. That is under the lock, so that the numbers which a member is
-// sent are in the order of the sends.
+// sent are in the order of the sends. For a sender that has a newer connection elsewhere there is nothing to say here.
 func (r *room) deliver(c cast) delivery {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	sender := slices.IndexFunc(r.members, func(m state.Member) bool { return m.ID == c.from.user })
+	sender := slices.IndexFunc(r.members, func(m state.Member) bool { return m.ID == c.from.user && m.Epoch <= c.from.epoch })
 	if sender < 0 {
 		return notMember
 	}
-	h := heldMessage{From: c.from.user, Joined: r.members[sender].Joined, Key: c.key, Frame: c.frame}
+	h := heldMessage{From: c.from.user, Joined: r.members[sender].Joined, Epoch: c.from.epoch, Key: c.key, Frame: c.frame}
 	var space [16]int
 	remote, found, reached := space[:0], len(c.to) == 0 || c.only != nil, 0
 	for i := range r.members {
@@ -84,7 +84,7 @@ func (r *room) lineLocked(m *state.Member) *line {
 // castLocked sends a message to members elsewhere, by their place in the room. A member that is known to be
 // here and is not has just gone to another node: the message follows it.
 func (r *room) castLocked(c cast, joined uint64, members []int, reached int) delivery {
-	m := state.Message{Node: r.node, Room: r.id, From: c.from.user, Joined: joined, To: string(c.to), Key: c.key, Run: r.run, Frame: bytes.Clone(c.frame)}
+	m := state.Message{Node: r.node, Room: r.id, From: c.from.user, Joined: joined, Epoch: c.from.epoch, To: string(c.to), Key: c.key, Run: r.run, Frame: bytes.Clone(c.frame)}
 	r.number++
 	var copies []state.Copy
 	for _, i := range members {
@@ -158,7 +158,7 @@ func (r *room) receive(m state.Message) {
 // handLocked gives a numbered message to a member of this node, or has it follow one that has left.
 func (r *room) handLocked(m state.Message, to state.Receiver) {
 	l := r.local[to.ID]
-	h := heldMessage{From: m.From, Joined: m.Joined, Key: m.Key, Before: to.Before, Number: to.Number, Frame: m.Frame}
+	h := heldMessage{From: m.From, Joined: m.Joined, Epoch: m.Epoch, Key: m.Key, Before: to.Before, Number: to.Number, Frame: m.Frame}
 	from := source{m.Node, m.Run}
 	switch {
 	case l != nil && len(l.stays) == 0:

@@ -48,6 +48,8 @@ type localMember struct {
 	// early are messages of senders of whom the client was not told yet.
 	early      []heldMessage
 	earlyBytes int
+	// voices say by which connections it has heard others.
+	voices []voice
 	// marks say what it has got of each node; heldBytes are what waits there. awaiting says that a timer runs
 	// that looks after it.
 	marks     watermarks
@@ -64,6 +66,7 @@ type localMember struct {
 type heldMessage struct {
 	From   string    `json:"from"`
 	Joined uint64    `json:"joined,omitempty"` // the sender's stay, 0 when its node does not say
+	Epoch  uint64    `json:"epoch,omitempty"`  // its connection, the same
 	Key    uint64    `json:"key,omitempty"`    // of the id, 0 for none
 	Before uint64    `json:"before,omitempty"`
 	Number uint64    `json:"number,omitempty"` // 0 for none
@@ -231,7 +234,7 @@ func (l *localMember) pass(h heldMessage) {
 	case len(h.Frame) == 0: // It carried a number alone.
 		return
 	case l.knows(h.From):
-		l.participant.sendOnce(h.Frame, h.Key)
+		l.hear(h)
 		return
 	}
 	h.Frame, h.since = bytes.Clone(h.Frame), time.Now()
@@ -270,11 +273,10 @@ func (l *localMember) releaseOldest() {
 	l.early = l.early[1:]
 	l.earlyBytes -= len(h.Frame)
 	if h.Joined == 0 || h.Joined > l.room.version {
-		l.participant.sendOnce(h.Frame, h.Key)
+		l.hear(h)
 		return
 	}
-	l.participant.srv.metrics.gaps.Inc()
-	l.participant.miss("a message of somebody who has left is missing")
+	l.lack(h, "a message of somebody who has left is missing")
 }
 
 func (l *localMember) knows(user string) bool {
@@ -287,7 +289,7 @@ func (l *localMember) releaseEarly() {
 	l.early, l.earlyBytes = nil, 0
 	for _, h := range early {
 		if l.knows(h.From) {
-			l.participant.sendOnce(h.Frame, h.Key)
+			l.hear(h)
 			continue
 		}
 		l.early = append(l.early, h)

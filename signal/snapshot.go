@@ -30,6 +30,8 @@ type snapshot struct {
 	// Told are the members as the client knows them, and Early the messages of others.
 	Told  []state.Member `json:"told"`
 	Early []heldMessage  `json:"early,omitempty"`
+	// Voices are the connections by which it has heard others.
+	Voices []voice `json:"voices,omitempty"`
 	// Stays are what others call its stay in the room, and Marks say how far it has got what each node has for it;
 	// nothing is known of nodes that Open leaves out.
 	Stays []uint64 `json:"stays,omitempty"`
@@ -73,7 +75,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 		return snap, move, nil
 	}
 	l := r.local[p.user]
-	snap.Room, snap.Told, snap.Early = r.id, l.told, l.early
+	snap.Room, snap.Told, snap.Early, snap.Voices = r.id, l.told, l.early, l.voices
 	snap.Stays, snap.Open = l.stays, l.marks.isOpen()
 	for _, w := range l.marks.all {
 		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.blind, w.held})
@@ -100,7 +102,7 @@ func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*particip
 	if snap.Room == "" {
 		return p, nil
 	}
-	l := &localMember{participant: p, told: snap.Told, early: snap.Early, stays: snap.Stays}
+	l := &localMember{participant: p, told: snap.Told, early: snap.Early, voices: snap.Voices, stays: snap.Stays}
 	if snap.Open {
 		l.marks.opened, l.marks.moved = time.Now(), true
 	}

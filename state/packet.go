@@ -96,7 +96,9 @@ func encodeRecord(rec *record) []byte {
 // appendMessage writes what a node of protocol 1 knows of a message, and behind it the rest.
 func appendMessage(b []byte, m Message) []byte {
 	b = appendText(b, m.Frame)
-	b = binary.AppendUvarint(binary.AppendUvarint(binary.AppendUvarint(b, m.Key), m.Joined), m.Run)
+	for _, number := range []uint64{m.Key, m.Joined, m.Epoch, m.Run} {
+		b = binary.AppendUvarint(b, number)
+	}
 	b = binary.AppendUvarint(b, uint64(len(m.Receivers)))
 	for _, to := range m.Receivers {
 		b = appendText(b, to.ID)
@@ -112,7 +114,7 @@ func decodeMessage(d *decoder, source string) Message {
 	if len(d.rest) == 0 {
 		return m
 	}
-	m.Key, m.Joined, m.Run = d.number(), d.number(), d.number()
+	m.Key, m.Joined, m.Epoch, m.Run = d.number(), d.number(), d.number(), d.number()
 	for n := d.number(); n > 0 && !d.bad; n-- {
 		m.Receivers = append(m.Receivers, Receiver{string(d.text()), d.number(), d.number(), d.number()})
 	}

@@ -94,9 +94,11 @@ type Message struct {
 	// other, which the state does not look into.
 	Op   string
 	Room string
-	// From is the user who sends it and Joined names that user's stay in the room.
+	// From is the user who sends it, Joined names that user's stay in the room and Epoch the connection, 0 when
+	// the node does not say.
 	From   string
 	Joined uint64
+	Epoch  uint64
 	// To is the user it is meant for, empty for all of the room. Who gets a frame the Receivers say.
 	To string
 	// Key stands for what the client called its message, 0 for nothing. The same Key is the same message.
