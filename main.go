@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -30,6 +29,7 @@ import (
 	wsbench "cline-meet/signal/signal/bench"
 	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/client"
+	"cline-meet/signal/signal/service"
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/state"
 	"cline-meet/signal/turnsrv"
@@ -92,7 +92,7 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 			if check {
 				return s.checkFiles()
 			}
-			return serve(c.Context, s, stdout, stderr)
+			return serve(c.Context, s, args, stdout, stderr)
 		},
 	}
 }
@@ -140,7 +140,7 @@ type settings struct {
 func newSettings() *settings {
 	s := &settings{
 		logLevel:     "info",
-		logFormat:    "text",
+		logFormat:    service.FormatText,
 		drainTimeout: 30 * time.Second,
 		signal:       signal.DefaultConfig(),
 		turn:         turnsrv.DefaultConfig(),
@@ -154,8 +154,8 @@ func newSettings() *settings {
 func (s *settings) own() setting.Table {
 	return setting.Category("Operation",
 		setting.Text(configFlag, &s.configFile, "YAML `FILE` with settings").From("SIGNAL_CONFIG"),
-		setting.Choice("log-level", &s.logLevel, []string{"debug", "info", "warn", "error"}, "`LEVEL`: debug, info, warn or error"),
-		setting.Choice("log-format", &s.logFormat, []string{"text", "json"}, "`FORMAT`: text (for people) or json (logs and nothing else)"),
+		setting.Choice("log-level", &s.logLevel, service.Levels, "`LEVEL`: debug, info, warn or error"),
+		setting.Choice("log-format", &s.logFormat, []string{service.FormatText, service.FormatJSON}, "`FORMAT`: text (for people) or json (logs and nothing else)"),
 		setting.Duration("drain-timeout", &s.drainTimeout, time.Second, setting.Longest, "`SECONDS` that a stop may take"),
 	)
 }
@@ -179,24 +179,19 @@ func (s *settings) validate() error {
 // usageProblems finds all that is wrong after the CLI has stopped at the first value that it could
 // not read.
 func (s *settings) usageProblems(args []string, first error) error {
-	set := flag.NewFlagSet("serve", flag.ContinueOnError)
-	set.Bool(checkFlag, false, "")
-	problems := s.table.Reread(set, args[slices.Index(args, "serve")+1:])
-	problems = append(problems, s.table.ReadFile(configFlag, s.configFile)...)
+	problems := s.reread(args)
 	if len(problems) == 0 {
 		problems = append(problems, first)
 	}
 	return setting.Wrong(problems.Err(), s.validate())
 }
 
-func (s *settings) logger(w io.Writer) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(s.logLevel)) // validate has seen it.
-	options := &slog.HandlerOptions{Level: level}
-	if s.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
+// reread reads all sources of settings by itself, and finds all that is wrong with them.
+func (s *settings) reread(args []string) setting.Problems {
+	set := flag.NewFlagSet("serve", flag.ContinueOnError)
+	set.Bool(checkFlag, false, "")
+	problems := s.table.Reread(set, args[slices.Index(args, "serve")+1:])
+	return append(problems, s.table.ReadFile(configFlag, s.configFile)...)
 }
 
 // heapFloor is how many bytes of garbage may always wait, beside as much as is in
@@ -205,20 +200,68 @@ func (s *settings) logger(w io.Writer) *slog.Logger {
 const heapFloor = 32 << 20
 
 // serve runs one node until ctx ends.
-func serve(ctx context.Context, s *settings, stdout, stderr io.Writer) error {
+func serve(ctx context.Context, s *settings, args []string, stdout, stderr io.Writer) error {
+	hangups := service.CatchHangups()
+	defer hangups.Release()
 	floor := make([]byte, heapFloor) // It is never touched, hence takes no memory.
 	defer runtime.KeepAlive(floor)
-	log := s.logger(stderr)
+	level, current := new(slog.LevelVar), s.table.Texts()
+	service.SetLevel(level, s.logLevel)
+	log := service.NewLogger(stderr, s.logFormat, level)
 	n, err := newNode(s, log)
 	if err != nil {
 		return err
 	}
-	if s.logFormat == "text" {
+	defer hangups.Serve(func() { n.reload(args, level, current) })()
+	if s.logFormat == service.FormatText {
 		n.introduction().Print(stdout)
 	}
 	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.signal.AdminAddr()),
-		"turn", n.turnPort(), "relay", n.relayIP(), "version", packaging.Version())
+		"turn", n.turn.Port(), "relay", n.relayIP(), "version", packaging.Version())
 	return n.run(ctx)
+}
+
+// reload takes over what is set otherwise since the texts in current, as far as a running node can, and says
+// what waits for a restart.
+func (n *node) reload(args []string, level *slog.LevelVar, current map[string]string) {
+	s := newSettings()
+	if err := errors.Join(s.reread(args).Err(), s.validate()); err != nil {
+		n.log.Warn("settings not reloaded, the old ones stay in use", "error", err)
+		return
+	}
+	taken, waiting, err := s.table.TakeOver(current, n.live(s, level))
+	if err != nil {
+		n.log.Warn("settings not reloaded, the old ones stay in use", "error", err)
+	}
+	if len(waiting) > 0 {
+		n.log.Warn("settings have changed that need a restart", "settings", waiting)
+	}
+	n.log.Info("settings reloaded", "settings", taken)
+}
+
+// live takes over single settings of s.
+func (n *node) live(s *settings, level *slog.LevelVar) map[string]func() error {
+	peers := func() error { return n.turn.SetPeers(s.turn.AllowPeers, s.turn.DenyPeers) }
+	return map[string]func() error{
+		"log-level":         func() error { service.SetLevel(level, s.logLevel); return nil },
+		state.SessionSecret: func() error { return n.replaceSecret(state.SessionSecret, s.signal.SessionSecrets) },
+		state.TURNSecret:    func() error { return n.replaceSecret(state.TURNSecret, s.turn.Secrets) },
+		"turn-users":        func() error { n.turn.SetUsers(s.turn.Users); return nil },
+		"turn-allow-peer":   peers,
+		"turn-deny-peer":    peers,
+	}
+}
+
+// replaceSecret takes over a configured secret. What was generated, or will be, is not replaced in a running node.
+func (n *node) replaceSecret(name string, values []string) error {
+	if !n.secrets.IsGiven(name) || len(values) == 0 {
+		return setting.ErrRestart
+	}
+	n.secrets.Set(name, values)
+	if redis, ok := n.state.(*state.Redis); ok {
+		redis.Configure(name, values)
+	}
+	return nil
 }
 
 func text(a net.Addr) string {
@@ -233,9 +276,7 @@ type node struct {
 	settings  *settings
 	log       *slog.Logger
 	registry  *prometheus.Registry
-	generated []string            // the secrets that nobody configured
-	given     map[string][]string // those that somebody did, by name
-	shared    *state.Secrets      // those of them that the cluster agrees on
+	secrets   *state.Secrets
 	signal    *signal.Server
 	turn      *turnsrv.Server // nil when TURN is off
 	issuer    *turnsrv.Issuer
@@ -255,12 +296,12 @@ type sharedState interface {
 // newNode builds every part and binds every address. When one fails, what was built is closed.
 func newNode(s *settings, log *slog.Logger) (*node, error) {
 	registry := prometheus.NewRegistry()
-	n := &node{settings: s, log: log, registry: registry, shared: state.NewSecrets(), given: map[string][]string{}}
+	n := &node{settings: s, log: log, registry: registry, secrets: state.NewSecrets()}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
-	n.generate(state.SessionSecret, &s.signal.SessionSecrets)
+	s.signal.SessionSecrets = n.secrets.Provide(state.SessionSecret, s.signal.SessionSecrets, s.redis.Enabled())
 	if s.turn.Enabled || s.redis.Enabled() {
-		n.generate(state.TURNSecret, &s.turn.Secrets)
+		s.turn.Secrets = n.secrets.Provide(state.TURNSecret, s.turn.Secrets, s.redis.Enabled())
 	}
 	cfg := s.signal
 	if err := n.loadCertificate(&cfg, &s.turn); err != nil {
@@ -271,7 +312,7 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 		return nil, err
 	}
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
-	cfg.Clustered, cfg.State, cfg.LastingSecret = s.redis.Enabled(), n.state, len(n.given[state.SessionSecret]) > 0
+	cfg.Clustered, cfg.State, cfg.LastingSecret = s.redis.Enabled(), n.state, n.secrets.IsGiven(state.SessionSecret)
 	cfg.ICE = func(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) } // Nobody asks before run.
 	if n.signal, err = signal.New(cfg); err != nil {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
@@ -279,8 +320,8 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 	if err := n.buildTURN(s.turn); err != nil {
 		return nil, errors.Join(err, n.signal.Shutdown(context.Background()), n.state.Close(context.Background()))
 	}
-	n.shared.Use(state.SessionSecret, n.signal.SetSessionSecrets)
-	n.shared.Use(state.TURNSecret, n.setTURNSecrets)
+	n.secrets.Use(state.SessionSecret, n.signal.SetSessionSecrets)
+	n.secrets.Use(state.TURNSecret, n.setTURNSecrets)
 	n.directory = n.newDirectory()
 	n.directory.Announce()
 	n.state.Subscribe(n.signal.Events()) // The last step: other nodes act on this one from now on.
@@ -295,7 +336,7 @@ func (n *node) newState() (sharedState, error) {
 		return state.NewMemory().Node(state.NewNodeID()), nil
 	}
 	cfg.Logger, cfg.Registerer, cfg.Grace = n.log, n.registry, n.settings.signal.ResumeGrace
-	cfg.Secrets, cfg.OnSecret, cfg.Configured = n.shared.Proposals(), n.shared.Set, n.given
+	n.secrets.Tell(&cfg)
 	return state.NewRedis(cfg, state.NewNodeID())
 }
 
@@ -317,18 +358,13 @@ func (n *node) newDirectory() *signal.Directory {
 			return signal.ICEServer(server), ok
 		},
 		Load: func() int {
-			if n.turn == nil {
-				return n.signal.Connections()
-			}
 			return n.signal.Connections() + n.turn.Allocations()
 		},
 	})
 }
 
 func (n *node) setTURNSecrets(values []string) {
-	if n.turn != nil {
-		n.turn.SetSecrets(values)
-	}
+	n.turn.SetSecrets(values)
 	n.issuer.SetSecrets(values)
 }
 
@@ -376,21 +412,6 @@ func (n *node) ownServices() []netip.AddrPort {
 	return append(own, n.settings.redis.AddrPorts(ctx)...)
 }
 
-// generate makes a secret where none is configured. With Redis it is a proposal: the whole cluster
-// uses the first node's.
-func (n *node) generate(name string, values *[]string) {
-	if len(*values) > 0 {
-		n.given[name] = *values
-		return
-	}
-	*values = []string{rand.Text()}
-	if n.settings.redis.Enabled() {
-		n.shared.Propose(name, (*values)[0])
-		return
-	}
-	n.generated = append(n.generated, "--"+name)
-}
-
 // run serves until ctx ends or a part fails, then stops every part within the drain timeout.
 func (n *node) run(ctx context.Context) error {
 	ended := make(chan error, 1)
@@ -407,9 +428,7 @@ func (n *node) run(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.settings.drainTimeout)
 	defer cancel()
 	n.directory.Drain()
-	if n.turn != nil {
-		n.turn.Drain() // Who restarts ICE now must not end up here again.
-	}
+	n.turn.Drain() // Who restarts ICE now must not end up here again.
 	if failure == nil {
 		most, cancel := context.WithTimeout(limit, n.settings.drainTimeout*3/4) // The rest is for those who do not go.
 		n.signal.Drain(most)
@@ -437,20 +456,10 @@ func (n *node) closeState(ctx context.Context) {
 
 // drainTURN lets calls that are relayed end by themselves until ctx ends.
 func (n *node) drainTURN(ctx context.Context) error {
-	if n.turn == nil {
-		return nil
-	}
 	if left := n.turn.Allocations(); left > 0 {
 		n.log.Info("waiting for relayed calls to end", "allocations", left, "at_most_s", n.settings.drainTimeout.Seconds())
 	}
 	return n.turn.Shutdown(ctx)
-}
-
-func (n *node) turnPort() int {
-	if n.turn == nil {
-		return 0
-	}
-	return n.turn.Port()
 }
 
 func (n *node) relayIP() string {
@@ -464,10 +473,8 @@ func (n *node) relayIP() string {
 func (n *node) introduction() signal.Introduction {
 	in := signal.Introduction{Version: packaging.Version(), State: n.settings.redis.Where(n.state.Ready()), Notes: n.warnings()}
 	var hosts []string
-	if n.turn == nil {
-		in.Pages, hosts = n.signal.Pages(netip.Addr{})
-	} else {
-		in.Pages, hosts = n.signal.Pages(n.turn.RelayIP())
+	in.Pages, hosts = n.signal.Pages(n.turn.RelayIP())
+	if n.turn != nil {
 		in.Relay = fmt.Sprintf("%s, UDP ports %d-%d", n.relayIP(), n.settings.turn.MinPort, n.settings.turn.MaxPort)
 	}
 	servers, _ := n.issuer.ICEServers(hosts[0], "you", time.Now())
@@ -486,11 +493,8 @@ func (n *node) warnings() []string {
 	if n.cert == nil {
 		out = append(out, "no TLS: browsers open cameras on http://localhost only; set --tls-cert and --tls-key, or put a TLS proxy in front")
 	}
-	for _, name := range n.generated {
-		out = append(out, name+" is generated: what was signed with it is void after a restart")
-	}
-	if n.turn == nil {
-		return out
+	for _, name := range n.secrets.Generated() {
+		out = append(out, "--"+name+" is generated: what was signed with it is void after a restart")
 	}
 	return append(out, n.turn.Warnings()...)
 }

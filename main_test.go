@@ -434,12 +434,23 @@ func TestStopLetsCallsEnd(t *testing.T) {
 // allocate makes a client with a relay of the node.
 func allocate(t *testing.T, at systemtest.Serving, secret string) (*turn.Client, net.PacketConn) {
 	t.Helper()
+	user, password := turnsrv.Credentials(secret, "bob", time.Now().Add(time.Minute))
+	c := turnClient(t, at, user, password)
+	relay, err := c.Allocate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, relay
+}
+
+// turnClient makes a client that has no relay yet.
+func turnClient(t *testing.T, at systemtest.Serving, user, password string) *turn.Client {
+	t.Helper()
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	user, password := turnsrv.Credentials(secret, "bob", time.Now().Add(time.Minute))
 	server := net.JoinHostPort("127.0.0.1", strconv.Itoa(at.Turn))
 	c, err := turn.NewClient(&turn.ClientConfig{Conn: conn, STUNServerAddr: server, TURNServerAddr: server,
 		Username: user, Password: password, LoggerFactory: logging.NewDefaultLoggerFactory()})
@@ -449,11 +460,7 @@ func allocate(t *testing.T, at systemtest.Serving, secret string) (*turn.Client,
 	if err := c.Listen(); err != nil {
 		t.Fatal(err)
 	}
-	relay, err := c.Allocate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, relay
+	return c
 }
 
 func TestMetricsOfBothParts(t *testing.T) {
@@ -627,7 +634,7 @@ func TestImportsPointOneWay(t *testing.T) {
 	const module, leaf = "cline-meet/signal/", "signal/setting" // All may import the leaf.
 	forTests := []string{"packaging/systemtest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/turntest", "turnsrv/internal/peers/peerstest"}
 	allowed := map[string][]string{
-		".":             {"assets", "packaging", "signal", "state", "turnsrv", "signal/certificate", "signal/client", "signal/bench", "turnsrv/bench"},
+		".":             {"assets", "packaging", "signal", "state", "turnsrv", "signal/certificate", "signal/client", "signal/service", "signal/bench", "turnsrv/bench"},
 		"signal":        {"state", "signal/client"},
 		"signal/bench":  {"signal", "state", "signal/bench/measure", "signal/client"}, // Its tests measure a server.
 		"signal/client": nil,
@@ -644,6 +651,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"packaging/image":              nil,
 		"signal/bench/measure":         nil,
 		"signal/certificate":           nil,
+		"signal/service":               nil,
 		leaf:                           nil,
 		"turnsrv/bench/internal/udpio": nil,
 
@@ -753,7 +761,7 @@ func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
 	onRedis := func(s *settings) { s.redis.Host, s.redis.Port = "127.0.0.1", port }
 	turn := startNode(t, func(s *settings) { onRedis(s); s.turn.PublicHost = turnsrv.Auto })
 	web := startNode(t, func(s *settings) { onRedis(s); s.turn.Enabled = false })
-	want := "turn:127.0.0.1:" + strconv.Itoa(turn.turnPort()) + "?transport=udp"
+	want := "turn:127.0.0.1:" + strconv.Itoa(turn.turn.Port()) + "?transport=udp"
 	var servers []signal.ICEServer
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
 		if servers = web.directory.ICE("signal.example.org", "bob").Servers; len(servers) == 1 {
@@ -876,7 +884,7 @@ func TestDrainingNodeNamesTheOtherFirst(t *testing.T) {
 	}
 	one.directory.Drain()
 	servers := one.directory.ICE("127.0.0.1", "bob").Servers
-	if want := fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", two.turnPort()); len(servers) != 3 || servers[1].URLs[0] != want {
+	if want := fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", two.turn.Port()); len(servers) != 3 || servers[1].URLs[0] != want {
 		t.Errorf("ICE servers %v, want %s first", servers, want)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,11 +103,12 @@ type Redis struct {
 	told       map[string][]string // as OnSecret was told
 	masters    map[string]master   // the Redis processes that hold data, by address
 	data       map[string]sentinel
-	broken     map[string]part   // masters that do not work, by address
-	share      float64           // of the slots that they have
-	evicting   map[string]string // masters that may evict what nodes write, and their policy
-	mismatched map[string]bool   // nodes that have other secrets than this one
-	turn       []string          // rooms whose turn to be looked at comes before the others
+	broken     map[string]part     // masters that do not work, by address
+	share      float64             // of the slots that they have
+	evicting   map[string]string   // masters that may evict what nodes write, and their policy
+	mismatched map[string]bool     // nodes that have other secrets than this one
+	given      map[string][]string // cfg.Configured, until Configure
+	turn       []string            // rooms whose turn to be looked at comes before the others
 }
 
 // NewRedis returns access to Redis for a node of an id that no other node ever had. The other nodes do
@@ -121,7 +123,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
 		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]*death{}, estates: map[string]*estate{}, filing: map[string]bool{}, undeclared: map[string]bool{},
-		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string][]string{}, masters: map[string]master{}, data: map[string]sentinel{}, broken: map[string]part{}, evicting: map[string]string{}, mismatched: map[string]bool{},
+		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string][]string{}, masters: map[string]master{}, data: map[string]sentinel{}, broken: map[string]part{}, evicting: map[string]string{}, mismatched: map[string]bool{}, given: map[string][]string{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -141,9 +143,8 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	r.renewed.Store(&now)
 	r.metrics = newRedisMetrics(r, cfg.Registerer)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	for name, value := range cfg.Secrets {
-		r.secrets[name] = value
-	}
+	maps.Copy(r.secrets, cfg.Secrets)
+	maps.Copy(r.given, cfg.Configured)
 	r.settle = sync.OnceFunc(func() { close(r.settled) })
 	r.calm = now.Add(cfg.Lease)
 	return r, nil

@@ -31,10 +31,17 @@ func (r *Redis) fingerprintsLocked() map[string][]string {
 	for name, values := range r.told {
 		out[name] = fingerprints(values)
 	}
-	for name, values := range r.cfg.Configured {
+	for name, values := range r.given {
 		out[name] = fingerprints(values)
 	}
 	return out
+}
+
+// Configure replaces the values of a secret that this node was given.
+func (r *Redis) Configure(name string, values []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.given[name] = values
 }
 
 // fingerprints tell secrets apart and tell nothing of them.

@@ -3,10 +3,12 @@ package state
 import (
 	"bytes"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/state/redistest"
 )
 
@@ -86,6 +88,12 @@ func TestOtherSecretsAreWarnedOf(t *testing.T) {
 	if logs[0].count("other=n3") != 1 {
 		t.Error("the warning does not name the node")
 	}
+	nodes[2].Configure(SessionSecret, []string{"new"})
+	systemtest.Eventually(t, "the third node's new secret is known to the first", func() bool {
+		nodes[0].mu.Lock()
+		defer nodes[0].mu.Unlock()
+		return slices.Equal(nodes[0].peers["n3"].info.Secrets[SessionSecret], fingerprints([]string{"new"}))
+	})
 	for i := range logs {
 		for _, secret := range []string{"=old", "=new", "=other"} {
 			if logs[i].count(secret) > 0 {

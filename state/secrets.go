@@ -1,6 +1,7 @@
 package state
 
 import (
+	"crypto/rand"
 	"slices"
 	"sync"
 )
@@ -14,7 +15,10 @@ const (
 // Secrets are a node's share of those that the cluster agrees on: what it proposes, what is valid, and
 // the parts of the node that use them. Any goroutine may call Set and Use.
 type Secrets struct {
-	proposed map[string]string // fixed before the node subscribes
+	// Fixed before the node subscribes.
+	given     map[string][]string // those that were configured
+	proposed  map[string]string
+	generated []string // the names of those that are this node's alone
 
 	mu     sync.Mutex
 	values map[string][]string
@@ -23,14 +27,34 @@ type Secrets struct {
 
 // NewSecrets returns secrets of which nothing is known.
 func NewSecrets() *Secrets {
-	return &Secrets{proposed: map[string]string{}, values: map[string][]string{}, users: map[string]func([]string){}}
+	return &Secrets{given: map[string][]string{}, proposed: map[string]string{}, values: map[string][]string{}, users: map[string]func([]string){}}
 }
 
-// Propose offers the cluster a value, which it takes when it has none of that name.
-func (s *Secrets) Propose(name, value string) { s.proposed[name] = value }
+// Provide takes the configured values of a secret, and makes one where there are none. With Redis that is a
+// proposal: the whole cluster uses the first node's.
+func (s *Secrets) Provide(name string, values []string, redis bool) []string {
+	switch {
+	case len(values) > 0:
+		s.given[name] = values
+		return values
+	case redis:
+		s.proposed[name] = rand.Text()
+		return []string{s.proposed[name]}
+	}
+	s.generated = append(s.generated, name)
+	return []string{rand.Text()}
+}
 
-// Proposals returns what was proposed, by name.
-func (s *Secrets) Proposals() map[string]string { return s.proposed }
+// Generated returns the names of the secrets that end with this process.
+func (s *Secrets) Generated() []string { return s.generated }
+
+// IsGiven says whether a secret was configured.
+func (s *Secrets) IsGiven(name string) bool { return len(s.given[name]) > 0 }
+
+// Tell hands a node's proposals and configured secrets to the Redis that it shares.
+func (s *Secrets) Tell(cfg *RedisConfig) {
+	cfg.Secrets, cfg.OnSecret, cfg.Configured = s.proposed, s.Set, s.given
+}
 
 // Set takes over what the cluster agreed on, the value to mint with first, and tells the user of the
 // secret. What this node proposed stays valid here: it may have been used before Redis was there.

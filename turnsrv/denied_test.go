@@ -17,10 +17,10 @@ func TestListenersAreForbidden(t *testing.T) {
 	s := startServer(t, cfg)
 	for _, text := range cfg.AllowPeers {
 		addr := netip.MustParseAddr(text)
-		if s.front.policy.Permits(netip.AddrPortFrom(addr, uint16(s.Port()))) {
+		if s.front.policy.Load().Permits(netip.AddrPortFrom(addr, uint16(s.Port()))) {
 			t.Errorf("the server is its own peer at %s", text)
 		}
-		if !s.front.policy.Permits(netip.AddrPortFrom(addr, 9)) {
+		if !s.front.policy.Load().Permits(netip.AddrPortFrom(addr, 9)) {
 			t.Errorf("%s is denied at another port", text)
 		}
 	}

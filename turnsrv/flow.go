@@ -67,7 +67,7 @@ func (a *allocation) outboundIndication(packet []byte, now time.Time) (outbound,
 // address says where a payload goes, if policy and bandwidth allow it.
 func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now time.Time) (outbound, bool) {
 	switch {
-	case !a.front.policy.Permits(peer):
+	case !a.front.policy.Load().Permits(peer):
 		a.front.metrics.peersDenied.Inc()
 		return outbound{}, false
 	case !a.toPeer.pass(1, len(payload), now):

@@ -48,7 +48,6 @@ type front struct {
 	pools    []*relayPool   // pools are by family: IPv4 first, IPv6 if there is one.
 	loops    []*dataLoop    // loops are empty where the data path is off.
 	reserved *reservations
-	policy   *peers.Policy
 	quotas   *quotas
 	sources  *auth.SourceLimit
 	rate     *rate.Limiter
@@ -60,6 +59,7 @@ type front struct {
 
 	maxChannel uint16
 
+	policy   atomic.Pointer[peers.Policy] // policy is replaced by SetPeers.
 	draining atomic.Bool
 	lastID   atomic.Uint64
 	open     sync.WaitGroup // open counts relays that are not closed.

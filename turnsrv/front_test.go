@@ -694,7 +694,7 @@ func FuzzFront(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { _ = front.close() })
-	if err := front.decidePeers(); err != nil {
+	if err := front.decidePeers(cfg.peers()); err != nil {
 		f.Fatal(err)
 	}
 	from := transport.FiveTuple{Protocol: transport.UDP, Client: netip.MustParseAddrPort("127.0.0.1:1000"), Server: netip.MustParseAddrPort("127.0.0.1:3478")}

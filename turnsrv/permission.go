@@ -84,7 +84,7 @@ func (q *request) createPermission() {
 // or must not reach, 0 when there is none.
 func (q *request) checkPeers(peers []netip.AddrPort) stun.ErrorCode {
 	for _, peer := range peers {
-		if !q.front.policy.Permits(peer) {
+		if !q.front.policy.Load().Permits(peer) {
 			q.front.metrics.peersDenied.Inc()
 			q.front.debug("turn peer denied", "client", q.from.Client, "peer", peer)
 			return stun.CodeForbidden

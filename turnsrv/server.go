@@ -42,7 +42,8 @@ const (
 )
 
 // Server is a running STUN and TURN server. Its methods may be called by any
-// goroutine.
+// goroutine. A nil Server is one that is turned off: it has no port, no
+// allocation, and nothing to change or to end.
 type Server struct {
 	// Fixed after construction.
 	cfg        Config
@@ -86,7 +87,7 @@ func (s *Server) start() error {
 	if err := s.front.startEngine(batch.Cores()); err != nil {
 		return errors.Join(err, s.stop())
 	}
-	if err := s.front.decidePeers(s.Port(), s.TLSPort()); err != nil {
+	if err := s.front.decidePeers(s.cfg.peers(), s.Port(), s.TLSPort()); err != nil {
 		return errors.Join(err, s.stop())
 	}
 	s.transports.Serve()
@@ -134,8 +135,7 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 
 // decidePeers makes the peer policy, which forbids the node's own listeners,
 // hence it comes once their ports are known and before anybody is served.
-func (f *front) decidePeers(ports ...int) error {
-	cfg := f.cfg.peers()
+func (f *front) decidePeers(cfg peers.Config, ports ...int) error {
 	for _, port := range ports {
 		if port == 0 { // There is no such listener. In a permission it stands for no port in particular.
 			continue
@@ -146,9 +146,22 @@ func (f *front) decidePeers(ports ...int) error {
 	for _, p := range f.pools {
 		own = append(own, p.address)
 	}
-	var err error
-	f.policy, err = peers.New(cfg, own...)
+	policy, err := peers.New(cfg, own...)
+	if err == nil {
+		f.policy.Store(policy)
+	}
 	return err
+}
+
+// SetPeers replaces what --turn-allow-peer and --turn-deny-peer say, for all that is relayed to peers from now
+// on. On error the old policy holds.
+func (s *Server) SetPeers(allow, deny []string) error {
+	if s == nil {
+		return nil
+	}
+	cfg := s.cfg.peers()
+	cfg.Allow, cfg.Deny = allow, deny
+	return s.front.decidePeers(cfg, s.Port(), s.TLSPort())
 }
 
 // limiter allows perSecond events, any number when that is 0.
@@ -212,11 +225,18 @@ func (s *Server) waitForEngine() error {
 }
 
 // Drain refuses new allocations from now on and lets old ones live.
-func (s *Server) Drain() { s.front.draining.Store(true) }
+func (s *Server) Drain() {
+	if s != nil {
+		s.front.draining.Store(true)
+	}
+}
 
 // Shutdown drains, waits until no allocation is left or ctx ends, and closes the
 // server. Its error is that of Close.
 func (s *Server) Shutdown(ctx context.Context) error {
+	if s == nil {
+		return nil
+	}
 	s.Drain()
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
@@ -232,13 +252,23 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // Port returns the port of UDP and TCP.
-func (s *Server) Port() int { return s.transports.Port() }
+func (s *Server) Port() int {
+	if s == nil {
+		return 0
+	}
+	return s.transports.Port()
+}
 
 // TLSPort returns the port of TLS and DTLS, 0 without a certificate.
 func (s *Server) TLSPort() int { return s.transports.TLSPort() }
 
 // RelayIP returns the address that relays are seen at, IPv4 if there is one.
-func (s *Server) RelayIP() netip.Addr { return s.front.pools[0].address.Seen }
+func (s *Server) RelayIP() netip.Addr {
+	if s == nil {
+		return netip.Addr{}
+	}
+	return s.front.pools[0].address.Seen
+}
 
 func (s *Server) relayTexts() []string {
 	var texts []string
@@ -251,13 +281,25 @@ func (s *Server) relayTexts() []string {
 // SetSecrets replaces the shared secrets, newest first: requests proved with any of them are accepted
 // from now on. Allocations that exist live on. An empty list changes nothing.
 func (s *Server) SetSecrets(secrets []string) {
-	if len(secrets) > 0 {
+	if s != nil && len(secrets) > 0 {
 		s.front.auth.SetSecrets(slices.Clone(secrets))
 	}
 }
 
+// SetUsers replaces the static users, "name:password". What was allocated by those that were there before lives on.
+func (s *Server) SetUsers(users []string) {
+	if s != nil {
+		s.front.auth.SetUsers(users)
+	}
+}
+
 // Allocations returns how many allocations exist now.
-func (s *Server) Allocations() int { return s.front.count() }
+func (s *Server) Allocations() int {
+	if s == nil {
+		return 0
+	}
+	return s.front.count()
+}
 
 // Allocation describes one allocation to an operator.
 type Allocation struct {

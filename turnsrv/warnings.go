@@ -10,6 +10,9 @@ const safeSecret = 16
 
 // Warnings say to a person what about the server is unsafe, or keeps clients from it.
 func (s *Server) Warnings() []string {
+	if s == nil {
+		return nil
+	}
 	var out []string
 	if slices.ContainsFunc(s.front.cfg.Secrets, func(secret string) bool { return len(secret) < safeSecret }) {
 		out = append(out, "--turn-secret is short: whoever gets one credential can find it by trial; use at least 16 characters")

@@ -112,7 +112,7 @@ func (l *Log) Serving(t testing.TB, ended <-chan struct{}) Serving {
 }
 
 // Node is the program in a process of its own. Its methods may be called by one goroutine at a time, but for Running,
-// Freeze, Thaw and Log's.
+// Freeze, Thaw, Hangup and Log's.
 type Node struct {
 	Serving        // Serving is where the node is, which stays the same when it is started again.
 	URL     string // URL is that of the page.
@@ -122,10 +122,11 @@ type Node struct {
 	t    testing.TB
 	args []string
 
-	mu    sync.Mutex
-	cmd   *exec.Cmd // cmd is nil while the node does not run.
-	ended chan struct{}
-	exit  error
+	mu      sync.Mutex
+	cmd     *exec.Cmd   // cmd is nil while the node does not run.
+	process *os.Process // process is that of the last start.
+	ended   chan struct{}
+	exit    error
 }
 
 // StartNode runs the program as Serve says, with more flags, and waits until it serves. The end of the test stops it,
@@ -169,7 +170,7 @@ func (n *Node) Start() {
 	}
 	ended := make(chan struct{})
 	n.mu.Lock()
-	n.cmd, n.ended = cmd, ended
+	n.cmd, n.ended, n.process = cmd, ended, cmd.Process
 	n.mu.Unlock()
 	go func() {
 		n.exit = cmd.Wait()
@@ -218,6 +219,13 @@ func (n *Node) Freeze() { n.send(syscall.SIGSTOP) }
 
 // Thaw lets a frozen process go on.
 func (n *Node) Thaw() { n.send(syscall.SIGCONT) }
+
+// Hangup asks the process to read its settings again, also while End waits for it.
+func (n *Node) Hangup() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_ = n.process.Signal(syscall.SIGHUP)
+}
 
 func (n *Node) send(s syscall.Signal) {
 	n.mu.Lock()

@@ -147,6 +147,15 @@ func (t Table) find(name string) *Setting {
 	return t[i]
 }
 
+// Texts returns all values by name, as they would be given.
+func (t Table) Texts() map[string]string {
+	texts := map[string]string{}
+	for _, s := range t {
+		texts[s.Name] = s.Value.String()
+	}
+	return texts
+}
+
 // Check adds every value that is not within its bounds to the problems.
 func (t Table) Check(p *Problems) {
 	for _, s := range t {

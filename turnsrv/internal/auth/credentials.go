@@ -79,13 +79,14 @@ type Failure struct {
 // Authenticator proves requests with the long-term credential mechanism of RFC
 // 8489, section 9.2. It may be used by any goroutine.
 type Authenticator struct {
-	// Fixed after construction.
-	secrets atomic.Pointer[[]string] // secrets are newest first.
-	static  map[string]string        // static holds the passwords of static users.
-	realm   string
+	secrets atomic.Pointer[[]string]          // secrets are newest first.
+	static  atomic.Pointer[map[string]string] // static holds the passwords of static users.
 	nonces  nonces
-	strict  bool          // strict refuses an expired credential also for what exists.
-	ttl     time.Duration // ttl is how long the credentials live that we mint.
+
+	// Fixed after construction.
+	realm  string
+	strict bool          // strict refuses an expired credential also for what exists.
+	ttl    time.Duration // ttl is how long the credentials live that we mint.
 
 	mu      sync.Mutex
 	revoked map[string]time.Time // revoked holds users until their last credential has expired.
@@ -103,7 +104,6 @@ type Config struct {
 // New returns an authenticator for valid settings.
 func New(cfg Config) *Authenticator {
 	a := &Authenticator{
-		static:  map[string]string{},
 		realm:   cfg.Realm,
 		nonces:  newNonces(cfg.Secrets),
 		strict:  cfg.Strict,
@@ -111,11 +111,18 @@ func New(cfg Config) *Authenticator {
 		revoked: map[string]time.Time{},
 	}
 	a.SetSecrets(cfg.Secrets)
-	for _, entry := range cfg.Users {
-		name, secret, _ := strings.Cut(entry, ":")
-		a.static[name] = secret
-	}
+	a.SetUsers(cfg.Users)
 	return a
+}
+
+// SetUsers replaces the static users, "name:password".
+func (a *Authenticator) SetUsers(users []string) {
+	static := map[string]string{}
+	for _, entry := range users {
+		name, secret, _ := strings.Cut(entry, ":")
+		static[name] = secret
+	}
+	a.static.Store(&static)
 }
 
 // SetSecrets replaces the shared secrets, newest first, of which there must be at least one.
@@ -150,7 +157,7 @@ func (a *Authenticator) identify(m *stun.Message, username string, known *Identi
 	if known != nil && known.Username == username && proves(m, known.Key) {
 		return *known, a.refusal(m, *known, true, now)
 	}
-	if secret, ok := a.static[username]; ok {
+	if secret, ok := (*a.static.Load())[username]; ok {
 		id := Identity{Username: username, User: username, Key: a.key(username, secret)}
 		if !proves(m, id.Key) {
 			return Identity{}, FailPassword

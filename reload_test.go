@@ -1,0 +1,124 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cline-meet/signal/packaging/systemtest"
+)
+
+// TestHangupReloads changes the settings file of a running node. SIGHUP takes over what a node can, names the rest,
+// and never ends the process.
+func TestHangupReloads(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "signal.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const old, next = "the-secret-before-it", "the-newest-of-the-secrets"
+	write("turn-secret: " + old + "\nlog-level: info\n")
+	node := systemtest.StartNode(t, "--config", file, "--drain-timeout", "60")
+	hangup := reloads(t, node)
+
+	if taken, waiting := hangup(""); len(taken) != 0 || len(waiting) != 0 {
+		t.Errorf("nothing has changed, yet %q is taken over and %q waits", taken, waiting)
+	}
+	write("turn-secret: [" + next + ", " + old + "]\nlog-level: debug\nturn-users: [alice:wonderland]\nturn-deny-peer: [192.0.2.0/24]\nmax-room-users: 4\n")
+	taken, waiting := hangup("")
+	if want := []string{"log-level", "turn-deny-peer", "turn-secret", "turn-users"}; !slices.Equal(slices.Sorted(slices.Values(taken)), want) {
+		t.Errorf("taken over %q, want %q", taken, want)
+	}
+	if !slices.Equal(waiting, []string{"max-room-users"}) {
+		t.Errorf("waits for a restart: %q", waiting)
+	}
+	for _, secret := range []string{old, next} {
+		caller, relay := allocate(t, node.Serving, secret)
+		_ = relay.Close()
+		caller.Close()
+	}
+	_, servers := iceOf(t, node.Serving, nil)
+	if relayable(t, node, servers[1].Username, servers[1].Credential) != nil {
+		t.Error("what the node mints after the reload opens nothing")
+	}
+	if err := relayable(t, node, "alice", "wonderland"); err != nil {
+		t.Errorf("the new static user: %v", err)
+	}
+	if !strings.Contains(node.Log.String(), `"level":"DEBUG"`) {
+		t.Error("the level of the log has not changed")
+	}
+
+	write("turn-secret: [" + next + "]\nmax-room-users: many\n")
+	if hangup("max-room-users"); !node.Running() {
+		t.Fatal("wrong settings ended the node")
+	}
+	if err := relayable(t, node, "alice", "wonderland"); err != nil {
+		t.Errorf("wrong settings replaced the ones before: %v", err)
+	}
+	stopsDespite(t, node, next)
+}
+
+// reloads returns a function that sends SIGHUP and returns what the log says of it: which settings were taken over and
+// which wait for a restart, or that nothing was, with a refusal that names what is wrong.
+func reloads(t *testing.T, node *systemtest.Node) func(refused string) (taken, waiting []string) {
+	return func(refused string) (taken, waiting []string) {
+		t.Helper()
+		begin := len(node.Log.String())
+		node.Hangup()
+		systemtest.Eventually(t, "the settings are read again", func() bool {
+			over := false
+			for line := range strings.Lines(node.Log.String()[begin:]) {
+				var record struct {
+					Msg, Error string
+					Settings   []string
+				}
+				_ = json.Unmarshal([]byte(line), &record) // The last line may be half there.
+				switch record.Msg {
+				case "settings reloaded":
+					taken, over = record.Settings, true
+				case "settings have changed that need a restart":
+					waiting = record.Settings
+				case "settings not reloaded, the old ones stay in use":
+					over = refused != "" && strings.Contains(record.Error, refused)
+				}
+			}
+			return over
+		})
+		return taken, waiting
+	}
+}
+
+// relayable says whether the credentials open an allocation.
+func relayable(t *testing.T, node *systemtest.Node, username, credential string) error {
+	t.Helper()
+	client := turnClient(t, node.Serving, username, credential)
+	defer client.Close()
+	relay, err := client.Allocate()
+	if err != nil {
+		return err
+	}
+	return relay.Close()
+}
+
+// stopsDespite stops a node that a call keeps from ending, and sends SIGHUP meanwhile.
+func stopsDespite(t *testing.T, node *systemtest.Node, secret string) {
+	t.Helper()
+	caller, relay := allocate(t, node.Serving, secret)
+	ended := make(chan error, 1)
+	go func() { ended <- node.End(syscall.SIGTERM) }()
+	systemtest.Eventually(t, "the node waits for its call", func() bool {
+		return strings.Contains(node.Log.String(), "waiting for relayed calls to end")
+	})
+	node.Hangup()
+	_ = relay.Close()
+	caller.Close()
+	if err := <-ended; err != nil {
+		t.Errorf("SIGHUP during the stop: ended with %v", err)
+	}
+}
