@@ -45,6 +45,7 @@ type conn struct {
 	session string       // the id in the cookie
 	host    string       // the Host header, which names us as this client sees us
 	from    netip.Prefix // the address that it counts for
+	number  uint64       // its place among all that were asked for
 
 	// Fixed once it is attached; before that nobody else knows it.
 	participant *participant

@@ -55,6 +55,7 @@ func (s *Server) handler() http.Handler {
 // serveWS upgrades a request to a WebSocket and returns; the connection lives on in a goroutine of
 // its own, so that an idle one costs no HTTP buffers.
 func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
+	number := s.asked.Add(1)
 	who := identify(r, s.proxies)
 	origin := r.Header.Get("Origin")
 	if err := checkOrigin(origin, who, s.cfg.AllowedOrigins, s.cfg.RequireOrigin); err != nil {
@@ -91,6 +92,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := newConn(s, s.link(ws.NetConn()), session, who.host, who.prefix())
+	c.number = number
 	s.cfg.Logger.Debug("connected", "client", who.addr)
 	s.metrics.accepted.Inc()
 	go s.serve(c, wanted(r.URL.Query()))

@@ -375,6 +375,17 @@ func (p *participant) hasGoneOn(got *uint64) bool {
 	return p.owner == ownerConn && got != nil && *got < p.sent-uint64(p.kept.count)
 }
 
+// isPast reports whether the client of a participant is there and has gone on since a connection asked for it: the client has
+// confirmed more than was got there, or is there by a connection that it asked for later.
+func (p *participant) isPast(c *conn, got *uint64) bool {
+	if p.hasGoneOn(got) {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.owner == ownerConn && p.conn.number > c.number
+}
+
 // askLocked queues a ping whose answer confirms all that was queued before.
 func (p *participant) askLocked() {
 	p.asked = true

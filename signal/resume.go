@@ -142,8 +142,10 @@ func (s *Server) resumeAlone(ctx context.Context, user string) (done func(), err
 // another node, adopted from a dead one or revived after the end of the former process.
 func (s *Server) fetch(ctx context.Context, c *conn, t resumeToken, got *uint64) (p *participant, outcome string, err error) {
 	switch p = s.participant(t.User); {
-	case p != nil && p.mayHave(t.Epoch): // The greeting that had the next token did not arrive.
-		p, err = s.takeOver(ctx, t.User, p.epoch)
+	case p != nil && p.isPast(c, got):
+		return nil, "", fmt.Errorf("%w: its client has gone on since it asked", errGone)
+	case p != nil && p.mayHave(t.Epoch): // The greeting that had the next token did not arrive, or the request is late.
+		p, err = s.takeOver(ctx, t.User, p.translate(ctx, t.Epoch))
 		outcome = "here"
 	case t.Node == s.state.ID():
 		p, err = s.takeOver(ctx, t.User, t.Epoch)

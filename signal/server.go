@@ -76,6 +76,7 @@ type Server struct {
 	draining atomic.Bool
 	members  atomic.Int64
 	open     atomic.Int64   // WebSockets
+	asked    atomic.Uint64  // requests for one, ever
 	reading  sync.WaitGroup // the read loops
 	tasks    tasks
 

@@ -14,8 +14,8 @@ import (
 // participant answers to all epochs since the oldest of which the client may have the token, until the client has proved that it
 // knows the newest. Requests are made one after the other by the node where the client is, at most maxHops.
 //
-// A request may as well be the one of the dead connection, and late. A participant with a live connection waits for a moment
-// whether its client answers before it lets go.
+// A request may as well be the one of the dead connection, and late, or of another window of the browser that has the token of
+// this one. A participant with a live connection waits for a moment whether its client answers before it lets go.
 
 // maxHops bounds how far a participant is followed.
 const maxHops = 8
@@ -43,10 +43,15 @@ func (p *participant) mayHave(epoch uint64) bool {
 // translate returns the epoch of the participant for which another node asks by an epoch that its client may have.
 func (s *Server) translate(ctx context.Context, user string, epoch uint64) uint64 {
 	s.awaitResume(ctx, user)
-	p := s.participant(user)
-	if p == nil {
-		return epoch
+	if p := s.participant(user); p != nil {
+		return p.translate(ctx, epoch)
 	}
+	return epoch
+}
+
+// translate returns the participant's epoch for a former one that its client may have, unless a client proves in time
+// that it is there and knows better.
+func (p *participant) translate(ctx context.Context, epoch uint64) uint64 {
 	for end := time.Now().Add(proofTime); p.mayHave(epoch); {
 		if p.isDetached() || !time.Now().Before(end) {
 			return p.epoch

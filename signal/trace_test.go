@@ -2,6 +2,7 @@ package signal
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -86,5 +87,49 @@ func TestLateRequestByAFormerToken(t *testing.T) {
 		if !errors.Is(err, errGone) || b.participant("x") != g.x || g.x.conn.isClosing() {
 			t.Errorf("%v; x is closing: %v", err, g.x.conn.isClosing())
 		}
+	})
+}
+
+// TestLateRequestHere does the same at the node where the client is.
+func TestLateRequestHere(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		b := g.nodes["B"].srv
+		former := resumeToken{User: "x", Epoch: g.x.epoch, Node: "A"}
+		g.x = g.hop(g.x, "B")
+		g.x.conn.number, g.x.conn.released = 2, make(chan struct{})
+		asks := func(number uint64, t resumeToken, got *uint64) (*participant, error) {
+			p, _, err := b.fetch(b.ctx, &conn{number: number, session: "session"}, t, got)
+			return p, err
+		}
+		stays := func(what string, err error) {
+			t.Helper()
+			if !errors.Is(err, errGone) || b.participant("x") != g.x || g.x.conn.isClosing() {
+				t.Errorf("%s: %v; x is closing: %v", what, err, g.x.conn.isClosing())
+			}
+		}
+		newest := resumeToken{User: "x", Epoch: g.x.epoch, Node: "B"}
+		_, err := asks(1, newest, nil)
+		stays("a request from before", err)
+		g.x.send([]byte("1"))
+		g.x.confirmed(nil, strconv.FormatUint(g.x.sent, 10))
+		late := g.x.sent - 1
+		_, err = asks(3, newest, &late)
+		stays("a client that got less", err)
+
+		t.Log("by the former token")
+		go func() {
+			synctest.Wait()
+			g.x.detach(g.x.conn, true)
+		}()
+		if p, err := asks(3, former, nil); p != g.x || err != nil {
+			t.Fatalf("who is there no more is still %v: %v", p, err)
+		}
+		g.x.owner, g.x.conn = ownerConn, deaf("x", 2).conn
+		go func() {
+			synctest.Wait()
+			g.x.confirmed(g.x.conn, strconv.FormatUint(g.x.sent, 10))
+		}()
+		_, err = asks(4, former, nil)
+		stays("a client that has proved that it is there", err)
 	})
 }
