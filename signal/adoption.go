@@ -25,10 +25,10 @@ const adoptPoll = 100 * time.Millisecond
 // fetchAway returns the participant of a token that is not on this node, which is the caller's: its node hands it
 // over, or it is adopted when the node is dead. A node to which nobody listens may be dying, which others
 // notice before long: until ctx ends it is asked again. Who has gone on is followed.
-func (s *Server) fetchAway(ctx context.Context, session string, t resumeToken, got *uint64) (p *participant, outcome string, err error) {
+func (s *Server) fetchAway(ctx context.Context, t resumeToken, got *uint64) (p *participant, outcome string, err error) {
 	at := t
 	for hops := 0; ; {
-		p, outcome, err = s.fetchFrom(ctx, session, t, at, got)
+		p, outcome, err = s.fetchFrom(ctx, t, at, got)
 		var on elsewhere
 		switch {
 		case errors.As(err, &on) && hops < maxHops:
@@ -43,23 +43,23 @@ func (s *Server) fetchAway(ctx context.Context, session string, t resumeToken, g
 }
 
 // fetchFrom returns the participant of a token, which is said to be at a node.
-func (s *Server) fetchFrom(ctx context.Context, session string, t, at resumeToken, got *uint64) (p *participant, outcome string, err error) {
+func (s *Server) fetchFrom(ctx context.Context, t, at resumeToken, got *uint64) (p *participant, outcome string, err error) {
 	if at.Node == s.state.ID() {
-		p, err = s.comeBack(ctx, session, t)
+		p, err = s.comeBack(ctx, t)
 		return p, "here", err
 	}
-	p, err = s.moveHere(ctx, session, t, at, got)
+	p, err = s.moveHere(ctx, t, at, got)
 	if !errors.Is(err, state.ErrNoNode) {
 		return p, "moved", err
 	}
-	p, err = s.adopt(ctx, session, t, at, got)
+	p, err = s.adopt(ctx, t, at, got)
 	return p, "adopted", err
 }
 
 // adopt puts a participant of this node into the place of one whose node is dead. It fails with errGone
 // when that has left, or is somewhere else already.
-func (s *Server) adopt(ctx context.Context, session string, t, at resumeToken, got *uint64) (*participant, error) {
-	p, err := s.claim(session, t, at.Epoch, got)
+func (s *Server) adopt(ctx context.Context, t, at resumeToken, got *uint64) (*participant, error) {
+	p, err := s.claim(t, at.Epoch, got)
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +85,11 @@ func (s *Server) adopt(ctx context.Context, session string, t, at resumeToken, g
 
 // revive gives a client of a former process its id and its room back, as far as the room has a place. Only
 // the time after the start is for that: later the former process is no excuse any more.
-func (s *Server) revive(ctx context.Context, session string, t resumeToken, got *uint64) (*participant, error) {
+func (s *Server) revive(ctx context.Context, t resumeToken, got *uint64) (*participant, error) {
 	if !s.cfg.LastingSecret || time.Since(s.begun) > s.cfg.ResumeGrace {
 		return nil, fmt.Errorf("%w: its process has ended", errGone)
 	}
-	p, err := s.claim(session, t, t.Epoch, got)
+	p, err := s.claim(t, t.Epoch, got)
 	if err != nil || t.Room == "" {
 		return p, err
 	}
@@ -140,8 +140,8 @@ func goneUnlessAway(err error) error {
 // claim registers a participant in the place of one of that epoch whose process is gone; it is the caller's. It
 // fails with errGone when a newer connection of the user is here. An older one that is here was adopted by
 // another node meanwhile.
-func (s *Server) claim(session string, t resumeToken, epoch uint64, got *uint64) (*participant, error) {
-	p := newParticipant(s, t.User, session, max(newEpoch(), epoch+1))
+func (s *Server) claim(t resumeToken, epoch uint64, got *uint64) (*participant, error) {
+	p := newParticipant(s, t.User, max(newEpoch(), epoch+1))
 	p.former, p.gap = t.Epoch, true
 	if got != nil {
 		p.sent = *got

@@ -305,7 +305,7 @@ func TestRevival(t *testing.T) {
 	outside := s.enter("r2").fresh()
 	outside.say(`{"type":"leave_room"}`)
 	outside.fresh()
-	stranger := s.dial(nil)
+	stranger := s.dial(s.dial(nil).cookie())
 	s.stop()
 	for _, p := range []*peer{a, b} {
 		if err := p.ended(); !websocket.IsCloseError(err, int(closeGoingAway)) {

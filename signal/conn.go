@@ -41,11 +41,11 @@ type conn struct {
 	socket
 
 	// Fixed after construction.
-	srv     *Server
-	session string       // the id in the cookie
-	host    string       // the Host header, which names us as this client sees us
-	from    netip.Prefix // the address that it counts for
-	number  uint64       // its place among all that were asked for
+	srv    *Server
+	bound  binding      // what its tokens are bound to
+	host   string       // what the client calls us
+	from   netip.Prefix // the address that it counts for
+	number uint64       // its place among all that were asked for
 
 	// Fixed once it is attached; before that nobody else knows it.
 	participant *participant
@@ -60,10 +60,10 @@ type conn struct {
 	slot int
 }
 
-func newConn(s *Server, l link, session, host string, from netip.Prefix) *conn {
+func newConn(s *Server, l link, bound binding, host string, from netip.Prefix) *conn {
 	c := &conn{
 		srv:      s,
-		session:  session,
+		bound:    bound,
 		host:     host,
 		from:     from,
 		log:      s.cfg.Logger,

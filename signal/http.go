@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"path"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -74,7 +75,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, "address_limit", http.StatusTooManyRequests, "too many connections from your address")
 		return
 	}
-	session, cookie := s.sessions.ensure(r, who.secure)
+	bound, cookie := s.sessions.ensure(r, who.secure)
 	header := http.Header{}
 	if cookie != nil {
 		header.Set("Set-Cookie", cookie.String())
@@ -91,7 +92,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		_ = ws.NetConn().Close()
 		return
 	}
-	c := newConn(s, s.link(ws.NetConn()), session, who.host, who.prefix())
+	c := newConn(s, s.link(ws.NetConn()), bound, who.host, who.prefix())
 	c.number = number
 	s.cfg.Logger.Debug("connected", "client", who.addr)
 	s.metrics.accepted.Inc()
@@ -149,19 +150,38 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, answer)
 }
 
-// serveICE issues ICE servers for the session of the request's cookie.
+// serveICE issues ICE servers for the session of the request's cookie, or for the user of a bearer token.
 func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 	who := identify(r, s.proxies)
-	session, _ := s.sessions.find(r, who.secure)
-	if session == "" {
-		writeJSON(w, http.StatusUnauthorized, map[string]string{"error": "no session: open / or /ws first and send its cookie"})
+	user := s.iceUser(r, who)
+	if user == "" {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		writeJSON(w, http.StatusUnauthorized, map[string]string{
+			"error": "no session: open / or /ws first and send its cookie, or the resume_token of a WebSocket without a cookie as bearer token"})
 		return
 	}
-	ice := s.cfg.ICE(who.host, userPrefix(session))
+	ice := s.cfg.ICE(who.host, user)
 	writeJSON(w, http.StatusOK, struct {
 		ICEServers []ICEServer `json:"iceServers"`
 		TTL        int         `json:"ttl,omitempty"`
 	}{ice.servers(), ice.seconds()})
+}
+
+// iceUser returns the user that ICE servers are for, none for a stranger.
+func (s *Server) iceUser(r *http.Request, who clientID) string {
+	if session, _ := s.sessions.find(r, who.secure); session != "" {
+		return userPrefix(session)
+	}
+	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	t, err := s.readToken("", strings.TrimSpace(text)) // What is bound to a cookie is of no session then.
+	if err != nil {
+		s.cfg.Logger.Debug("no ICE servers", "client", who.addr, "error", err)
+		return ""
+	}
+	return t.User
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -27,18 +27,18 @@ type handover struct {
 
 // moveHere gets the participant of a token from the node that has it. It is the caller's then. It fails with
 // state.ErrNoNode when the node is dead.
-func (s *Server) moveHere(ctx context.Context, session string, t, at resumeToken, got *uint64) (*participant, error) {
-	snap, err := s.ask(ctx, at.Node, t.User, moveRequest{Epoch: t.Epoch, Got: got})
+func (s *Server) moveHere(ctx context.Context, t, at resumeToken, got *uint64) (*participant, error) {
+	snap, err := s.ask(ctx, at.Node, t.User, moveRequest{Epoch: t.Epoch, Greeting: t.Greeting, Got: got})
 	if err != nil {
 		return nil, err
 	}
-	return s.moveIn(ctx, session, at, snap)
+	return s.moveIn(ctx, at, snap)
 }
 
 // comeBack gets a participant that this node has handed over to one where it did not arrive. It is the caller's then.
-func (s *Server) comeBack(ctx context.Context, session string, t resumeToken) (*participant, error) {
+func (s *Server) comeBack(ctx context.Context, t resumeToken) (*participant, error) {
 	move := s.moves.of(t.User)
-	if move == nil || !move.isOf(t.Epoch) {
+	if move == nil || !move.isOf(t.Epoch, t.Greeting) {
 		return nil, errGone
 	}
 	snap, handed := move.again(s.state.ID(), false)
@@ -46,7 +46,7 @@ func (s *Server) comeBack(ctx context.Context, session string, t resumeToken) (*
 		return nil, move.whither()
 	}
 	t.Node = s.state.ID()
-	p, err := s.moveIn(ctx, session, t, snap)
+	p, err := s.moveIn(ctx, t, snap)
 	if err == nil {
 		s.takeBack(move)
 	}
@@ -54,9 +54,9 @@ func (s *Server) comeBack(ctx context.Context, session string, t resumeToken) (*
 }
 
 // moveIn makes a participant of what was handed over by a node and gives it its place in the room.
-func (s *Server) moveIn(ctx context.Context, session string, t resumeToken, snap snapshot) (*participant, error) {
+func (s *Server) moveIn(ctx context.Context, t resumeToken, snap snapshot) (*participant, error) {
 	t.Epoch = cmp.Or(snap.Epoch, t.Epoch) // Nodes of protocol 1 do not say theirs, which is the token's.
-	p, l := s.unpack(snap, t, session)
+	p, l := s.unpack(snap, t)
 	if l != nil {
 		if err := s.arrive(ctx, snap.Room, l, t); err != nil {
 			return nil, err

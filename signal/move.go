@@ -33,6 +33,8 @@ type moveRequest struct {
 	Ask   string  `json:"ask"`
 	Epoch uint64  `json:"epoch"`
 	Got   *uint64 `json:"got,omitempty"`
+	// Greeting is that of a bearer token.
+	Greeting uint64 `json:"greeting,omitempty"`
 }
 
 // sendTo sends a message to one node and waits until it has been handed on.

@@ -21,6 +21,7 @@ type outgoingMove struct {
 	stays      []uint64
 	epoch      uint64
 	former     uint64 // the oldest epoch that the client may still ask with, 0 for none
+	proved     uint64 // bearer tokens of the epoch from before that greeting are used up
 
 	mu    sync.Mutex
 	there state.Member // where the room has it
@@ -38,7 +39,7 @@ type outgoingMove struct {
 }
 
 func newOutgoingMove(p *participant, snap *snapshot, to string) *outgoingMove {
-	move := &outgoingMove{user: p.user, room: snap.Room, stays: snap.Stays, epoch: p.epoch, former: p.former, to: to, plain: p.srv.isPlain(to), snap: snap,
+	move := &outgoingMove{user: p.user, room: snap.Room, stays: snap.Stays, epoch: p.epoch, former: p.former, proved: p.proved, to: to, plain: p.srv.isPlain(to), snap: snap,
 		last: time.Now(), wake: make(chan struct{}, 1), begun: make(chan struct{}), done: make(chan struct{})}
 	move.begin = sync.OnceFunc(func() {
 		move.forget()
@@ -219,11 +220,11 @@ func (s *Server) handOver(m state.Message) {
 // so that its answers go with it and what it says next comes behind. A participant with which there is no going
 // on ends.
 func (s *Server) release(ctx context.Context, user, to string, request moveRequest) (snapshot, *outgoingMove, error) {
-	if p := s.participant(user); p != nil && p.epoch == request.Epoch && p.hasGoneOn(request.Got) {
+	if p := s.participant(user); p != nil && p.epoch == request.Epoch && (p.hasGoneOn(request.Got) || p.isUsedUp(request.Greeting)) {
 		return snapshot{}, nil, fmt.Errorf("%w: its client has gone on here since it asked", errGone)
 	}
 	p, err := s.takeOver(ctx, user, s.translate(ctx, user, request.Epoch))
-	if move := s.moves.of(user); errors.Is(err, errGone) && move != nil && move.isOf(request.Epoch) {
+	if move := s.moves.of(user); errors.Is(err, errGone) && move != nil && move.isOf(request.Epoch, request.Greeting) {
 		if snap, ok := move.again(to, s.isPlain(to)); ok {
 			return snap, nil, nil
 		}

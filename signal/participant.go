@@ -19,11 +19,10 @@ import (
 // conn, while it is detached nobody, and while it is taken whoever took it.
 type participant struct {
 	// Fixed after construction.
-	srv     *Server
-	user    string
-	epoch   uint64
-	session string // the id in the cookie
-	log     *slog.Logger
+	srv   *Server
+	user  string
+	epoch uint64
+	log   *slog.Logger
 
 	// Belongs to the owner.
 	room *room
@@ -40,6 +39,9 @@ type participant struct {
 	former uint64      // the oldest epoch of which the client may show the token, 0 once it has got the one of here
 	place  string      // its room as its token names it, see revive
 
+	greetings uint64 // how many connections were attached in this epoch
+	proved    uint64 // the last of them whose greeting the client has got for sure
+
 	flying window           // what it has sent to other nodes
 	heard  memory[struct{}] // the ids of the messages that it was sent
 	said   memory[*outcome] // what became of its own, nil when all have got it
@@ -47,7 +49,7 @@ type participant struct {
 	sent       uint64    // how many frames that count were sent, ever
 	kept       frameLog  // the last of them, which the client has not confirmed
 	asked      bool      // a ping that asks for a confirmation is under way
-	iceRefresh time.Time // when fresh ICE servers are due; zero for never
+	iceRefresh time.Time // when fresh ICE servers and a fresh token are due; zero for never
 }
 
 // ownership says who a participant belongs to.
@@ -60,8 +62,8 @@ const (
 )
 
 // newParticipant returns a participant that belongs to the caller.
-func newParticipant(s *Server, user, session string, epoch uint64) *participant {
-	return &participant{srv: s, user: user, session: session, epoch: epoch, log: s.cfg.Logger.With("user", user)}
+func newParticipant(s *Server, user string, epoch uint64) *participant {
+	return &participant{srv: s, user: user, epoch: epoch, log: s.cfg.Logger.With("user", user)}
 }
 
 // newEpoch returns an epoch above those of all connections before, on any node.
@@ -92,11 +94,12 @@ func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 	}
 	c.participant, c.log = p, p.log
 	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
+	p.greetings++
 	c.open(p.iceFrameLocked(ice, g), p.kept.frames())
 	switch {
 	case p.gap && !g.Gap: // It has missed something just now.
 		c.close(closeLost, "messages may be missing")
-	case g.Gap || p.former > 0:
+	case g.Gap || p.former > 0 || !c.bound.shown && p.greetings > 1:
 		p.askLocked() // The answer proves that the greeting has come.
 	}
 	return nil
@@ -339,7 +342,7 @@ func (p *participant) confirmed(c *conn, pong string) {
 	p.asked = false
 	p.forgetLocked(number)
 	if p.conn == c && !c.isClosing() { // A connection is closed by what makes another gap.
-		p.gap, p.former = false, 0
+		p.gap, p.former, p.proved = false, 0, p.greetings
 	}
 }
 
@@ -420,19 +423,24 @@ func (p *participant) sendICE() {
 	ice := p.srv.cfg.ICE(c.host, p.user)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.queueLocked(p.iceFrameLocked(ice, greeting{}))
+	if p.conn != nil {
+		p.queueLocked(p.iceFrameLocked(ice, greeting{}))
+	}
 }
 
-// iceFrameLocked returns a frame with ICE servers, the token to resume with and what a greeting says of the
-// session. It notes when the servers must be renewed.
+// iceFrameLocked returns a frame for the client, which is there, with ICE servers, the token to resume with and what a
+// greeting says of the session. It notes when the servers or the token must be renewed.
 func (p *participant) iceFrameLocked(ice ICEConfig, g greeting) []byte {
-	p.iceRefresh = time.Time{}
-	if ice.TTL > 0 {
-		p.iceRefresh = time.Now().Add(ice.TTL * 3 / 4)
-	}
-	token := ""
+	token, life := "", ice.TTL*3/4
 	if p.srv.cfg.ResumeGrace > 0 {
-		token = p.srv.token(p, p.place)
+		token = p.tokenLocked()
+		if !p.conn.bound.shown && (life == 0 || life > bearerLife/2) {
+			life = bearerLife / 2
+		}
+	}
+	p.iceRefresh = time.Time{}
+	if life > 0 {
+		p.iceRefresh = time.Now().Add(life)
 	}
 	return objectFrame(typeSTUNConfig, p.user, struct {
 		ICEServers  []ICEServer `json:"iceServers"`

@@ -341,7 +341,7 @@ func TestICEIsRenewed(t *testing.T) {
 		c.ReadTimeout = 5 * time.Second
 		c.ICE = func(string, string) ICEConfig { return ICEConfig{TTL: time.Second} }
 	})
-	p := s.dial(nil)
+	p := s.dial(s.dial(nil).cookie())
 	same(t, p.expect("stun_config").Raw, fmt.Sprintf(`{"type":"stun_config","user_id":%q,"data":{"iceServers":[],"ttl":1,`+
 		`"resume_token":%q,"resumed":false,"max_room_users":10,"ping_interval_ms":2000,`+
 		`"max_message_bytes":65536,"message_rate":50,"message_burst":200}}`, p.user, p.token()))

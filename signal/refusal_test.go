@@ -254,7 +254,7 @@ func TestForeignSnapshot(t *testing.T) {
 	snap := snapshot{Room: "r", Sent: 2, Kept: [][]byte{good, bad},
 		Early: []heldMessage{{From: "x", Frame: bad}, {From: "x", Frame: good}},
 		Marks: []mark{{Held: []heldMessage{{Before: 1, Number: 2, Frame: bad}, {Before: 2, Number: 3, Frame: good}}}}}
-	p, l := s.unpack(snap, resumeToken{User: "a", Epoch: 1}, "session")
+	p, l := s.unpack(snap, resumeToken{User: "a", Epoch: 1})
 	if kept := p.kept.copies(); len(kept) != 2 || string(kept[0]) != "good" || string(kept[1]) != "bad \ufffd" {
 		t.Errorf("kept %q", kept)
 	}

@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -18,36 +19,68 @@ const resumeTimeout = 5 * time.Second
 // errGone says that there is no session to resume.
 var errGone = errors.New("the session is gone")
 
-// resumeToken is what a client shows to get its participant back. It is bound to the session
-// cookie by its signature. The room is empty where the shared state outlives the process and knows it.
+// bearerLife is for how long beyond the grace a token is good that is bound to nothing. Clients get a fresh one when half of it
+// is over.
+const bearerLife = 10 * time.Minute
+
+// resumeToken is what a client shows to get its participant back. The room is empty where the shared state outlives
+// the process and knows it.
+//
+// Its signature binds it to the session of the connection on which it was issued, if the client has shown there that it is of
+// that session. Else it is a bearer token: it names the session itself, and who has it needs nothing else, so it lives
+// shorter. It ends with its time, and when the client has proved that it has got one of a later greeting: what was used once, as
+// what is in the log of a proxy always was, is of no use. Who sends the cookie of that session may, and all nodes of former
+// releases need it.
 type resumeToken struct {
 	User  string `json:"u"`
 	Epoch uint64 `json:"e"`
 	Node  string `json:"n"`
 	Room  string `json:"r,omitempty"`
+
+	// The rest is of bearer tokens: until when it is good, in seconds since 1970, and which greeting of the epoch issued it.
+	Session  string `json:"s,omitempty"`
+	Expires  int64  `json:"x,omitempty"`
+	Greeting uint64 `json:"g,omitempty"`
 }
 
-// token returns the signed token of a participant whose place is in that room.
-func (s *Server) token(p *participant, place string) string {
-	text, _ := json.Marshal(resumeToken{p.user, p.epoch, s.state.ID(), place}) // Plain fields always encode.
-	payload := base64.RawURLEncoding.EncodeToString(text)
-	return payload + "." + s.sessions.signToken(p.session, payload)
-}
-
-func (s *Server) readToken(session, text string) (resumeToken, error) {
-	payload, mac, _ := strings.Cut(text, ".")
-	if !s.sessions.verifyToken(session, payload, mac) {
-		return resumeToken{}, fmt.Errorf("%w: the token is not of this session", errGone)
+// tokenLocked returns the signed token for the client of a participant, which is live.
+func (p *participant) tokenLocked() string {
+	s, b := p.srv, p.conn.bound
+	t := resumeToken{User: p.user, Epoch: p.epoch, Node: s.state.ID(), Room: p.place}
+	if !b.shown {
+		t.Session, t.Greeting = b.session, p.greetings
+		t.Expires = time.Now().Add(s.cfg.ResumeGrace + bearerLife).Unix()
 	}
+	text, _ := json.Marshal(t) // Plain fields always encode.
+	payload := base64.RawURLEncoding.EncodeToString(text)
+	return payload + "." + s.sessions.signToken(b.session, payload)
+}
+
+// readToken returns what a token says that is of that session, or a bearer token.
+func (s *Server) readToken(session, text string) (resumeToken, error) {
 	var t resumeToken
+	payload, mac, _ := strings.Cut(text, ".")
 	raw, err := base64.RawURLEncoding.DecodeString(payload)
 	if err == nil {
 		err = json.Unmarshal(raw, &t)
 	}
-	if err != nil {
-		return t, fmt.Errorf("%w: the token cannot be read", errGone)
+	switch {
+	case err != nil:
+		return resumeToken{}, fmt.Errorf("%w: the token cannot be read", errGone)
+	case !s.sessions.verifyToken(cmp.Or(t.Session, session), payload, mac):
+		return resumeToken{}, fmt.Errorf("%w: the token is not of this session", errGone)
+	case t.Session != "" && time.Now().Unix() >= t.Expires:
+		return resumeToken{}, fmt.Errorf("%w: the token has expired", errGone)
 	}
 	return t, nil
+}
+
+// isUsedUp reports whether the client has proved that it has got a token of a later greeting of the epoch. Tokens that
+// are bound, whose greeting is 0, are good as long as the epoch.
+func (p *participant) isUsedUp(greeting uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return greeting > 0 && greeting < p.proved
 }
 
 // resumption is what a client asks for: its token, and how many frames it got in that session when
@@ -82,13 +115,13 @@ func (s *Server) enter(c *conn, want resumption) error {
 }
 
 func (s *Server) enterAnew(c *conn) (*participant, error) {
-	p := s.register(c.session)
+	p := s.register(c.bound.session)
 	return p, p.attach(c, greeting{}, nil)
 }
 
 // resume attaches a connection to the participant of its token.
 func (s *Server) resume(c *conn, want resumption) error {
-	t, err := s.readToken(c.session, want.token)
+	t, err := s.readToken(c.bound.session, want.token)
 	if err != nil {
 		return err
 	}
@@ -144,18 +177,20 @@ func (s *Server) fetch(ctx context.Context, c *conn, t resumeToken, got *uint64)
 	switch p = s.participant(t.User); {
 	case p != nil && p.isPast(c, got):
 		return nil, "", fmt.Errorf("%w: its client has gone on since it asked", errGone)
+	case p != nil && p.epoch == t.Epoch && p.isUsedUp(t.Greeting):
+		return nil, "", fmt.Errorf("%w: the token was used", errGone)
 	case p != nil && p.mayHave(t.Epoch): // The greeting that had the next token did not arrive, or the request is late.
 		p, err = s.takeOver(ctx, t.User, p.translate(ctx, t.Epoch))
 		outcome = "here"
 	case t.Node == s.state.ID():
 		p, err = s.takeOver(ctx, t.User, t.Epoch)
 		if outcome = "here"; errors.Is(err, errGone) {
-			p, outcome, err = s.fetchAway(ctx, c.session, t, got)
+			p, outcome, err = s.fetchAway(ctx, t, got)
 		}
 	case s.cfg.Clustered:
-		p, outcome, err = s.fetchAway(ctx, c.session, t, got)
+		p, outcome, err = s.fetchAway(ctx, t, got)
 	default:
-		p, err = s.revive(ctx, c.session, t, got)
+		p, err = s.revive(ctx, t, got)
 		outcome = "revived"
 	}
 	return p, outcome, err

@@ -43,6 +43,12 @@ func (p *peer) cookie() http.Header {
 // come, the new peer and what the node said first.
 func (p *peer) back(at *testServer) (before []client.Message, q *peer, g greeting) {
 	p.t.Helper()
+	return p.backAs(at, p.cookie())
+}
+
+// backAs is back with that header in place of the session's cookie.
+func (p *peer) backAs(at *testServer, header http.Header) (before []client.Message, q *peer, g greeting) {
+	p.t.Helper()
 	p.Cut()
 	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
 	defer cancel()
@@ -53,7 +59,6 @@ func (p *peer) back(at *testServer) (before []client.Message, q *peer, g greetin
 		}
 		before = append(before, m)
 	}
-	header := p.cookie()
 	_ = p.Close()
 	c, err := p.Resume(ctx, at.url+"/ws", header)
 	if err != nil {
@@ -117,8 +122,7 @@ func TestNewestConnectionWins(t *testing.T) {
 func TestNothingToResume(t *testing.T) {
 	short := func(c *Config) { c.ResumeGrace, c.MaxQueue = time.Hour, 2*c.MaxFrame }
 	for name, lose := range map[string]func(t *testing.T, s *testServer, a, b *peer){
-		"another cookie": func(_ *testing.T, s *testServer, a, b *peer) { b.header = s.dial(nil).cookie() },
-		"said goodbye":   func(_ *testing.T, _ *testServer, a, b *peer) { _ = b.Close(); a.expect("user_left") },
+		"said goodbye": func(_ *testing.T, _ *testServer, a, b *peer) { _ = b.Close(); a.expect("user_left") },
 		"too much waits": func(t *testing.T, s *testServer, a, b *peer) {
 			b.Cut()
 			eventually(t, "b is detached", func() bool { return s.detached() == 1 })

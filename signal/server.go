@@ -330,7 +330,7 @@ func (s *Server) register(session string) *participant {
 	for s.participants[user] != nil {
 		user = newUserID(session)
 	}
-	p := newParticipant(s, user, session, newEpoch())
+	p := newParticipant(s, user, newEpoch())
 	s.participants[user] = p
 	return p
 }

@@ -62,19 +62,28 @@ func (s sessions) find(r *http.Request, secure bool) (id string, current bool) {
 	return "", false
 }
 
-// ensure returns the session id of a request and, when the client has no cookie of ours or an old
-// one, the cookie to set.
-func (s sessions) ensure(r *http.Request, secure bool) (string, *http.Cookie) {
+// binding is what the resume tokens of a connection are bound to.
+type binding struct {
+	session string
+	// shown says that the client has shown that it is of the session. If not it may be unable to: browsers keep the
+	// cookie from pages of other sites, and programs may have no place for one.
+	shown bool
+}
+
+// ensure returns the session of a request, a new one when the client has no cookie of ours, and the cookie
+// to set, unless the client has it.
+func (s sessions) ensure(r *http.Request, secure bool) (binding, *http.Cookie) {
 	id, current := s.find(r, secure)
+	b := binding{id, id != ""}
 	if current {
-		return id, nil
+		return b, nil
 	}
-	if id == "" {
-		id = rand.Text()
+	if !b.shown {
+		b.session = rand.Text()
 	}
-	return id, &http.Cookie{
+	return b, &http.Cookie{
 		Name:     nameOfCookie(secure),
-		Value:    id + "." + sign((*s.secrets.Load())[0], id),
+		Value:    b.session + "." + sign((*s.secrets.Load())[0], b.session),
 		Path:     "/",
 		HttpOnly: true,
 		Secure:   secure,

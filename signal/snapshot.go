@@ -91,9 +91,9 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 
 // unpack makes a snapshot a participant of this node, which is the caller's, under a newer epoch. Its
 // place in its room is the second result, nil when it is in none.
-func (s *Server) unpack(snap snapshot, t resumeToken, session string) (*participant, *localMember) {
+func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMember) {
 	s.soundSnapshot(&snap)
-	p := newParticipant(s, t.User, session, max(newEpoch(), t.Epoch+1))
+	p := newParticipant(s, t.User, max(newEpoch(), t.Epoch+1))
 	p.former, p.sent, p.gap = cmp.Or(snap.Former, t.Epoch), snap.Sent, snap.Gap
 	for _, frame := range snap.Kept {
 		p.kept.add(frame)

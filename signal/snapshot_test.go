@@ -31,7 +31,7 @@ func TestSnapshotCarriesAParticipant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, l := there.unpack(snap, resumeToken{User: "a", Epoch: 1}, "session")
+	q, l := there.unpack(snap, resumeToken{User: "a", Epoch: 1})
 	if q.epoch <= p.epoch || q.sent != 3 || len(q.kept.copies()) != 1 || string(q.kept.copies()[0]) != "missed" {
 		t.Errorf("%+v was unpacked of %s", q, text)
 	}
@@ -47,7 +47,7 @@ func TestSnapshotCarriesAParticipant(t *testing.T) {
 // said whether it moves with the snapshot.
 func TestSnapshotForgetsNothing(t *testing.T) {
 	known := map[string]string{
-		"participant.srv": "here", "participant.user": "token", "participant.epoch": "anew", "participant.session": "cookie",
+		"participant.srv": "here", "participant.user": "token", "participant.epoch": "anew", "participant.greetings": "of an epoch", "participant.proved": "of an epoch",
 		"participant.log": "here", "participant.room": "moves", "participant.mu": "here", "participant.owner": "here",
 		"participant.conn": "here", "participant.wanted": "here", "participant.grace": "here", "participant.until": "here",
 		"participant.over": "never packed", "participant.gap": "moves", "participant.sent": "moves", "participant.kept": "moves",

@@ -77,9 +77,9 @@ func (s *Server) awaitResume(ctx context.Context, user string) {
 	}
 }
 
-// isOf reports whether a client may ask with that epoch for who has left.
-func (move *outgoingMove) isOf(epoch uint64) bool {
-	return epoch == move.epoch || move.former > 0 && move.former <= epoch && epoch < move.epoch
+// isOf reports whether a client may ask with a token of that epoch and greeting for who has left.
+func (move *outgoingMove) isOf(epoch, greeting uint64) bool {
+	return epoch == move.epoch && (greeting == 0 || greeting >= move.proved) || move.former > 0 && move.former <= epoch && epoch < move.epoch
 }
 
 // arrived notes where a view of the room has the participant.

@@ -100,7 +100,7 @@ func Dial(ctx context.Context, address string, header http.Header) (*Client, err
 // Resume connects to a server, which may be another node, and asks for the session that this client
 // had; the query of its URL is kept. The client must be closed, or its connection lost, and Next must
 // have returned all that came. The first message tells whether the session was resumed, see Greeting; header
-// must carry the session's cookie. What has no answer yet may be sent again with the same ID.
+// must carry the session's cookie if that was sent before. What has no answer yet may be sent again with the same ID.
 func (c *Client) Resume(ctx context.Context, address string, header http.Header) (*Client, error) {
 	c.mu.Lock()
 	token, got := c.token, c.got
