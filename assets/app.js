@@ -330,6 +330,7 @@ function listenToClient() {
     dismiss();
     if (client.room) setState("joined");
   });
+  client.addEventListener("abandoned", () => log.add("The session cannot be resumed: the page begins a new one", "warn"));
   client.addEventListener("joined", ({ detail: { userId, room, users } }) => {
     log.add(`Joined ${room} as ${userId}, ${users.length} in the room`);
     if (state === "reconnecting") dismiss();

@@ -2,8 +2,10 @@ import { backoff, Connection, defaultURL } from "./connection.js";
 import { Deferred } from "./deferred.js";
 import { Emitter } from "./emitter.js";
 import { RoomFullError, SignalError } from "./errors.js";
+import { Outbox } from "./outbox.js";
 import { Requests } from "./requests.js";
 import { Session } from "./session.js";
+import { readMessage } from "./wire.js";
 
 /** @import { ClientEvents, Membership, State } from "./events.js" */
 /** @import { Message } from "./requests.js" */
@@ -12,21 +14,7 @@ const REQUEST_TIMEOUT_MS = 10_000;
 /** How long to wait before a message that was refused for now is sent again. */
 const TRY_AGAIN_MS = 1_000;
 /** Errors that trying again does not mend. */
-const FINAL = [400, 401, 403];
-
-/**
- * Reads the data of a message, which is a JSON document in a string or a plain value.
- *
- * @param {any} data
- */
-function readData(data) {
-  if (typeof data !== "string") return data;
-  try {
-    return JSON.parse(data);
-  } catch {
-    return data;
-  }
-}
+const FINAL = [400, 401, 403, 413];
 
 /**
  * A connection to the signaling server.
@@ -55,6 +43,10 @@ export class SignalClient extends Emitter {
   #timeout;
   #session = new Session();
   #requests = new Requests();
+  #outbox = new Outbox(
+    (message) => this.#connection.write(message),
+    (message) => this.#requests.awaits(message),
+  );
   #connection;
   /** @type {Deferred<void>|null} Settled by the first greeting after a loss; null while closed. */
   #ready = null;
@@ -213,15 +205,19 @@ export class SignalClient extends Emitter {
    *   milliseconds.
    * @returns {Promise<string[]>} Fulfilled with the ids of the members that could not be reached, which is
    *   nobody as a rule. Rejected with a {@link SignalError}: the server's, or one with code 0 when there
-   *   is no connection, it was lost, or there was no answer in time.
+   *   is no connection, it was lost, or there was no answer in time. A message that is larger than the
+   *   server takes is not sent (code 413); one that would come too fast waits, beyond the timeout.
    */
   request(type, fields = {}, { keep = false, timeout = this.#timeout } = {}) {
     const waits = keep && this.state === "reconnecting";
     if (this.state !== "connected" && !waits) {
       return Promise.reject(new SignalError(0, "There is no connection to the server."));
     }
-    const { message, answer } = this.#requests.make(type, fields, keep, timeout);
-    if (!waits) this.#connection.write(message);
+    const message = this.#requests.compose(type, fields);
+    const problem = this.#outbox.problem(message);
+    if (problem) return Promise.reject(new SignalError(413, problem));
+    const answer = this.#requests.add(message, keep, timeout + this.#outbox.delay);
+    if (!waits) this.#outbox.send(message);
     return answer;
   }
 
@@ -234,12 +230,13 @@ export class SignalClient extends Emitter {
   /** @param {number} attempt @param {number} delay @param {string} reason */
   #lost(attempt, delay, reason) {
     this.#requests.fail((request) => !request.keep, "The connection was lost.");
-    if (this.state === "connected") {
-      this.#awaitReady();
-      this.#session.lose();
-    }
+    this.#outbox.stop();
+    const { userId } = this;
+    const lasts = this.state !== "connected" || this.#session.lose();
+    if (this.state === "connected") this.#awaitReady();
     this.#setState(this.state === "connecting" ? "connecting" : "reconnecting");
     this.emit("retry", { attempt, delay, reason });
+    if (!lasts) this.emit("abandoned", { userId });
   }
 
   /** @param {number} code @param {string} reason */
@@ -248,6 +245,7 @@ export class SignalClient extends Emitter {
     const ready = this.#ready;
     this.#ready = null;
     this.#connection.stop();
+    this.#outbox.stop();
     this.#session.end();
     this.#wanted = "";
     this.#leaving = this.#gap = false;
@@ -263,15 +261,10 @@ export class SignalClient extends Emitter {
 
   /** @param {string} frame */
   #received(frame) {
-    /** @type {Message} */
-    let message;
-    try {
-      message = JSON.parse(frame);
-    } catch {
-      return;
-    }
+    const { message, data } = readMessage(frame);
+    if (!message) return;
     const caughtUp = this.#session.count(message.type);
-    this.#handle(message, readData(message.data) ?? {});
+    this.#handle(message, data);
     if (caughtUp && this.state === "connected") this.#resumed();
   }
 
@@ -311,9 +304,11 @@ export class SignalClient extends Emitter {
     this.iceServers = data.iceServers ?? [];
     this.maxRoomUsers = data.max_room_users ?? this.maxRoomUsers;
     if (data.resume_token) this.#session.renew(data.resume_token);
+    this.#outbox.limit(data);
     const first = !this.#connection.greeted;
     const returned = first && this.state === "reconnecting";
     if (first) this.#connection.greet();
+    if (first) this.#outbox.reset();
     if (first && !data.resumed) this.#session.begin();
     if (returned && !data.resumed) this.#forgetRoom();
     if (userId) this.userId = userId;
@@ -335,7 +330,7 @@ export class SignalClient extends Emitter {
     this.#gap = false;
     if (gap && this.room !== this.#placed) this.#leftRoom();
     this.#requests.takePostponed();
-    for (const message of this.#requests.messages) this.#connection.write(message);
+    for (const message of this.#requests.messages) this.#outbox.send(message);
     this.emit("resumed", { userId: this.userId, gap });
     if (this.#wanted !== this.room) this.#rejoin();
     else if (this.#leaving) this.#tellLeave();
@@ -359,7 +354,8 @@ export class SignalClient extends Emitter {
         await this.#enter(room);
       } catch (reason) {
         const error = /** @type {SignalError} */ (reason);
-        const final = error instanceof RoomFullError || FINAL.includes(error.code);
+        const full = error instanceof RoomFullError && !this.#session.haunted;
+        const final = full || FINAL.includes(error.code);
         if (final && this.#wanted === room) this.#wanted = "";
         if (final) this.emit("error", { code: error.code, message: error.message });
         else await new Promise((resolve) => setTimeout(resolve, backoff(attempt)));
@@ -445,14 +441,16 @@ export class SignalClient extends Emitter {
     const error = new RoomFullError(room);
     if (id) this.#requests.settle(id, error);
     if (this.#join?.room === room) this.#join.entered.reject(error);
-    this.emit("roomfull", { room });
+    if (!this.#rejoining || !this.#session.haunted) this.emit("roomfull", { room });
   }
 
   /** @param {Message} message @param {{code?: number, message?: string}} data */
   #refused({ id }, { code = 0, message = "" }) {
     if (id) {
       const error = new SignalError(code, message);
-      if (code === 503 && this.#requests.postpone(id, error)) this.#trySoon();
+      const early = code === 429 && this.#requests.slow(id, error);
+      if (early) this.#outbox.again(early, message);
+      else if (code === 503 && this.#requests.postpone(id, error)) this.#trySoon();
       else this.#requests.settle(id, error);
       return;
     }
@@ -472,7 +470,7 @@ export class SignalClient extends Emitter {
     this.#trying = setTimeout(() => {
       this.#trying = 0;
       if (this.state !== "connected") return; // A resumed session sends all again.
-      for (const message of this.#requests.takePostponed()) this.#connection.write(message);
+      for (const message of this.#requests.takePostponed()) this.#outbox.send(message);
     }, TRY_AGAIN_MS);
   }
 

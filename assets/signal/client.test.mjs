@@ -56,16 +56,16 @@ class Socket {
 
 /** Returns the newest socket once there are that many. */
 async function socket(count) {
-  const deadline = Date.now() + 10_000;
+  const deadline = performance.now() + 10_000;
   while (Socket.all.length < count) {
-    assert.ok(Date.now() < deadline, `the client made ${Socket.all.length} sockets, not ${count}`);
+    assert.ok(performance.now() < deadline, `the client made ${Socket.all.length} sockets, not ${count}`);
     await turn();
   }
   return Socket.all[count - 1];
 }
 
 const { SignalClient, SignalError, RoomFullError, iceConfiguration } = await import("../signal.js");
-const EVENTS = ["state", "retry", "closed", "resumed", "ice", "joined", "left", "userjoined", "userleft", "roomfull", "message", "error"];
+const EVENTS = ["state", "retry", "closed", "resumed", "abandoned", "ice", "joined", "left", "userjoined", "userleft", "roomfull", "message", "error"];
 const random = Math.random;
 let client;
 let events;
@@ -252,6 +252,156 @@ test("a message without an answer is sent again under its id", async () => {
     globalThis.setTimeout = later;
   }
 });
+
+/** A clock that goes on only when it is wound, until the test ends. */
+class Clock {
+  #now = Date.now();
+  #timers = new Map();
+  #next = 1;
+  #real = { setTimeout, clearTimeout, now: Date.now };
+
+  constructor(t) {
+    globalThis.setTimeout = (run, ms = 0) => (this.#timers.set(this.#next, { at: this.#now + ms, run }), this.#next++);
+    globalThis.clearTimeout = (id) => this.#timers.delete(id);
+    Date.now = () => this.#now;
+    t.after(() => {
+      ({ setTimeout: globalThis.setTimeout, clearTimeout: globalThis.clearTimeout, now: Date.now } = this.#real);
+    });
+  }
+
+  async wind(ms) {
+    const end = this.#now + ms;
+    for (;;) {
+      await turn();
+      const [id, timer] = [...this.#timers].sort(([, a], [, b]) => a.at - b.at)[0] ?? [];
+      if (!timer || timer.at > end) break;
+      this.#timers.delete(id);
+      this.#now = Math.max(this.#now, timer.at);
+      timer.run();
+    }
+    this.#now = end;
+  }
+}
+
+test("what would come too fast waits for its turn, in order, and calls come before chat", async (t) => {
+  const clock = new Clock(t);
+  const server = await enter();
+  server.greet({ message_rate: 10, message_burst: 10, max_message_bytes: 100 });
+  const answers = [];
+  for (let i = 0; i < 200; i++) answers.push(client.sendMessage(i));
+  answers.push(client.sendDescription("user-b", { type: "offer", sdp: "1" }), client.sendCandidate("user-b", { candidate: "2" }));
+  answers.push(client.request("leave_room"), client.sendDescription("user-b", { type: "answer", sdp: "3" }));
+  let tokens = 10;
+  let heard = 0;
+  for (let step = 0; step < 400; step++) { // As the server counts.
+    for (; heard < server.sent.length; heard++) {
+      tokens--;
+      server.say({ type: "ack", id: server.sent[heard].id });
+    }
+    assert.ok(tokens >= 0, `${heard} messages in ${step / 10} s`);
+    await clock.wind(100);
+    tokens = Math.min(10, tokens + 1);
+  }
+  await Promise.all(answers);
+  const types = server.sent.map(({ type }) => type).slice(1);
+  const chat = server.sent.filter(({ type }) => type === "message").map(({ data }) => Number(data));
+  assert.deepEqual(chat, [...chat].sort((a, b) => a - b));
+  assert.equal(chat.length, 200);
+  assert.deepEqual(types.filter((type) => type !== "message"), ["offer", "ice_candidate", "leave_room", "answer"]);
+  assert.ok(types.indexOf("ice_candidate") < 20, "the call waited for the chat");
+  assert.deepEqual(types.slice(-2), ["leave_room", "answer"]); // Nothing overtakes the leaving.
+});
+
+test("a message that came too fast is sent again under its id when the server says, before those after it", async (t) => {
+  const clock = new Clock(t);
+  const server = await enter();
+  const answers = [client.sendMessage(1), client.request("stun_config"), client.sendMessage(2)];
+  const [first, second, third] = server.sent.slice(-3);
+  for (const { id } of [second, first]) {
+    server.say({ type: "error", id, data: '{"code":429,"message":"rate limit: wait 3000 ms"}' });
+  }
+  server.say({ type: "ack", id: third.id });
+  const late = client.sendMessage(3);
+  const sent = server.sent.length;
+  await clock.wind(2_900);
+  assert.equal(server.sent.length, sent);
+  await clock.wind(200);
+  assert.deepEqual(server.sent.slice(sent).map(({ id }) => id), [first.id, second.id, String(Number(third.id) + 1)]);
+  for (const { id } of server.sent.slice(sent)) server.say({ type: "ack", id });
+  await Promise.all([...answers, late]);
+  const never = assert.rejects(client.sendMessage(4), { code: 429 });
+  const refuse = () => server.say({ type: "error", id: server.last("message").id, data: '{"code":429,"message":"rate limit"}' });
+  for (let i = 0; i < 12; i++) await Promise.all([refuse(), clock.wind(1_100)]);
+  await never;
+  await clock.wind(5_000);
+  assert.equal(server.sent.filter(({ data }) => data === "4").length, 10); // Nobody waits for it any more.
+});
+
+test("a message that is too large is refused, and nothing else notices", async () => {
+  const server = await enter();
+  server.greet({ max_message_bytes: 100 });
+  const sent = server.sent.length;
+  const frame = { type: "message", id: "2", data: '""' };
+  const room = 100 - JSON.stringify(frame).length;
+  for (const [text, fits] of [["x".repeat(room), true], ["x".repeat(room + 1), false], ["é".repeat(room / 2), true], ["é".repeat(room / 2 + 1), false]]) {
+    const answer = client.sendMessage(text);
+    assert.equal(server.sent.length > sent, fits || server.sent.length > sent);
+    if (!fits) await assert.rejects(answer, { code: 413, message: /has 10[12] bytes, and the server takes 100/ });
+    else server.say({ type: "ack", id: server.last("message").id });
+    if (fits) await answer;
+  }
+  assert.equal(server.sent.length, sent + 2);
+  const refused = client.sendMessage(1);
+  server.say({ type: "error", id: server.last("message").id, data: '{"code":413,"message":"message too large"}' });
+  await assert.rejects(refused, { code: 413 });
+  assert.deepEqual([client.state, client.room, names()], ["connected", "room-1", ["ice"]]);
+});
+
+test("a session whose next frame ends each connection is given up", async (t) => {
+  const clock = new Clock(t);
+  (await enter()).lose(1006);
+  const say = (server) => server.say({ type: "message", user_id: "user-b", room_id: "room-1", data: "1" });
+  for (let attempt = 2; attempt <= 6; attempt++) {
+    const server = await resumed(attempt, clock);
+    assert.equal(server.url.searchParams.get("got"), attempt === 2 ? "1" : attempt < 5 ? "2" : "3");
+    server.greet({ resumed: true, kept: 2 });
+    if (attempt === 2 || attempt === 4) say(server); // It has got somewhere.
+    server.lose(1006);
+  }
+  assert.ok(!names().includes("abandoned"));
+  (await resumed(7, clock)).lose(1006); // It was not even greeted, which says nothing.
+  const last = await resumed(8, clock);
+  last.greet({ resumed: true, kept: 1 });
+  last.lose(1006);
+  assert.deepEqual(events.at(-1), ["abandoned", { userId: "user-me" }]);
+  const anew = await resumed(9, clock);
+  assert.equal(anew.url.search, "?access=1");
+  events.length = 0;
+  anew.greet({ resumed: false });
+  await clock.wind(0);
+  anew.say({ type: "room_full", id: anew.last("join_room").id, room_id: "room-1" }); // By what was given up.
+  await clock.wind(1_000);
+  assert.equal(anew.sent.filter(({ type }) => type === "join_room").length, 2);
+  anew.enter("room-1");
+  assert.deepEqual(names(), ["left", "state", "ice", "joined"]);
+});
+
+test("a session that is lost again and again with nothing missing is kept", async (t) => {
+  const clock = new Clock(t);
+  (await enter()).lose(1006);
+  for (let attempt = 2; attempt < 12; attempt++) {
+    const server = await resumed(attempt, clock);
+    assert.ok(server.url.searchParams.has("resume"));
+    server.greet({ resumed: true, kept: 0 });
+    server.lose(1006);
+  }
+});
+
+/** Returns the socket of that attempt, whose time comes when the clock is wound. */
+async function resumed(attempt, clock) {
+  await clock.wind(0);
+  return socket(attempt);
+}
 
 test("a lost session is left and the room is joined again under the new id", async () => {
   const first = await enter();

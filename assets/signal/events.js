@@ -24,6 +24,9 @@
  * @property {{userId: string, gap: boolean}} resumed A lost connection was replaced under the same id.
  *   Nothing was missed unless `gap` says so: then `userjoined` and `userleft` have told of who came and
  *   went meanwhile, but other messages are lost.
+ * @property {{userId: string}} abandoned The session of that id is given up, since each attempt to resume it ended
+ *   at the same place: what came next made the browser close the connection. A new one takes its place, and the
+ *   room is joined again.
  * @property {{iceServers: RTCIceServer[], ttl: number}} ice Fresh ICE servers, whose credentials
  *   live `ttl` s; 0 when the server did not say.
  * @property {Membership} joined You are in a room.

@@ -50,6 +50,7 @@ export class Peer {
   #makingOffer = false;
   #ignoreOffer = false;
   #settingAnswer = false;
+  #tooLarge = false; // whether the last offer was larger than the server takes
   /** @type {RTCIceCandidateInit[]} Candidates that came before the description they belong to. */
   #early = [];
   #firstOffer = 0;
@@ -94,6 +95,7 @@ export class Peer {
    */
   async setTrack(kind, track, stream) {
     const sender = this.#senders.get(kind);
+    this.#tooLarge = false;
     if (sender) await sender.replaceTrack(track);
     else if (track) this.#senders.set(kind, this.pc.addTrack(track, stream));
   }
@@ -170,6 +172,7 @@ export class Peer {
    * the offer of the other side, so that the first two offers do not meet as a matter of course.
    */
   #negotiate() {
+    if (this.#tooLarge) return;
     if (!this.#polite || this.pc.remoteDescription) {
       this.#offer();
       return;
@@ -220,7 +223,7 @@ export class Peer {
       this.#settingAnswer = description.type === "answer";
       await this.pc.setRemoteDescription(description);
       this.#session = sessionOf(description);
-      this.#settingAnswer = false;
+      this.#settingAnswer = this.#tooLarge = false;
       await this.#addEarly();
       if (description.type === "offer") {
         await this.pc.setLocalDescription();
@@ -257,7 +260,21 @@ export class Peer {
   #sendDescription() {
     const description = this.pc.localDescription;
     if (description?.type === "offer") this.#offeredAt = Date.now();
-    if (description) this.#client.sendDescription(this.id, description).catch((error) => this.#failed(error));
+    if (description) this.#client.sendDescription(this.id, description).catch((error) => this.#refused(description, error));
+  }
+
+  /**
+   * Takes an offer back that is larger than the server takes: the connection goes on as it is, and the member can offer. The
+   * browser still wants to negotiate, but not before something has changed.
+   *
+   * @param {RTCSessionDescription} description
+   * @param {any} error
+   */
+  async #refused({ type }, error) {
+    this.#failed(error);
+    if (error.code !== 413 || type !== "offer" || this.pc.signalingState !== "have-local-offer") return;
+    this.#tooLarge = true;
+    await this.pc.setLocalDescription({ type: "rollback" }).catch((reason) => this.#failed(reason));
   }
 
   /** @param {RTCIceCandidate|null} candidate */

@@ -32,23 +32,48 @@ export class Requests {
   #pending = new Map();
 
   /**
-   * Makes a request, which is sent by whoever asks for it.
+   * Makes a message with an id of its own.
    *
    * @param {string} type
    * @param {object} fields
+   */
+  compose(type, fields) {
+    return { type, id: String(this.#nextId++), ...fields };
+  }
+
+  /**
+   * Makes a request of a message, which is sent by whoever asks for it.
+   *
+   * @param {Message & {id: string}} message
    * @param {boolean} keep Whether it outlives the loss of a connection.
    * @param {number} timeout Milliseconds until it fails without an answer.
-   * @returns {{message: Message, answer: Promise<string[]>}} `answer` is fulfilled with the members that
-   *   the message did not reach, and rejected with a {@link SignalError}.
+   * @returns {Promise<string[]>} Fulfilled with the members that the message did not reach, and rejected
+   *   with a {@link SignalError}.
    */
-  make(type, fields, keep, timeout) {
-    const id = String(this.#nextId++);
-    const message = { type, id, ...fields };
+  add(message, keep, timeout) {
     /** @type {Deferred<string[]>} */
     const answer = new Deferred();
-    const timer = setTimeout(() => this.#expire(id), timeout);
-    this.#pending.set(id, { message, keep, answer, refusal: null, postponed: false, timer });
-    return { message, answer: answer.promise };
+    const timer = setTimeout(() => this.#expire(message.id), timeout);
+    this.#pending.set(message.id, { message, keep, answer, refusal: null, postponed: false, timer });
+    return answer.promise;
+  }
+
+  /** @param {Message} message Whether its answer is awaited still. */
+  awaits({ id = "" }) {
+    return this.#pending.has(id);
+  }
+
+  /**
+   * Takes note that a request came too fast.
+   *
+   * @param {string} id
+   * @param {SignalError} refusal
+   * @returns {Message|undefined} What is to be sent again.
+   */
+  slow(id, refusal) {
+    const request = this.#pending.get(id);
+    if (request) request.refusal = refusal;
+    return request?.message;
   }
 
   /** The messages of all requests, in the order in which they were made. */
