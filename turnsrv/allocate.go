@@ -124,13 +124,13 @@ func (q *request) allocate() {
 		return
 	}
 	places := want.places()
-	if quota := q.front.quotas.acquire(quotaKey(q.who), places); quota != "" {
+	if quota := q.front.quotas.acquire(q.holder(), places); quota != "" {
 		q.exceeded(quota)
 		return
 	}
 	sockets, reserved, code := q.openSockets(&want)
 	if code != 0 {
-		q.front.quotas.release(quotaKey(q.who), places)
+		q.front.quotas.release(q.holder(), places)
 		q.fail(code)
 		return
 	}
@@ -155,7 +155,7 @@ func (q *request) allocateAgain() {
 func (q *request) openSockets(want *allocateRequest) (sockets []*relaySocket, reserved *relaySocket, code stun.ErrorCode) {
 	f := q.front
 	if want.hasToken {
-		s := f.reserved.redeem(want.token, quotaKey(q.who))
+		s := f.reserved.redeem(want.token, q.holder())
 		if s == nil {
 			return nil, nil, stun.CodeInsufficientCapacity
 		}
@@ -213,7 +213,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 		if err := r.begin(want.lifetime); err != nil {
 			a.end(endClosed)
 			if reserved != nil {
-				f.reserved.discard(reserved, quotaKey(q.who))
+				f.reserved.discard(reserved, q.holder())
 			}
 			q.serverError("allocating", err)
 			return
@@ -225,7 +225,7 @@ func (q *request) create(want allocateRequest, sockets []*relaySocket, reserved 
 	}
 	setters = append(setters, wire.SetLifetime(want.lifetime), wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.Client))
 	if reserved != nil {
-		token := f.reserved.hold(reserved, quotaKey(q.who))
+		token := f.reserved.hold(reserved, q.holder())
 		setters = append(setters, wire.SetValue(stun.AttrReservationToken, token[:]...))
 	}
 	if want.noRelayV6 {

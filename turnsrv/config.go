@@ -77,6 +77,7 @@ type Config struct {
 	StrictChannels bool     // StrictChannels refuses channel numbers that only RFC 5766 has.
 	MaxLifetime    time.Duration
 	UserQuota      int     // UserQuota bounds the allocations of a user, 0 not at all.
+	AddrQuota      int     // AddrQuota bounds the allocations of a client address, 0 not at all.
 	TotalQuota     int     // TotalQuota bounds all allocations; 0 means by the descriptors of the process.
 	AllocateRate   float64 // AllocateRate bounds the Allocate requests a second, 0 not at all.
 	UnauthRate     float64 // UnauthRate bounds the answers a second that one source gets without proof.
@@ -123,11 +124,12 @@ func DefaultConfig() Config {
 
 		MaxLifetime:    engine.MaxLifetime,
 		UserQuota:      32,
+		AddrQuota:      setting.Derived,
 		AllocateRate:   500,
 		UnauthRate:     50,
 		MaxPermissions: 256,
 		MaxChannels:    256,
-		AddrConns:      500,
+		AddrConns:      1152, // Each of officeUsers has 9 peers, and for each one connection over TCP and one over TLS.
 		now:            time.Now,
 		IdleTimeout:    engine.MaxLifetime + time.Minute, // A client may be silent until it refreshes its allocation.
 	}
@@ -153,6 +155,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Bool("turn-strict-channels", &c.StrictChannels, "refuse the channel numbers from 0x5000 on, which clients of RFC 5766 use and RFC 8656 reserves"),
 		setting.Duration("turn-max-lifetime", &c.MaxLifetime, defaultLifetime, engine.MaxLifetime, "longest lifetime that an allocation gets without a refresh, from 600 to 3599 (`SECONDS`)"),
 		setting.Int("turn-user-quota", &c.UserQuota, 0, setting.Most, "allocations that one user may have, 0 for any number (`NUMBER`)"),
+		setting.Int("turn-address-quota", &c.AddrQuota, 0, setting.Most, "allocations that one client address (IPv6: /64) may have, at most half of all, 0 for any number (`NUMBER`)").OrDerived("64 times --turn-user-quota"),
 		setting.Int("turn-total-quota", &c.TotalQuota, 0, setting.Most, "allocations of all users, 0 for what the descriptors of the process allow (`NUMBER`)"),
 		setting.Rate("turn-allocate-rate", &c.AllocateRate, 0, maxRate, "new allocations a second, with twice that at once, 0 for any number (`NUMBER`)"),
 		setting.Rate("turn-unauth-rate", &c.UnauthRate, minRate, maxRate, "answers a second to one source address (IPv6: /64) that has not proved itself, with twice that at once (`NUMBER`)"),

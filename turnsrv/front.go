@@ -124,7 +124,7 @@ func (f *front) forget(a *allocation, why string) {
 		f.known.Add(-1)
 	}
 	f.memory.note(f.count())
-	f.quotas.release(a.quotaKey(), 1)
+	f.quotas.release(a.holder(), 1)
 	if !known {
 		return
 	}
@@ -135,10 +135,8 @@ func (f *front) forget(a *allocation, why string) {
 	f.log.Debug("turn allocation ended", "id", a.id, "user", a.owner().User, "reason", why)
 }
 
-// quotaKey is what an allocation counts for. Without a user in the credential
+// quotaKey is the user that an allocation counts for. Without a user in the credential
 // that is the credential.
-func (a *allocation) quotaKey() string { return quotaKey(a.owner()) }
-
 func quotaKey(who auth.Identity) string {
 	if who.User == "" {
 		return who.Username

@@ -338,7 +338,7 @@ func footprint(t *testing.T, s *Server) (goroutines, descriptors int, heap uint6
 
 func TestQuotas(t *testing.T) {
 	cfg := loopbackConfig()
-	cfg.UserQuota, cfg.TotalQuota = 2, 3
+	cfg.UserQuota, cfg.AddrQuota, cfg.TotalQuota = 2, 0, 3
 	s := startServer(t, cfg)
 	first, _ := allocated(t, s, "udp", "alice")
 	allocated(t, s, "udp", "alice")

@@ -42,6 +42,7 @@ type metrics struct {
 	authFailures *prometheus.CounterVec
 	errors       *prometheus.CounterVec
 	quotaHits    *prometheus.CounterVec
+	quotas       *prometheus.GaugeVec
 	peersDenied  prometheus.Counter
 	drops        *prometheus.CounterVec
 	transport    []prometheus.Collector
@@ -93,7 +94,9 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 			"TURN requests that were not proved, by reason; missing is the first request of every client.", "reason"),
 		errors:    counter("errors_total", "Error responses, by method and code.", "method", "code"),
 		quotaHits: counter("quota_hits_total", "Requests refused for a quota.", "quota"),
-		drops:     counter("drops_total", "Packets of clients and peers that were dropped, by reason.", "reason"),
+		quotas: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "signal_turn_quota", Help: "How high a quota is; there is none where that is 0."}, []string{"quota"}),
+		drops: counter("drops_total", "Packets of clients and peers that were dropped, by reason.", "reason"),
 		refreshed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "signal_turn_allocations_refreshed_total", Help: "TURN allocations refreshed."}),
 		peersDenied: prometheus.NewCounter(prometheus.CounterOpts{
@@ -114,10 +117,20 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 	for _, reason := range []string{endExpired, endReleased, endGone, endKilled, endRevoked, endClosed} {
 		m.endedTotal.WithLabelValues(reason)
 	}
-	for _, quota := range []string{quotaUser, quotaTotal, quotaRate, quotaPeers, quotaDrain} {
+	for _, quota := range []string{quotaUser, quotaAddress, quotaTotal, quotaRate, quotaPeers, quotaDrain} {
 		m.quotaHits.WithLabelValues(quota)
 	}
 	return m
+}
+
+// tell says how high the quotas are.
+func (m *metrics) tell(cfg Config) {
+	for quota, high := range map[string]float64{
+		quotaUser: float64(cfg.UserQuota), quotaAddress: float64(cfg.addressQuota()), quotaTotal: float64(cfg.totalQuota()),
+		quotaRate: cfg.AllocateRate, quotaPeers: float64(cfg.MaxPermissions),
+	} {
+		m.quotas.WithLabelValues(quota).Set(high)
+	}
 }
 
 // countRelayed makes the counters of what is relayed.
@@ -153,7 +166,7 @@ func (m *metrics) newRelayed() *relayed {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return append([]prometheus.Collector{m.allocations, m.created, m.endedTotal, m.refreshed, m.authFailures, m.errors,
-		m.quotaHits, m.peersDenied, m.drops, m.toPeerBytes, m.toPeerPackets, m.fromPeerBytes, m.fromPeerPackets}, m.transport...)
+		m.quotaHits, m.quotas, m.peersDenied, m.drops, m.toPeerBytes, m.toPeerPackets, m.fromPeerBytes, m.fromPeerPackets}, m.transport...)
 }
 
 // Describe implements prometheus.Collector.

@@ -82,6 +82,9 @@ func (q *request) authenticated(handle func(*request)) {
 		return
 	}
 	q.who = who
+	if q.alloc == nil {
+		f.sources.Return(q.from.Client.Addr(), q.now)
+	}
 	if unknown := wire.UnknownAttributes(q.m); len(unknown) > 0 {
 		q.fail(stun.CodeUnknownAttribute, unknown)
 		return
@@ -137,7 +140,7 @@ func forOwner(handle func(*request)) func(*request) {
 // exceeded refuses a request for a quota.
 func (q *request) exceeded(quota string) {
 	q.front.metrics.quotaHits.WithLabelValues(quota).Inc()
-	if quota == quotaUser {
+	if quota == quotaUser || quota == quotaAddress {
 		q.fail(stun.CodeAllocQuotaReached)
 		return
 	}

@@ -24,7 +24,7 @@ type reservationToken [8]byte
 
 type reservation struct {
 	socket *relaySocket
-	user   string
+	holder holder
 	expiry *time.Timer
 }
 
@@ -34,32 +34,32 @@ func newReservations(q *quotas) *reservations {
 
 // hold keeps a socket, which has a place in the quotas, for the one who brings
 // the token.
-func (r *reservations) hold(s *relaySocket, user string) reservationToken {
+func (r *reservations) hold(s *relaySocket, h holder) reservationToken {
 	var token reservationToken
 	_, _ = rand.Read(token[:]) // Never fails, as its documentation says.
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.held[token] = &reservation{socket: s, user: user, expiry: time.AfterFunc(reservationLifetime, func() {
-		if s := r.redeem(token, user); s != nil {
-			r.discard(s, user)
+	r.held[token] = &reservation{socket: s, holder: h, expiry: time.AfterFunc(reservationLifetime, func() {
+		if s := r.redeem(token, h); s != nil {
+			r.discard(s, h)
 		}
 	})}
 	return token
 }
 
 // discard gives up a socket and its place in the quotas.
-func (r *reservations) discard(s *relaySocket, user string) {
+func (r *reservations) discard(s *relaySocket, h holder) {
 	s.close()
-	r.quotas.release(user, 1)
+	r.quotas.release(h, 1)
 }
 
 // redeem returns the socket of a token, which is of no more use then; nil when
-// there is none for that user.
-func (r *reservations) redeem(token reservationToken, user string) *relaySocket {
+// there is none for that holder.
+func (r *reservations) redeem(token reservationToken, h holder) *relaySocket {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	held := r.held[token]
-	if held == nil || held.user != user {
+	if held == nil || held.holder != h {
 		return nil
 	}
 	held.expiry.Stop()

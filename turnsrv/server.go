@@ -76,6 +76,7 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) start() error {
 	counters := transport.NewMetrics()
 	m := newMetrics(counters.Collectors()...)
+	m.tell(s.cfg)
 	var err error
 	if s.front, err = newFront(s.cfg, m); err != nil {
 		return err
@@ -112,7 +113,7 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		log:     cfg.logger(),
 		metrics: m,
 		auth:    auth.New(cfg.auth()),
-		quotas:  newQuotas(cfg.UserQuota, cfg.totalQuota()),
+		quotas:  newQuotas(cfg.UserQuota, cfg.addressQuota(), cfg.totalQuota()),
 		sources: auth.NewSourceLimit(cfg.UnauthRate, max(1, int(2*cfg.UnauthRate)), maxSources),
 		rate:    limiter(cfg.AllocateRate),
 		noise:   rate.NewLimiter(noiseRate, noiseRate),

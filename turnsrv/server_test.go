@@ -242,6 +242,7 @@ func bindingReply(t *testing.T, conn net.PacketConn, server netip.AddrPort) neti
 func TestRelayPortsAreBoundedAndReused(t *testing.T) {
 	cfg := testConfig()
 	cfg.MinPort, cfg.MaxPort = freePair(t)
+	cfg.AddrQuota = 0
 	s := startServer(t, cfg)
 	username, credential := Credentials(testSecret, "bob", time.Now().Add(time.Minute))
 	allocate := func() (net.PacketConn, error) { return newClient(t, s, "udp", username, credential).Allocate() }

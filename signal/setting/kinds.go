@@ -72,6 +72,24 @@ func Rate(name string, p *float64, least, most float64, usage string) *Setting {
 	return newSetting(name, usage, (*number)(p), func() error { return within(*p, least, most) })
 }
 
+// Derived stands for a number that follows from other settings or from the machine. It is a default that nobody can give.
+const Derived = -1
+
+// OrDerived lets the default of a number be Derived; the help says from what.
+func (s *Setting) OrDerived(from string) *Setting {
+	bounds := s.check
+	s.check = func() error {
+		if s.isDerived() {
+			return nil
+		}
+		return bounds()
+	}
+	s.derives = true
+	return s.Otherwise(from)
+}
+
+func (s *Setting) isDerived() bool { return s.derives && s.Value.String() == strconv.Itoa(Derived) }
+
 // Duration is a time from least to most, given in seconds or with a unit: 90, 1.5, 90s, 1m30s.
 func Duration(name string, p *time.Duration, least, most time.Duration, usage string) *Setting {
 	return newSetting(name, usage, (*duration)(p), func() error { return within(*p, least, most) })

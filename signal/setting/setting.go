@@ -18,6 +18,7 @@ import (
 type Setting struct {
 	cli.GenericFlag
 	check   func() error // what is wrong with the value that is there now
+	derives bool         // the default follows from others
 	empties bool         // an empty variable empties the value; otherwise it counts as not set
 }
 
@@ -68,7 +69,13 @@ func (s *Setting) readEnvironment() error {
 // set takes over a value, from wherever it came.
 func (s *Setting) set(text string) error {
 	s.HasBeenSet = true
-	return s.Value.Set(text)
+	if err := s.Value.Set(text); err != nil {
+		return err
+	}
+	if s.isDerived() {
+		return fmt.Errorf("%q is less than 0", text)
+	}
+	return nil
 }
 
 // input is a setting as the flag of a command line.

@@ -258,3 +258,24 @@ func FuzzNumbers(f *testing.F) {
 		}
 	})
 }
+
+// TestDerived has a default that nobody can give.
+func TestDerived(t *testing.T) {
+	whole, number := Derived, float64(Derived)
+	table := Table{Int("whole", &whole, 0, 9, "").OrDerived("others"), Rate("number", &number, 0, 9, "").OrDerived("others")}
+	var p Problems
+	table.Check(&p)
+	if err := p.Err(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+	for _, s := range table {
+		for _, text := range []string{"-1", " -1"} {
+			if s.set(text) == nil {
+				t.Errorf("--%s takes %q", s.Name, text)
+			}
+		}
+		if err := s.set("0"); err != nil || s.check() != nil {
+			t.Errorf("--%s does not take 0: %v", s.Name, err)
+		}
+	}
+}

@@ -67,6 +67,18 @@ func (l *SourceLimit) Allow(addr netip.Addr, now time.Time) bool {
 	}
 }
 
+// Return gives addr one answer back, because who got it has proved that the address is its own. So those who
+// share an address do not starve each other.
+func (l *SourceLimit) Return(addr netip.Addr, now time.Time) {
+	if l.step == 0 {
+		return
+	}
+	at, full := int64(now.Sub(l.start)), l.place(addr)
+	for old := full.Load(); old > at && !full.CompareAndSwap(old, old-l.step); old = full.Load() {
+		continue
+	}
+}
+
 // place returns the bucket of a source. Who has one IPv6 address has its /64.
 func (l *SourceLimit) place(addr netip.Addr) *atomic.Int64 {
 	b := addr.As16()

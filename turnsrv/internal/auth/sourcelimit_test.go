@@ -177,3 +177,26 @@ func BenchmarkSourceLimit(b *testing.B) {
 		})
 	}
 }
+
+// TestReturnToSource gives answers back: never more than were taken, and never to others.
+func TestReturnToSource(t *testing.T) {
+	l := NewSourceLimit(1, 2, 1<<16)
+	a := netip.MustParseAddr("203.0.113.1")
+	allowed := func() (n int) {
+		for l.Allow(a, limitStart) {
+			n++
+		}
+		return n
+	}
+	for range 5 {
+		l.Return(a, limitStart)
+	}
+	if n := allowed(); n != 2 {
+		t.Errorf("%d answers of a full bucket", n)
+	}
+	l.Return(a, limitStart)
+	if n := allowed(); n != 1 {
+		t.Errorf("%d answers after one was given back", n)
+	}
+	NewSourceLimit(0, 1, 1).Return(a, limitStart)
+}

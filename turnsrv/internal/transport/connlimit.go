@@ -34,7 +34,7 @@ func newAddressLimit(total, perAddress int) *addressLimit {
 func (l *addressLimit) acquire(addr netip.Addr) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	site := siteOf(addr)
+	site := Site(addr)
 	if l.by[site] >= l.perAddress {
 		return errAddressLimit
 	}
@@ -50,15 +50,15 @@ func (l *addressLimit) acquire(addr netip.Addr) error {
 func (l *addressLimit) release(addr netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	site := siteOf(addr)
+	site := Site(addr)
 	l.held--
 	if l.by[site]--; l.by[site] == 0 {
 		delete(l.by, site)
 	}
 }
 
-// siteOf returns an IPv4 address itself and an IPv6 address without its lower half.
-func siteOf(addr netip.Addr) netip.Addr {
+// Site is the unit in which clients are limited: an IPv4 address itself, and an IPv6 address without its lower half.
+func Site(addr netip.Addr) netip.Addr {
 	addr = addr.Unmap().WithZone("")
 	if addr.Is4() {
 		return addr

@@ -167,7 +167,7 @@ func (s *dtlsServer) admitHandshake(client netip.Addr) error {
 	}
 	for place := s.unverified.Front(); place != nil; place = place.Next() {
 		c := place.Value.(*dtlsConn)
-		if errors.Is(err, errTotalLimit) || siteOf(c.from.Client.Addr()) == siteOf(client) {
+		if errors.Is(err, errTotalLimit) || Site(c.from.Client.Addr()) == Site(client) {
 			s.evict(c)
 			return s.handshakes.acquire(client)
 		}

@@ -1,12 +1,11 @@
 //go:build unix
 
-package turnsrv
+package setting
 
 import "syscall"
 
-// maxDescriptors returns how many descriptors the process may have, 0 when that
-// is unknown.
-func maxDescriptors() int {
+// Descriptors returns how many descriptors the process may have, 0 when that is unknown.
+func Descriptors() int {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil || limit.Cur > 1<<30 {
 		return 0
