@@ -45,11 +45,16 @@ type Config struct {
 	MessageRate    float64
 	MessageBurst   int
 	MaxQueue       int
-	AddrConns      int
-	AdminAddr      string
-	AdminToken     string
-	TLSCert        string
-	TLSKey         string
+	// The limits of a client address, of connections and of memory, in MiB; 0 is no limit.
+	AddrConns    int
+	AddrUpgrades float64
+	AddrMessages float64
+	AddrCredits  float64
+	MaxConns     int
+	AdminAddr    string
+	AdminToken   string
+	TLSCert      string
+	TLSKey       string
 
 	// TLS is nil to serve plain HTTP.
 	TLS *tls.Config
@@ -84,6 +89,10 @@ func DefaultConfig() Config {
 		MessageBurst: 200,
 		MaxQueue:     1 << 20,
 		AddrConns:    64,
+		AddrUpgrades: setting.Derived,
+		AddrMessages: setting.Derived,
+		AddrCredits:  setting.Derived,
+		MaxConns:     setting.Derived,
 		AdminAddr:    "127.0.0.1:9090",
 	}
 }
@@ -111,7 +120,11 @@ func (c *Config) Settings() setting.Table {
 			setting.Rate("message-rate", &c.MessageRate, 0.001, setting.Most, "`NUMBER` of messages a second that a connection may send"),
 			setting.Int("message-burst", &c.MessageBurst, 1, setting.Most, "`NUMBER` of messages that a connection may send at once"),
 			setting.Int("max-queue-bytes", &c.MaxQueue, 2*minFrame, setting.Most, "`BYTES` that may wait for a slow client before it is disconnected"),
-			setting.Int("address-connections", &c.AddrConns, 1, setting.Most, "`NUMBER` of WebSockets that one client address (IPv6: /64) may hold"),
+			setting.Int("max-connections", &c.MaxConns, 0, setting.Most, "`NUMBER` of WebSockets of the node, 0 for any").OrDerived("half of the descriptors"),
+			setting.Int("address-connections", &c.AddrConns, 0, setting.Most, "`NUMBER` of WebSockets that one client address (IPv6: /64) may hold, with those that were lost and may come back, 0 for any"),
+			setting.Rate("address-upgrade-rate", &c.AddrUpgrades, 0, setting.Most, "`NUMBER` of new WebSockets a second of one client address, four times that at once, 0 for any").OrDerived("half of --address-connections"),
+			setting.Rate("address-message-rate", &c.AddrMessages, 0, setting.Most, "`NUMBER` of messages a second of all WebSockets of one client address, four times that at once, 0 for any").OrDerived("--address-connections times --message-rate"),
+			setting.Rate("address-credential-rate", &c.AddrCredits, 0, setting.Most, "`NUMBER` of TURN credentials a second that one client address may ask for, four times that at once, 0 for any").OrDerived("half of --address-connections"),
 		),
 		setting.Category("Operation",
 			setting.Duration("resume-grace", &c.ResumeGrace, 0, setting.Longest, "`SECONDS` that a client which lost its connection, or its node, has to come back unnoticed, 0 for none"),

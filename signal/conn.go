@@ -3,7 +3,6 @@ package signal
 import (
 	"errors"
 	"log/slog"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -42,10 +41,10 @@ type conn struct {
 
 	// Fixed after construction.
 	srv    *Server
-	bound  binding      // what its tokens are bound to
-	host   string       // what the client calls us
-	from   netip.Prefix // the address that it counts for
-	number uint64       // its place among all that were asked for
+	bound  binding  // what its tokens are bound to
+	host   string   // what the client calls us
+	from   *address // what it counts for
+	number uint64   // its place among all that were asked for
 
 	// Fixed once it is attached; before that nobody else knows it.
 	participant *participant
@@ -60,7 +59,7 @@ type conn struct {
 	slot int
 }
 
-func newConn(s *Server, l link, bound binding, host string, from netip.Prefix) *conn {
+func newConn(s *Server, l link, bound binding, host string, from *address) *conn {
 	c := &conn{
 		srv:      s,
 		bound:    bound,
@@ -96,7 +95,12 @@ func (c *conn) tooLarge(begin []byte) {
 
 func (c *conn) tooMuch() { c.participant.close(closeTooLarge, "too much that is too large") }
 
-func (c *conn) pong(data []byte) { c.participant.confirmed(c, string(data)) }
+func (c *conn) pinged() { c.charge() }
+
+func (c *conn) pong(data []byte) {
+	c.charge()
+	c.participant.confirmed(c, string(data))
+}
 
 // ended leaves the rest, which may wait, to a goroutine. The server waits for it.
 func (c *conn) ended(err error) { go c.srv.ended(c, err) }

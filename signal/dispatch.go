@@ -38,6 +38,12 @@ func (c *conn) handle(op opcode, frame []byte) {
 		return
 	}
 	env, err := decode(frame)
+	if err == nil && env.Type == stunConfig {
+		if wait := c.srv.mayMint(c.from); wait > 0 {
+			c.hold(frame, wait)
+			return
+		}
+	}
 	if err == nil {
 		err = c.participant.handle(env)
 	}
@@ -90,8 +96,9 @@ func (c *conn) hold(frame []byte, wait time.Duration) {
 func (c *conn) throttle() time.Duration {
 	now := time.Now()
 	if c.rate.AllowN(now, 1) {
-		return 0
+		return c.srv.mayMessage(c.from, now.Sub(started))
 	}
+	c.srv.metrics.reached(limitMessages)
 	missing := 1 - c.rate.TokensAt(now)
 	return max(time.Millisecond, time.Duration(missing/float64(c.rate.Limit())*float64(time.Second)))
 }
@@ -146,7 +153,7 @@ func (p *participant) refuse(typ messageType, id []byte, code int, text []byte) 
 func (c *conn) refuse(env envelope, code int, text []byte) {
 	c.participant.refuse(env.Type, env.ID, code, text)
 	if !c.faults.AllowN(time.Now(), faultOf(code)) {
-		c.participant.close(closePolicy, "too many messages were refused")
+		c.participant.expel("too many messages were refused")
 	}
 }
 

@@ -70,33 +70,33 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, "draining", http.StatusServiceUnavailable, "server is going away")
 		return
 	}
-	if !s.addrs.acquire(who.prefix()) {
-		w.Header().Set("Retry-After", "10")
-		s.refuse(w, "address_limit", http.StatusTooManyRequests, "too many connections from your address")
+	bound, cookie := s.sessions.ensure(r, who.secure)
+	want := wanted(r.URL.Query())
+	from := s.connect(w, who, s.isBack(bound.session, want.token))
+	if from == nil {
 		return
 	}
-	bound, cookie := s.sessions.ensure(r, who.secure)
 	header := http.Header{}
 	if cookie != nil {
 		header.Set("Set-Cookie", cookie.String())
 	}
 	ws, err := s.upgrader.Upgrade(w, r, header)
 	if err != nil { // The upgrader has answered.
-		s.addrs.release(who.prefix())
+		s.addrs.disconnect(from)
 		s.metrics.refused.WithLabelValues("handshake").Inc()
 		s.cfg.Logger.Debug("upgrading to WebSocket", "client", who.addr, "error", err)
 		return
 	}
 	if !s.admit() {
-		s.addrs.release(who.prefix())
+		s.addrs.disconnect(from)
 		_ = ws.NetConn().Close()
 		return
 	}
-	c := newConn(s, s.link(ws.NetConn()), bound, who.host, who.prefix())
+	c := newConn(s, s.link(ws.NetConn()), bound, who.host, from)
 	c.number = number
 	s.cfg.Logger.Debug("connected", "client", who.addr)
 	s.metrics.accepted.Inc()
-	go s.serve(c, wanted(r.URL.Query()))
+	go s.serve(c, want)
 }
 
 // link returns what a socket uses of a connection: on systems where a poller can wait for it, no
@@ -158,6 +158,11 @@ func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeJSON(w, http.StatusUnauthorized, map[string]string{
 			"error": "no session: open / or /ws first and send its cookie, or the resume_token of a WebSocket without a cookie as bearer token"})
+		return
+	}
+	if wait := s.mayMint(s.addrs.of(who.prefix())); wait > 0 {
+		w.Header().Set("Retry-After", inSeconds(wait))
+		writeJSON(w, http.StatusTooManyRequests, map[string]string{"error": "too many credentials for your address"})
 		return
 	}
 	ice := s.cfg.ICE(who.host, user)

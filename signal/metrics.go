@@ -19,6 +19,7 @@ type metrics struct {
 	invalid          prometheus.Counter
 	resumes          *prometheus.CounterVec
 	handovers        *prometheus.CounterVec
+	limits           [limits]prometheus.Counter
 }
 
 func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
@@ -30,7 +31,9 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 	gauge("signal_rooms", "Rooms in which this node has members.", s.roomCount)
 	gauge("signal_members", "Members of rooms whose connection is on this node.", func() int { return int(s.members.Load()) })
 	gauge("signal_detached", "Participants that lost their connection and may come back.", s.detached)
+	gauge("signal_addresses", "Client addresses that hold a place or have been busy a moment ago.", s.addrs.count)
 	return &metrics{
+		limits: limitMetrics(f, s),
 		resumes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_resumes_total", Help: "Attempts to resume, by outcome: here, moved (from another node), adopted (from a dead one), revived (after a restart), gone or unavailable."}, []string{"outcome"}),
 		handovers: f.NewCounterVec(prometheus.CounterOpts{
@@ -52,6 +55,21 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 			Name: "signal_queue_overflows_total", Help: "Clients that were disconnected because they read too slowly."}),
 	}
 }
+
+// limitMetrics returns the counters of limits, by limit, and registers how high these are.
+func limitMetrics(f promauto.Factory, s *Server) (counters [limits]prometheus.Counter) {
+	high := f.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "signal_limit", Help: "How high a limit is, by the setting that it is of; there is none where that is 0."}, []string{"limit"})
+	reached := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "signal_limit_reached_total", Help: "How often something was refused because a limit was reached, by its setting."}, []string{"limit"})
+	for l := noLimit + 1; l < limits; l++ {
+		high.WithLabelValues(l.String()).Set(s.cfg.limit(l))
+		counters[l] = reached.WithLabelValues(l.String())
+	}
+	return counters
+}
+
+func (m *metrics) reached(l limit) { m.limits[l].Inc() }
 
 // The outcomes of messages from clients; the ones after these are the codes of errors.
 const (

@@ -70,6 +70,7 @@ func socketless(t testing.TB, shared State) *Server {
 		requests: map[string]request{}, doubts: map[string]*doubt{}}
 	s.cfg.Logger = slog.New(slog.DiscardHandler)
 	s.moves.byUser = map[string]*outgoingMove{}
+	s.addrs = newAddresses(addressLimits{}, 0)
 	s.wheel = newWheel(maxPingInterval, nil)
 	s.metrics = newMetrics(s, prometheus.NewRegistry())
 	s.ctx, s.cancel = context.WithCancel(t.Context())

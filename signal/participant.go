@@ -26,6 +26,7 @@ type participant struct {
 
 	// Belongs to the owner.
 	room *room
+	home *address // where it holds a place while it has no conn, nil while it has one
 
 	// mu is taken after a room's and before a send queue's.
 	mu     sync.Mutex
@@ -92,6 +93,7 @@ func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 	if g.Resumed {
 		g.Kept = p.kept.count
 	}
+	p.vacate()
 	c.participant, c.log = p, p.log
 	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
 	p.greetings++
@@ -117,6 +119,8 @@ func (p *participant) detach(c *conn, mayReturn bool) bool {
 		p.owner = ownerTaken
 		return false
 	}
+	p.home = c.from
+	p.srv.addrs.hold(p.home)
 	p.owner, p.wanted = ownerDetached, false
 	p.until = time.Now().Add(p.srv.cfg.ResumeGrace)
 	p.grace = time.AfterFunc(p.srv.cfg.ResumeGrace, p.graceEnds)

@@ -17,7 +17,7 @@ func deaf(user string, epoch uint64) *participant {
 	srv := &Server{cfg: DefaultConfig()}
 	srv.cfg.Logger = slog.New(slog.DiscardHandler)
 	p := newParticipant(srv, user, epoch)
-	p.owner, p.conn = ownerConn, &conn{srv: srv}
+	p.owner, p.conn = ownerConn, &conn{srv: srv, from: new(address)}
 	p.conn.limits, p.conn.marked = &socketLimits{queue: srv.cfg.MaxQueue}, true // Nobody flushes it.
 	return p
 }

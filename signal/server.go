@@ -55,7 +55,7 @@ type Server struct {
 	state    State
 	sessions sessions
 	proxies  []netip.Prefix
-	addrs    *addrLimit
+	addrs    *addresses
 	refusals noticeRate
 	upgrader websocket.Upgrader
 	wheel    *wheel
@@ -110,7 +110,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:      cfg,
 		state:    cfg.State,
 		sessions: newSessions(cfg.SessionSecrets),
-		addrs:    newAddrLimit(cfg.AddrConns),
+		addrs:    newAddresses(cfg.addressLimits(), cfg.maxConns()),
 		files:    files,
 		rooms:    map[string]*room{},
 		retired:  map[string]*room{},
@@ -342,6 +342,7 @@ func (s *Server) forget(p *participant) {
 }
 
 func (s *Server) forgetLocked(p *participant) {
+	p.vacate()
 	if s.participants[p.user] == p {
 		delete(s.participants, p.user)
 	}
@@ -366,6 +367,7 @@ func (s *Server) serve(c *conn, want resumption) {
 
 // visit is what the wheel does to the connections that are due, if any.
 func (s *Server) visit(due []*conn) {
+	s.addrs.sweep()
 	s.flusher.batch(func() {
 		for _, c := range due {
 			c.visit()
@@ -388,13 +390,6 @@ func (s *Server) ended(c *conn, err error) {
 	if !p.detach(c, mayReturn) {
 		p.end(why)
 	}
-}
-
-// vacate gives the place of a connection to others.
-func (s *Server) vacate(c *conn) {
-	s.open.Add(-1)
-	s.addrs.release(c.from)
-	s.reading.Done()
 }
 
 // addLocal makes a participant known to a room before it joins.

@@ -57,6 +57,8 @@ type receiver interface {
 	tooLarge(begin []byte)
 	// tooMuch says that more of that kind came than is borne. No other message follows.
 	tooMuch()
+	// pinged says that a ping came, which the socket answers.
+	pinged()
 	// pong takes the answer to a ping.
 	pong(data []byte)
 	// ended says last why reading has ended: a closeError, errSilent, errProtocol, errNotUTF8 or an error
@@ -148,6 +150,7 @@ func (s *socket) reasonOf(err error) error {
 func (s *socket) control(op opcode, payload []byte) error {
 	switch op {
 	case opPing:
+		s.to.pinged()
 		s.answerPing(payload)
 	case opPong:
 		s.to.pong(payload)

@@ -76,6 +76,7 @@ func (r *record) tooLarge(begin []byte) {
 	r.events = append(r.events, fmt.Sprintf("too large %q", begin))
 }
 func (r *record) tooMuch()         { r.events = append(r.events, "too much") }
+func (r *record) pinged()          {}
 func (r *record) pong(data []byte) { r.events = append(r.events, fmt.Sprintf("pong %q", data)) }
 func (r *record) ended(err error)  { r.end = err }
 
