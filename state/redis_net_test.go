@@ -302,3 +302,57 @@ func TestSendToManyIsOneRoundTrip(t *testing.T) {
 		t.Errorf("sending to %d nodes takes %v, to one %v", len(nodes), many, one)
 	}
 }
+
+// TestChangesDuringABlink has members join and leave while Redis is away for a moment, and others do so before their room has been
+// compared with Redis: what they are shown is right.
+func TestChangesDuringABlink(t *testing.T) {
+	redis := redistest.Start(t)
+	n, err := NewRedis(single(redis), "n1") // Without Subscribe nothing is compared before the test says so.
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.events = new(ear).events()
+	defer func() { _ = n.Close(context.Background()) }()
+	away := func(why error) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.down = why
+	}
+	shows := func(v View, err error, want ...string) {
+		t.Helper()
+		var got []string
+		for _, m := range v.Members {
+			got = append(got, m.ID)
+		}
+		if !slices.Equal(got, want) || err != nil {
+			t.Errorf("shown are %v, want %v; %v", got, want, err)
+		}
+	}
+	join := func(id string) (View, error) { return n.Join(t.Context(), "r", Member{ID: id, Epoch: 1}, 10) }
+	away(nil)
+	v, err := join("a")
+	shows(v, err, "a")
+
+	t.Log("b joins")
+	away(errStarting)
+	v, err = join("b")
+	shows(v, err, "a", "b")
+	away(nil)
+	v, err = join("c")
+	shows(v, err, "a", "b", "c")
+	n.assert(t.Context(), "r")
+
+	t.Log("b leaves")
+	away(errStarting)
+	v, err = n.Leave(t.Context(), "r", "b", 1, ReasonLeave)
+	shows(v, err, "a", "c")
+	away(nil)
+	v, err = join("d")
+	shows(v, err, "a", "c", "d")
+	n.assert(t.Context(), "r")
+	v, err = join("e")
+	shows(v, err, "a", "c", "d", "e")
+	if fields := redis.Do("HLEN", "sig:{r:r}"); fields != "5" {
+		t.Errorf("Redis holds %v fields", fields)
+	}
+}

@@ -260,23 +260,45 @@ func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reas
 		also = append(also, nodesOf(m.members)...)
 	}
 	for id, s := range m.own {
-		e, there := find(rep.members, id)
-		switch {
-		case there && e.Epoch == s.epoch && e.Node == r.id:
+		if e, there := find(rep.members, id); there && e.Epoch == s.epoch && e.Node == r.id {
 			m.own[id] = stay{epoch: e.Epoch, joined: e.Joined, settled: true, known: true}
-		case s.settled && rep.version > s.joined && rep.version > m.version:
-			r.dirty[room] = struct{}{} // Somebody took this node for dead. The end of the change sees to it.
 		}
 	}
+	corrected := r.correctLocked(m, &shown)
 	for _, d := range c.Left {
 		delete(m.leaving, d.ID)
 	}
 	if rep.version > m.version {
 		m.take(shown)
+		m.ahead = m.ahead || corrected
 	}
 	m.touched = time.Now()
 	r.tellLocked(c, also...) // What Redis holds: whom it lacks it may lack rightly.
 	return shown.view()
+}
+
+// correctLocked makes what is shown of a change right about this node's own members: who has joined or left while Redis could not
+// be told, or was taken out since others took this node for dead, is not seen to come and go because of that. It
+// reports whether something was wrong; then the end of the change sees to it that the room is asserted.
+func (r *Redis) correctLocked(m *mirror, shown *change) bool {
+	members := slices.DeleteFunc(slices.Clone(shown.Members), func(e entry) bool {
+		_, own := m.own[e.ID]
+		_, shown := find(m.members, e.ID)
+		return e.Node == r.id && !own && !shown && m.leaving[e.ID].Epoch >= e.Epoch
+	})
+	wrong := len(members) < len(shown.Members)
+	for _, e := range m.members {
+		s := m.own[e.ID]
+		if _, there := find(members, e.ID); !there && s.settled && s.epoch == e.Epoch && shown.Version > s.joined {
+			members, wrong = append(members, e), true
+		}
+	}
+	if wrong {
+		sortEntries(members)
+		shown.Members = members
+		r.dirty[shown.Room] = struct{}{}
+	}
+	return wrong
 }
 
 // tellLocked queues a change for all other nodes that it concerns.
