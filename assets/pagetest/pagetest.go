@@ -20,8 +20,8 @@ import (
 // Browser is one Chromium with a fake camera and microphone, which trusts every certificate.
 type Browser struct{ ctx context.Context }
 
-// Start runs a browser until the test ends. Without Chromium the test is skipped, or fails in CI.
-func Start(t *testing.T) Browser {
+// Start runs a browser, with more flags, until the test ends. Without Chromium the test is skipped, or fails in CI.
+func Start(t *testing.T, flags ...chromedp.ExecAllocatorOption) Browser {
 	t.Helper()
 	systemtest.Need(t, "chromium")
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
@@ -39,6 +39,7 @@ func Start(t *testing.T) Browser {
 		chromedp.Flag("use-fake-ui-for-media-stream", true),
 		chromedp.Flag("use-fake-device-for-media-stream", true),
 	)
+	options = append(options, flags...)
 	allocator, cancelAllocator := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, cancel := chromedp.NewContext(allocator)
 	t.Cleanup(func() { cancel(); cancelAllocator() })
