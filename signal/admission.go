@@ -104,7 +104,7 @@ func (s *Server) isBack(session, token string) bool {
 		return false
 	}
 	p := s.participant(t.User)
-	return p != nil && (p.epoch == t.Epoch || p.mayHave(t.Epoch))
+	return p != nil && (p.epoch == t.Epoch && !p.isUsedUp(t.Greeting) || p.mayHave(t.Epoch))
 }
 
 // vacate gives the place of a connection to others.

@@ -122,7 +122,7 @@ func TestUsedTokenIsVoid(t *testing.T) {
 	}
 	for i, token := range used {
 		for _, n := range nodes {
-			if n.steal(token) {
+			if n.isBack("", token) || n.steal(token) {
 				t.Fatalf("token %d is good at node %s", i, n.state.ID())
 			}
 		}

@@ -43,6 +43,7 @@ func (s *Server) shared(credentials bool, serve http.HandlerFunc) http.HandlerFu
 // allowOrigin says in the header of an answer whether the page that asks may read it.
 func (s *Server) allowOrigin(h http.Header, r *http.Request, credentials bool) {
 	h.Add("Vary", "Origin")
+	h.Set("Access-Control-Expose-Headers", "Retry-After")
 	origin := r.Header.Get("Origin")
 	switch allows(s.cfg.AllowedOrigins, origin) {
 	case allowedByName:

@@ -61,6 +61,9 @@ func TestSharedWithOrigins(t *testing.T) {
 				if h.Get("Access-Control-Allow-Origin") != test.read || credentials != (test.credentials && path == "/ice") || h.Get("Vary") != "Origin" {
 					t.Errorf("%+v: %s %s: %v", test, method, path, h)
 				}
+				if h.Get("Access-Control-Expose-Headers") != "Retry-After" {
+					t.Errorf("%+v: %s %s: %v", test, method, path, h)
+				}
 				allows := h.Get("Access-Control-Allow-Headers") == "Authorization" && h.Get("Access-Control-Allow-Methods") == "GET"
 				if allows != (method == http.MethodOptions && test.read != "") {
 					t.Errorf("%+v: %s %s: %v", test, method, path, h)
