@@ -49,6 +49,9 @@ const patience = systemtest.Patience
 // quiet are the arguments of a node that disturbs no other.
 var quiet = append([]string{"signal"}, systemtest.Serve...)
 
+// north is a TURN secret.
+const north = "north-by-northwest"
+
 // process is a node that runs inside this process.
 type process struct {
 	systemtest.Serving
@@ -370,7 +373,7 @@ func TestIntroduction(t *testing.T) {
 }
 
 func TestTURNOff(t *testing.T) {
-	at := running(t, "--turn-enabled=false", "--turn-url", "turn:turn.example.org:3478", "--turn-secret", "north")
+	at := running(t, "--turn-enabled=false", "--turn-url", "turn:turn.example.org:3478", "--turn-secret", north)
 	c, err := client.Dial(t.Context(), "http://"+at.HTTP+"/ws", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -387,9 +390,9 @@ func TestTURNOff(t *testing.T) {
 // TestStopLetsCallsEnd stops a node while it relays: the call goes on until its client ends it, and
 // then the node has stopped.
 func TestStopLetsCallsEnd(t *testing.T) {
-	at := running(t, "--turn-secret", "north")
-	caller, relay := allocate(t, at.Serving, "north")
-	callee, other := allocate(t, at.Serving, "north")
+	at := running(t, "--turn-secret", north)
+	caller, relay := allocate(t, at.Serving, north)
+	callee, other := allocate(t, at.Serving, north)
 	at.cancel()
 	for gone := false; !gone; {
 		_, err := http.Get("http://" + at.HTTP + "/health")
@@ -554,7 +557,7 @@ func TestBashCompletion(t *testing.T) {
 
 func TestCredentials(t *testing.T) {
 	var out bytes.Buffer
-	args := []string{"signal", "credentials", "--user", "bob", "--ttl", "90s", "--turn-secret", "north", "--turn-public-host", "turn.example.org"}
+	args := []string{"signal", "credentials", "--user", "bob", "--ttl", "90s", "--turn-secret", north, "--turn-public-host", "turn.example.org"}
 	if status := run(t.Context(), args, &out, io.Discard); status != 0 {
 		t.Fatalf("exit status %d", status)
 	}
@@ -566,7 +569,7 @@ func TestCredentials(t *testing.T) {
 	if left := time.Until(time.Unix(unix, 0)); left <= 0 || left > 91*time.Second {
 		t.Errorf("credentials live %v", left)
 	}
-	if _, want := turnsrv.Credentials("north", "bob", time.Unix(unix, 0)); parts[2] != want {
+	if _, want := turnsrv.Credentials(north, "bob", time.Unix(unix, 0)); parts[2] != want {
 		t.Errorf("credential %q, want %q", parts[2], want)
 	}
 	out.Reset()
@@ -742,7 +745,6 @@ func TestREADMEsNameEveryMetric(t *testing.T) {
 
 func TestNotesOnWhatIsUnsafe(t *testing.T) {
 	for note, change := range map[string]func(*settings){
-		"--turn-secret is short":       func(s *settings) { s.turn.Secrets = []string{"a fine long secret", "short"} },
 		"--turn-secret is generated":   func(*settings) {},
 		"open your network":            func(*settings) {},
 		"--session-secret is generate": func(*settings) {},

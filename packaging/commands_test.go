@@ -103,7 +103,7 @@ func newNewcomer(t *testing.T) *newcomer {
 	if err := os.WriteFile(n.names, []byte("127.0.0.1 localhost redis.internal\n"+n.ip+" HOST\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	n.env = append(os.Environ(), "PATH="+filepath.Join(n.dir, "bin")+":"+os.Getenv("PATH"), "TURN_SECRET=north",
+	n.env = append(os.Environ(), "PATH="+filepath.Join(n.dir, "bin")+":"+os.Getenv("PATH"), "TURN_SECRET=north-by-northwest",
 		"DRAIN_TIMEOUT=1") // Coturn's client leaves its allocations to expire.
 	return n
 }

@@ -109,7 +109,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Category("Security",
 			setting.Text("tls-cert", &c.TLSCert, "PEM `FILE` with the certificate chain of HTTPS and TURNS, reloaded when it changes"),
 			setting.Text("tls-key", &c.TLSKey, "PEM `FILE` with the key of --tls-cert"),
-			setting.List("session-secret", &c.SessionSecrets, "`SECRETS` that sign cookies and resume tokens, comma separated, newest first; without Redis clients outlive a restart only if they are set").Otherwise("generated at start"),
+			setting.Secrets("session-secret", &c.SessionSecrets, "`SECRETS` that sign cookies and resume tokens, comma separated, newest first; without Redis clients outlive a restart only if they are set").Otherwise("generated at start"),
 			setting.List("allowed-origins", &c.AllowedOrigins, "`ORIGINS` beside our own whose pages may import signal.js, open a WebSocket and fetch /ice, comma separated, such as https://app.example.org; * allows all, without cookies"),
 			setting.Bool("require-origin", &c.RequireOrigin, "refuse WebSocket clients that send no Origin (anything but browsers)"),
 			setting.List("trusted-proxies", &c.TrustedProxies, "`CIDRS` of reverse proxies whose X-Forwarded-For, -Proto, -Host and Forwarded are believed, comma separated"),
@@ -142,9 +142,6 @@ func (c *Config) Validate() error {
 	p.Check(c.Host == "" || net.ParseIP(c.Host) != nil || c.Host == "localhost", "server-host", "%q is not an IP address", c.Host)
 	p.Check(c.MaxQueue >= 2*c.MaxFrame, "max-queue-bytes", "%d must hold at least two messages of --max-frame-bytes", c.MaxQueue)
 	p.Check((c.TLSCert == "") == (c.TLSKey == ""), "tls-cert", "give it and --tls-key, or neither")
-	for _, secret := range c.SessionSecrets {
-		p.Check(len(secret) >= 16, "session-secret", "a secret of %d characters is too short, use at least 16", len(secret))
-	}
 	for _, origin := range c.AllowedOrigins {
 		p.Check(validOrigin(origin), "allowed-origins", "%q is not scheme://host[:port]", origin)
 	}

@@ -506,7 +506,7 @@ func TestStrictExpiry(t *testing.T) {
 
 func TestStaticUsersAndRotation(t *testing.T) {
 	cfg := loopbackConfig()
-	cfg.Secrets = []string{"newest", testSecret}
+	cfg.Secrets = []string{"the newest of all secrets", testSecret}
 	cfg.Users = []string{"gate:with:colon"}
 	s := startServer(t, cfg)
 	allocated(t, s, "udp", "old secret")

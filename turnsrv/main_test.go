@@ -59,7 +59,7 @@ func testTLS(*testing.T) *tls.Config {
 // dataPath lets every test run the other way, too.
 var dataPath = flag.Bool("data-path", true, "relay by data loops where the system can")
 
-const testSecret = "open sesame"
+const testSecret = "open sesame open sesame"
 
 // testConfig is a node on free ports of this machine.
 func testConfig() Config {

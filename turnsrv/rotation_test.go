@@ -37,7 +37,8 @@ func TestSetSecrets(t *testing.T) {
 // refused with a wrong and with an expired credential, over UDP and TCP.
 func TestCredentialsOverTheWire(t *testing.T) {
 	cfg := testConfig()
-	cfg.Secrets = []string{"new", "old"}
+	const newSecret, oldSecret = "the newest of the secrets", "the one that was before it"
+	cfg.Secrets = []string{newSecret, oldSecret}
 	s := startServer(t, cfg)
 	for _, network := range []string{"udp", "tcp"} {
 		for _, tt := range []struct {
@@ -45,7 +46,7 @@ func TestCredentialsOverTheWire(t *testing.T) {
 			ttl    time.Duration
 			ok     bool
 		}{
-			{"new", time.Minute, true}, {"old", time.Minute, true}, {"other", time.Minute, false}, {"new", -time.Minute, false},
+			{newSecret, time.Minute, true}, {oldSecret, time.Minute, true}, {"other", time.Minute, false}, {newSecret, -time.Minute, false},
 		} {
 			username, credential := Credentials(tt.secret, "bob", time.Now().Add(tt.ttl))
 			relay, err := newClient(t, s, network, username, credential).Allocate()

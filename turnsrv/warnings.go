@@ -1,12 +1,6 @@
 package turnsrv
 
-import (
-	"fmt"
-	"slices"
-)
-
-// safeSecret is the length from which a secret cannot be found by trial.
-const safeSecret = 16
+import "fmt"
 
 // Warnings say to a person what about the server is unsafe, or keeps clients from it.
 func (s *Server) Warnings() []string {
@@ -14,9 +8,6 @@ func (s *Server) Warnings() []string {
 		return nil
 	}
 	var out []string
-	if slices.ContainsFunc(s.front.cfg.Secrets, func(secret string) bool { return len(secret) < safeSecret }) {
-		out = append(out, "--turn-secret is short: whoever gets one credential can find it by trial; use at least 16 characters")
-	}
 	if addr := s.RelayIP(); addr.IsPrivate() || addr.IsLoopback() {
 		out = append(out,
 			fmt.Sprintf("relay address %s is private: clients elsewhere cannot reach it; set --turn-relay-ip or --turn-external-ip", addr),

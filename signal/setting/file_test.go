@@ -27,7 +27,7 @@ func TestFileFillsWhatIsNotSet(t *testing.T) {
 	if p := table.Reread(flag.NewFlagSet("x", flag.ContinueOnError), []string{"--the-rate", "1"}); p.Err() != nil {
 		t.Fatal(p)
 	}
-	file := write(t, "the-host: 0x10\nthe-names: [a, \"b\", 3]\nbe-on: true\nthe-count: 9\nthe-port: 82\nthe-rate: 2\nthe-wait: 3e-05\n")
+	file := write(t, "the-host: 0x10\nthe-names: [a, \"b\", 3]\nbe-on: true\nthe-count: 9\nthe-port: 82\nthe-rate: 2\nthe-wait: 3e-05\nthe-policy:\n")
 	if p := table.ReadFile("config", file); p.Err() != nil {
 		t.Fatal(p)
 	}
@@ -42,22 +42,43 @@ func TestFileFillsWhatIsNotSet(t *testing.T) {
 	}
 }
 
+// TestFileIsReadAsItIsWritten: a text stays what it is in the source, whatever YAML would make of it, and a key without a value sets
+// nothing.
+func TestFileIsReadAsItIsWritten(t *testing.T) {
+	for value, want := range map[string]string{
+		"": "here", "~": "here", "null": "here", "\n  # - commented": "here", `""`: "", `"null"`: "null",
+		"0123456": "0123456", "12345678901234567890123": "12345678901234567890123", "1_000": "1_000", "0x1F": "0x1F", "1e3": "1e3",
+		"yes": "yes", "2026-11-29": "2026-11-29", "true": "true", ".inf": ".inf", "!!str 1": "1", "[a, b]": "a,b", "&x abc": "abc",
+	} {
+		o := defaults()
+		if p := o.table().ReadFile("config", write(t, "the-host: "+value+"\n")); p.Err() != nil || o.host != want {
+			t.Errorf("%q is %q (%v), want %q", value, o.host, p.Err(), want)
+		}
+	}
+	for _, text := range []string{"", "# nothing\n", "---\n", "~\n"} {
+		if p := defaults().table().ReadFile("config", write(t, text)); p.Err() != nil {
+			t.Errorf("%q: %v", text, p)
+		}
+	}
+}
+
 func TestFileProblemsAreNamed(t *testing.T) {
 	o := defaults()
 	table := append(o.table(), Text("config", new(string), "`FILE`"))
-	file := write(t, "config: other.yaml\nno-such: 1\nthe-count: many\nthe-host:\nthe-names: [a, [b]]\nthe-port: {a: b}\nthe-wait: 5e9\n")
+	file := write(t, "config: other.yaml\nno-such: 1\nthe-count: many\nthe-host: {a: b}\nthe-names:\n  - a\n  -\nthe-port: [[1]]\nthe-wait: 5e9\nthe-wait: 1\n")
 	var got []string
 	for _, err := range table.ReadFile("config", file) {
 		got = append(got, strings.ReplaceAll(err.Error(), file, "FILE"))
 	}
 	want := []string{
-		"config in FILE: no such setting",
-		"no-such in FILE: no such setting",
-		`the-count in FILE: "many" is not a whole number`,
-		"the-host in FILE: neither a value nor a list of values",
-		"the-names in FILE: neither a value nor a list of values",
-		"the-port in FILE: neither a value nor a list of values",
-		`the-wait in FILE: "5e9" is longer than 10 years`,
+		"config in FILE line 1: no such setting",
+		"no-such in FILE line 2: no such setting",
+		`the-count in FILE line 3: "many" is not a whole number`,
+		"the-host in FILE line 4: neither a value nor a list of values",
+		"the-names in FILE line 5: neither a value nor a list of values",
+		"the-port in FILE line 8: neither a value nor a list of values",
+		`the-wait in FILE line 9: "5e9" is longer than 10 years`,
+		"the-wait in FILE line 10: it is there twice",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -47,6 +47,21 @@ func List(name string, p *[]string, usage string) *Setting {
 	return newSetting(name, usage, (*list)(p), func() error { return nil })
 }
 
+// minSecret is the length from which a secret cannot be found by trial.
+const minSecret = 16
+
+// Secrets is a list of texts that nobody must guess. What is wrong with one is said without it.
+func Secrets(name string, p *[]string, usage string) *Setting {
+	return newSetting(name, usage, (*list)(p), func() error {
+		for i, secret := range *p {
+			if len(secret) < minSecret {
+				return fmt.Errorf("secret %d of %d has %d characters, which can be found by trial: use at least %d", i+1, len(*p), len(secret), minSecret)
+			}
+		}
+		return nil
+	})
+}
+
 // Bool is true or false.
 func Bool(name string, p *bool, usage string) *Setting {
 	return newSetting(name, usage, (*truth)(p), func() error { return nil })

@@ -104,7 +104,7 @@ func startServer(t *testing.T, transport string) (*target, Options) {
 	t.Helper()
 	cfg := turnsrv.DefaultConfig()
 	cfg.Port, cfg.TLSPort = 0, 0
-	cfg.Secrets = []string{"bench-secret"}
+	cfg.Secrets = []string{"the-secret-of-benches"}
 	cfg.Listen, cfg.RelayIP, cfg.AllowPeers = []string{"127.0.0.1"}, []string{"127.0.0.1"}, []string{"127.0.0.1"}
 	cfg.UserQuota, cfg.AllocateRate, cfg.UnauthRate = 0, 0, 1e6
 	certificate := systemtest.Certificate(t, "127.0.0.1")

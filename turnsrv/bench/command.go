@@ -29,7 +29,7 @@ func Command(stdout, stderr io.Writer) *cli.Command {
 			&cli.StringFlag{Name: "against", Usage: "compare with the server that this `COMMAND` starts"},
 			&cli.BoolFlag{Name: "floor", Usage: "compare with a forwarder that does nothing else"},
 			&cli.DurationFlag{Name: "floor-nap", Usage: "longest nap of the forwarder (`DURATION`)", Value: 300 * time.Microsecond},
-			&cli.StringFlag{Name: "secret", Usage: "TURN-REST shared `SECRET`", Value: "bench-secret"},
+			&cli.StringFlag{Name: "secret", Usage: "TURN-REST shared `SECRET`", Value: "secret-of-the-bench"},
 			&cli.StringFlag{Name: "user", Usage: "credential instead of the secret's (`NAME:PASSWORD`)"},
 			&cli.StringFlag{Name: "scenario", Usage: "comma separated `LIST` of scenarios, or all", Value: "S1,S2,S3,S4,S3gg,S4gg"},
 			&cli.IntFlag{Name: "clients", Usage: "`NUMBER` of clients instead of the scenario's"},
@@ -104,7 +104,7 @@ func floodCommand(stdout io.Writer) *cli.Command {
 		Usage: "Run the client that floods in the scenarios F1 and F2",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "server", Usage: "`HOST:PORT` of the server", Value: "127.0.0.1:3478"},
-			&cli.StringFlag{Name: "secret", Usage: "TURN-REST shared `SECRET`", Value: "bench-secret"},
+			&cli.StringFlag{Name: "secret", Usage: "TURN-REST shared `SECRET`", Value: "secret-of-the-bench"},
 			&cli.StringFlag{Name: "user", Usage: "credential instead of the secret's (`NAME:PASSWORD`)"},
 			&cli.IntFlag{Name: "train", Usage: "`NUMBER` of packets in one send, 1 for plain sends", Value: 1},
 			&cli.IntFlag{Name: "core", Usage: "core to send from, negative for any (`NUMBER`)", Value: -1},
