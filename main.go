@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,7 +13,6 @@ import (
 	"os"
 	ossignal "os/signal"
 	"runtime"
-	"slices"
 	"syscall"
 	"time"
 
@@ -30,7 +28,6 @@ import (
 	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/signal/service"
-	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/state"
 	"cline-meet/signal/turnsrv"
 	turnbench "cline-meet/signal/turnsrv/bench"
@@ -56,8 +53,10 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		Name:                 "signal",
 		Usage:                "WebRTC signaling and STUN/TURN in one process",
 		Version:              packaging.Version(),
-		HideVersion:          true,
+		HideVersion:          true, // The command says it, and so does the flag of ours.
 		EnableBashCompletion: true,
+		Flags:                []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "print the version"}},
+		Action:               packaging.NoCommand(stdout),
 		Writer:               stdout,
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
@@ -90,22 +89,11 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 				return err
 			}
 			if check {
-				return s.checkFiles()
+				return s.report(stdout)
 			}
 			return serve(c.Context, s, args, stdout, stderr)
 		},
 	}
-}
-
-// checkFlag is no setting, it changes what serve does with them.
-const checkFlag = "check"
-
-// configFlag names the file with the settings that neither flags nor variables set.
-const configFlag = "config"
-
-// checkFiles reads the files that the settings name.
-func (s *settings) checkFiles() error {
-	return (&node{settings: s, log: slog.New(slog.DiscardHandler)}).loadCertificate(&s.signal, &s.turn)
 }
 
 // healthCommand is the health check of containers that hold nothing but this executable.
@@ -123,75 +111,6 @@ func healthCommand() *cli.Command {
 			return client.AskReady(c.Context, s.signal.LocalURL())
 		},
 	}
-}
-
-// settings is all that `signal serve` can be told.
-type settings struct {
-	configFile   string
-	logLevel     string
-	logFormat    string
-	drainTimeout time.Duration
-	signal       signal.Config
-	turn         turnsrv.Config
-	redis        state.RedisConfig
-	table        setting.Table // fills all of the above
-}
-
-func newSettings() *settings {
-	s := &settings{
-		logLevel:     "info",
-		logFormat:    service.FormatText,
-		drainTimeout: 30 * time.Second,
-		signal:       signal.DefaultConfig(),
-		turn:         turnsrv.DefaultConfig(),
-		redis:        state.DefaultRedisConfig(),
-	}
-	s.table = slices.Concat(s.signal.Settings(), s.turn.Settings(), s.redis.Settings(), s.own())
-	return s
-}
-
-// own are the settings of no part in particular.
-func (s *settings) own() setting.Table {
-	return setting.Category("Operation",
-		setting.Text(configFlag, &s.configFile, "YAML `FILE` with settings").From("SIGNAL_CONFIG"),
-		setting.Choice("log-level", &s.logLevel, service.Levels, "`LEVEL`: debug, info, warn or error"),
-		setting.Choice("log-format", &s.logFormat, []string{service.FormatText, service.FormatJSON}, "`FORMAT`: text (for people) or json (logs and nothing else)"),
-		setting.Duration("drain-timeout", &s.drainTimeout, time.Second, setting.Longest, "`SECONDS` that a stop may take"),
-	)
-}
-
-// complete adds the config file to what the flags and the environment set, and returns every
-// problem of all three in one error.
-func (s *settings) complete(c *cli.Context) error {
-	var stray error
-	if c.NArg() > 0 {
-		stray = fmt.Errorf("%q: unexpected argument", c.Args().First())
-	}
-	return setting.Wrong(stray, s.table.ReadFile(configFlag, s.configFile).Err(), s.validate())
-}
-
-func (s *settings) validate() error {
-	var p setting.Problems
-	s.own().Check(&p)
-	return errors.Join(p.Err(), s.signal.Validate(), s.turn.Validate(), s.redis.Validate())
-}
-
-// usageProblems finds all that is wrong after the CLI has stopped at the first value that it could
-// not read.
-func (s *settings) usageProblems(args []string, first error) error {
-	problems := s.reread(args)
-	if len(problems) == 0 {
-		problems = append(problems, first)
-	}
-	return setting.Wrong(problems.Err(), s.validate())
-}
-
-// reread reads all sources of settings by itself, and finds all that is wrong with them.
-func (s *settings) reread(args []string) setting.Problems {
-	set := flag.NewFlagSet("serve", flag.ContinueOnError)
-	set.Bool(checkFlag, false, "")
-	problems := s.table.Reread(set, args[slices.Index(args, "serve")+1:])
-	return append(problems, s.table.ReadFile(configFlag, s.configFile)...)
 }
 
 // heapFloor is how many bytes of garbage may always wait, beside as much as is in
@@ -213,55 +132,13 @@ func serve(ctx context.Context, s *settings, args []string, stdout, stderr io.Wr
 		return err
 	}
 	defer hangups.Serve(func() { n.reload(args, level, current) })()
+	n.notes().Log(log)
 	if s.logFormat == service.FormatText {
 		n.introduction().Print(stdout)
 	}
 	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.signal.AdminAddr()),
 		"turn", n.turn.Port(), "relay", n.relayIP(), "version", packaging.Version())
 	return n.run(ctx)
-}
-
-// reload takes over what is set otherwise since the texts in current, as far as a running node can, and says
-// what waits for a restart.
-func (n *node) reload(args []string, level *slog.LevelVar, current map[string]string) {
-	s := newSettings()
-	if err := errors.Join(s.reread(args).Err(), s.validate()); err != nil {
-		n.log.Warn("settings not reloaded, the old ones stay in use", "error", err)
-		return
-	}
-	taken, waiting, err := s.table.TakeOver(current, n.live(s, level))
-	if err != nil {
-		n.log.Warn("settings not reloaded, the old ones stay in use", "error", err)
-	}
-	if len(waiting) > 0 {
-		n.log.Warn("settings have changed that need a restart", "settings", waiting)
-	}
-	n.log.Info("settings reloaded", "settings", taken)
-}
-
-// live takes over single settings of s.
-func (n *node) live(s *settings, level *slog.LevelVar) map[string]func() error {
-	peers := func() error { return n.turn.SetPeers(s.turn.AllowPeers, s.turn.DenyPeers) }
-	return map[string]func() error{
-		"log-level":         func() error { service.SetLevel(level, s.logLevel); return nil },
-		state.SessionSecret: func() error { return n.replaceSecret(state.SessionSecret, s.signal.SessionSecrets) },
-		state.TURNSecret:    func() error { return n.replaceSecret(state.TURNSecret, s.turn.Secrets) },
-		"turn-users":        func() error { n.turn.SetUsers(s.turn.Users); return nil },
-		"turn-allow-peer":   peers,
-		"turn-deny-peer":    peers,
-	}
-}
-
-// replaceSecret takes over a configured secret. What was generated, or will be, is not replaced in a running node.
-func (n *node) replaceSecret(name string, values []string) error {
-	if !n.secrets.IsGiven(name) || len(values) == 0 {
-		return setting.ErrRestart
-	}
-	n.secrets.Set(name, values)
-	if redis, ok := n.state.(*state.Redis); ok {
-		redis.Configure(name, values)
-	}
-	return nil
 }
 
 func text(a net.Addr) string {
@@ -471,7 +348,7 @@ func (n *node) relayIP() string {
 
 // introduction is what a person reads who starts the node.
 func (n *node) introduction() signal.Introduction {
-	in := signal.Introduction{Version: packaging.Version(), State: n.settings.redis.Where(n.state.Ready()), Notes: n.warnings()}
+	in := signal.Introduction{Version: packaging.Version(), State: n.settings.redis.Where(n.state.Ready())}
 	var hosts []string
 	in.Pages, hosts = n.signal.Pages(n.turn.RelayIP())
 	if n.turn != nil {
@@ -485,16 +362,4 @@ func (n *node) introduction() signal.Introduction {
 		in.Metrics = "http://" + addr.String() + "/metrics"
 	}
 	return in
-}
-
-// warnings say what about the node is open or unsafe.
-func (n *node) warnings() []string {
-	var out []string
-	if n.cert == nil {
-		out = append(out, "no TLS: browsers open cameras on http://localhost only; set --tls-cert and --tls-key, or put a TLS proxy in front")
-	}
-	for _, name := range n.secrets.Generated() {
-		out = append(out, "--"+name+" is generated: what was signed with it is void after a restart")
-	}
-	return append(out, n.turn.Warnings()...)
 }

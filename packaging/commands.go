@@ -10,6 +10,8 @@ import (
 	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
+
+	"cline-meet/signal/signal/setting"
 )
 
 //go:embed completion
@@ -52,6 +54,25 @@ func ManCommand(stdout io.Writer) *cli.Command {
 func printText(w io.Writer, text string) error {
 	_, err := io.WriteString(w, text)
 	return err
+}
+
+// NoCommand is what the program does without a command that it knows: it prints the version if it was asked for, the help if
+// nothing was, and else says which command was meant.
+func NoCommand(stdout io.Writer) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		given := c.Args().First()
+		switch {
+		case c.Bool("version"):
+			return printText(stdout, "signal "+Version()+"\n")
+		case given == "":
+			return cli.ShowAppHelp(c)
+		}
+		var names []string
+		for _, command := range c.App.VisibleCommands() {
+			names = append(names, command.Name)
+		}
+		return fmt.Errorf("%q: no such command%s; signal --help lists them", given, setting.DidYouMean("signal ", given, names))
+	}
 }
 
 // VersionCommand is `signal version`.

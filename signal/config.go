@@ -143,7 +143,7 @@ func (c *Config) Validate() error {
 	p.Check(c.MaxQueue >= 2*c.MaxFrame, "max-queue-bytes", "%d must hold at least two messages of --max-frame-bytes", c.MaxQueue)
 	p.Check((c.TLSCert == "") == (c.TLSKey == ""), "tls-cert", "give it and --tls-key, or neither")
 	for _, origin := range c.AllowedOrigins {
-		p.Check(validOrigin(origin), "allowed-origins", "%q is not scheme://host[:port]", origin)
+		checkOriginSetting(&p, origin)
 	}
 	_, err := parseProxies(c.TrustedProxies)
 	p.Add("trusted-proxies", err)
@@ -162,6 +162,7 @@ func (c *Config) checkAdmin(p *setting.Problems) {
 	}
 	n, err := strconv.Atoi(port)
 	p.Check(err == nil && n >= 0 && n <= 65535, "admin-addr", "%q is not a port (0-65535)", port)
+	c.CheckPort(p, "admin-addr", n, host)
 	ip := net.ParseIP(host)
 	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
 	p.Check(loopback || c.AdminToken != "", "admin-token", "required because --admin-addr %s is not a loopback address", c.AdminAddr)

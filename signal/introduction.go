@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// An Introduction tells a person who starts a node what runs and where, and what about it is open or
-// unsafe. What is empty is left out.
+// An Introduction tells a person who starts a node what runs and where. What is empty is left out.
 type Introduction struct {
 	Version string
 	Pages   []string   // URLs of the page
@@ -18,7 +17,6 @@ type Introduction struct {
 	Relay   string
 	State   string
 	Metrics string
-	Notes   []string
 }
 
 // Print writes the introduction, a line for each thing.
@@ -38,7 +36,6 @@ func (in Introduction) Print(w io.Writer) {
 	line("relay", in.Relay)
 	line("state", in.State)
 	line("metrics", in.Metrics)
-	line("note", in.Notes...)
 	_, _ = fmt.Fprintln(w)
 }
 

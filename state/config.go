@@ -113,6 +113,8 @@ func (c *RedisConfig) Settings() setting.Table {
 func (c *RedisConfig) Validate() error {
 	var p setting.Problems
 	c.Settings().Check(&p)
+	c.checkThatThereIsOne(&p)
+	p.Add("redis-host", checkHost(c.Host))
 	p.Check(c.DB == 0 || len(c.Cluster) == 0, "redis-db", "a Cluster has only database 0")
 	p.Check((c.SentinelMaster == "") == (len(c.Sentinels) == 0), "redis-sentinel-master", "give it and --redis-sentinels, or neither")
 	p.Check(len(c.Sentinels) == 0 || len(c.Cluster) == 0, "redis-sentinels", "give it or --redis-cluster, not both")
@@ -129,6 +131,46 @@ func (c *RedisConfig) Validate() error {
 		p = append(p, err)
 	}
 	return p.Err()
+}
+
+// checkThatThereIsOne refuses settings of a Redis, or of Sentinels, that is not configured: who gave them takes the
+// node for one of several.
+func (c *RedisConfig) checkThatThereIsOne(p *setting.Problems) {
+	const remedy = "there is no Redis that it is for: set --redis-host, --redis-url or another way to one"
+	p.Check(len(c.Sentinels) > 0 || c.SentinelUsername == "", "redis-sentinel-username", "there are no --redis-sentinels that it is for")
+	p.Check(len(c.Sentinels) > 0 || c.SentinelPassword == "", "redis-sentinel-password", "there are no --redis-sentinels that it is for")
+	if c.Enabled() || c.SentinelMaster != "" {
+		return
+	}
+	p.Check(c.Port == DefaultRedisConfig().Port, "redis-port", "%d: %s", c.Port, remedy)
+	p.Check(c.Username == "", "redis-username", "%q: %s", c.Username, remedy)
+	p.Check(c.Password == "", "redis-password", remedy)
+	p.Check(c.DB == 0, "redis-db", "%d: %s", c.DB, remedy)
+	p.Check(!c.TLS, "redis-tls", remedy)
+	p.Check(c.TLSCA == "", "redis-tls-ca", "%s: %s", c.TLSCA, remedy)
+	p.Check(c.TLSServerName == "", "redis-tls-server-name", "%q: %s", c.TLSServerName, remedy)
+}
+
+// checkHost accepts a name or an address without anything around it, or none.
+func checkHost(host string) error {
+	_, err := netip.ParseAddr(host)
+	switch {
+	case err == nil || host == "":
+	case strings.Contains(host, "://"):
+		return errors.New("a URL belongs into --redis-url") // It may have a password in it.
+	case strings.ContainsAny(host, ":/@, "):
+		return fmt.Errorf("%q is not a host alone: a port belongs into --redis-port, several servers into --redis-cluster or --redis-sentinels", host)
+	}
+	return nil
+}
+
+// Notes tell what about the shared state is good to know.
+func (c *RedisConfig) Notes() setting.Notes {
+	var n setting.Notes
+	if !c.Enabled() {
+		n.Tellf("alone", "state is in memory: this node is alone, and rooms end with it; set --redis-url for several nodes")
+	}
+	return n
 }
 
 func validAddr(addr string) bool {

@@ -46,7 +46,12 @@ func (s *Secrets) Provide(name string, values []string, redis bool) []string {
 }
 
 // Generated returns the names of the secrets that end with this process.
-func (s *Secrets) Generated() []string { return s.generated }
+func (s *Secrets) Generated() []string {
+	if s == nil {
+		return nil
+	}
+	return s.generated
+}
 
 // IsGiven says whether a secret was configured.
 func (s *Secrets) IsGiven(name string) bool { return len(s.given[name]) > 0 }

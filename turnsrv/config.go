@@ -189,15 +189,10 @@ func (c *Config) Validate() error {
 	p.Add("turn-realm", checkRealm(c.Realm))
 	c.validateListen(&p)
 	p.Check(c.Port != c.TLSPort || c.Port == 0, "turn-tls-port", "%d is --turn-port, too", c.TLSPort)
-	if c.PublicHost != "" && cleanHost(c.PublicHost) == "" {
-		p.Addf("turn-public-host", "%q is not a host name or an IP address", c.PublicHost)
-	}
+	p.Add("turn-public-host", checkPublicHost(c.PublicHost))
 	c.validateRelayAddresses(&p)
 	p.Check(c.MinPort <= c.MaxPort, "turn-min-port", "%d is above --turn-max-port %d", c.MinPort, c.MaxPort)
-	for _, entry := range c.Users {
-		name, secret, ok := strings.Cut(entry, ":")
-		p.Check(ok && name != "" && secret != "", "turn-users", "an entry is not name:password")
-	}
+	c.validateUsers(&p)
 	c.peers().Check(&p)
 	if c.STUNURL != "" {
 		p.Add("stun-url", checkURL(c.STUNURL, stun.SchemeTypeSTUN, stun.SchemeTypeSTUNS))
@@ -206,6 +201,20 @@ func (c *Config) Validate() error {
 		p.Add("turn-url", checkURL(url, stun.SchemeTypeTURN, stun.SchemeTypeTURNS))
 	}
 	return p.Err()
+}
+
+// validateUsers names no entry that may be a password.
+func (c *Config) validateUsers(p *setting.Problems) {
+	seen := map[string]bool{}
+	for i, entry := range c.Users {
+		name, secret, ok := strings.Cut(entry, ":")
+		if !ok || name == "" || secret == "" {
+			p.Addf("turn-users", "entry %d of %d is not name:password", i+1, len(c.Users))
+			continue
+		}
+		p.Check(!seen[name], "turn-users", "%q is there twice", name)
+		seen[name] = true
+	}
 }
 
 func (c *Config) validateListen(p *setting.Problems) {
@@ -249,6 +258,8 @@ func (c *Config) validateRelayAddresses(p *setting.Problems) {
 	case external.Asks() && c.KubernetesNode == "":
 		p.Addf("turn-external-stun", "--turn-external-ip %s needs a STUN server to ask", Auto)
 	}
+	p.Check(len(families) == 0 || families[false] || !external.NamesIPv6(), "turn-external-ip",
+		"an IPv6 address needs an IPv6 relay address: add one to --turn-relay-ip %s, or leave it out", strings.Join(c.RelayIP, ","))
 }
 
 // relayAddresses is what the search for the relay addresses needs to know of c.
@@ -303,6 +314,30 @@ func checkRealm(realm string) error {
 		return fmt.Errorf("%q holds a character that a realm must not hold", realm)
 	}
 	return nil
+}
+
+// checkPublicHost accepts a host, or none. The URLs get scheme and port of their own.
+func checkPublicHost(text string) error {
+	if text == "" || cleanHost(text) != "" && !hasPort(text) {
+		return nil
+	}
+	host := text
+	if _, rest, ok := strings.Cut(text, "://"); ok {
+		host, _, _ = strings.Cut(rest, "/")
+	} else if scheme, rest, ok := strings.Cut(text, ":"); ok && slices.Contains(urlSchemes, scheme) {
+		host = rest
+	}
+	if host = cleanHost(host); host != "" {
+		return fmt.Errorf("%q must be a host alone, such as %s: scheme and port are added to it", text, host)
+	}
+	return fmt.Errorf("%q is not a host name or an IP address", text)
+}
+
+var urlSchemes = []string{"stun", "stuns", "turn", "turns"}
+
+func hasPort(text string) bool {
+	_, _, err := net.SplitHostPort(text)
+	return err == nil
 }
 
 func checkHostPort(text string) error {

@@ -19,13 +19,17 @@ import (
 // SelfSigned makes a certificate for host names and IP addresses that is its own authority, valid since an hour ago for
 // a day. Its common name is the first of them.
 func SelfSigned(hosts ...string) (tls.Certificate, error) {
+	return selfSigned(time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour), hosts...)
+}
+
+func selfSigned(from, until time.Time, hosts ...string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: hosts[0]},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: from, NotAfter: until,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
 	for _, host := range hosts {
@@ -43,6 +47,16 @@ func SelfSigned(hosts ...string) (tls.Certificate, error) {
 func Certificate(t testing.TB, hosts ...string) tls.Certificate {
 	t.Helper()
 	cert, err := SelfSigned(hosts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+// CertificateBetween is Certificate with a time of its own.
+func CertificateBetween(t testing.TB, from, until time.Time, hosts ...string) tls.Certificate {
+	t.Helper()
+	cert, err := selfSigned(from, until, hosts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,13 +4,18 @@ package certificate
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"os"
 	ossignal "os/signal"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"cline-meet/signal/signal/setting"
 )
 
 // poll is how often the certificate's files are looked at.
@@ -50,10 +55,59 @@ func (f *Files) Reload() error {
 	f.seen = seen
 	pair, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
 	if err != nil {
-		return fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		return fmt.Errorf("--tls-cert %s, --tls-key %s: %w", f.certFile, f.keyFile, err)
 	}
 	f.current.Store(&pair)
 	return nil
+}
+
+// soon is how long before its end a certificate should have been renewed.
+const soon = 14 * 24 * time.Hour
+
+// Notes tell what is wrong with the certificate at a time; host is what clients are told to connect to over TLS,
+// empty for any name. There may be no files.
+func (f *Files) Notes(now time.Time, host string) setting.Notes {
+	var n setting.Notes
+	if f == nil {
+		return nil
+	}
+	leaf := f.current.Load().Leaf
+	ends := leaf.NotAfter.UTC().Format(time.DateTime)
+	switch {
+	case now.After(leaf.NotAfter):
+		n.Warnf("certificate_expired", "the certificate in --tls-cert %s has ended at %s: browsers refuse it, renew it", f.certFile, ends)
+	case now.Before(leaf.NotBefore):
+		n.Warnf("certificate_not_yet_valid", "the certificate in --tls-cert %s begins at %s: is the clock of this machine right?",
+			f.certFile, leaf.NotBefore.UTC().Format(time.DateTime))
+	case leaf.NotAfter.Sub(now) < soon && leaf.NotAfter.Sub(leaf.NotBefore) > 2*soon:
+		n.Warnf("certificate_ends_soon", "the certificate in --tls-cert %s ends at %s: renew it", f.certFile, ends)
+	}
+	if host != "" && leaf.VerifyHostname(host) != nil {
+		n.Warnf("certificate_for_other_name", "the certificate in --tls-cert %s is not for --turn-public-host %s, but for %s: browsers refuse turns: there",
+			f.certFile, host, strings.Join(names(leaf), ", "))
+	}
+	return n
+}
+
+// Until returns when the certificate ends.
+func (f *Files) Until() time.Time { return f.current.Load().Leaf.NotAfter }
+
+// String says what the certificate is for, and until when.
+func (f *Files) String() string {
+	leaf := f.current.Load().Leaf
+	return fmt.Sprintf("%s for %s, until %s", f.certFile, strings.Join(names(leaf), ", "), leaf.NotAfter.UTC().Format(time.DateTime))
+}
+
+// names are those that a certificate is for.
+func names(leaf *x509.Certificate) []string {
+	all := slices.Clone(leaf.DNSNames)
+	for _, ip := range leaf.IPAddresses {
+		all = append(all, ip.String())
+	}
+	if len(all) == 0 {
+		return []string{"no name"}
+	}
+	return all
 }
 
 func (f *Files) stat() (stamp, error) {

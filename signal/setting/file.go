@@ -48,8 +48,10 @@ func (t Table) ReadFile(by, file string) Problems {
 func (t Table) setKey(name, by string, value *yaml.Node, given map[string]bool) error {
 	s := t.find(name)
 	switch {
-	case s == nil || name == by:
-		return errors.New("no such setting")
+	case name == by:
+		return errors.New("the file cannot name itself")
+	case s == nil:
+		return fmt.Errorf("no such setting%s", DidYouMean("", flagName(name), t.names()))
 	case given[name]:
 		return errors.New("it is there twice")
 	}
@@ -58,7 +60,7 @@ func (t Table) setKey(name, by string, value *yaml.Node, given map[string]bool) 
 	if err != nil || texts == nil || s.IsSet() {
 		return err
 	}
-	return s.set(strings.Join(texts, ","))
+	return s.set(strings.Join(texts, ","), "the settings file")
 }
 
 // scalars returns a value of the file as it would be after the flag: the text of the source, not what YAML takes it

@@ -71,7 +71,7 @@ func TestFileProblemsAreNamed(t *testing.T) {
 		got = append(got, strings.ReplaceAll(err.Error(), file, "FILE"))
 	}
 	want := []string{
-		"config in FILE line 1: no such setting",
+		"config in FILE line 1: the file cannot name itself",
 		"no-such in FILE line 2: no such setting",
 		`the-count in FILE line 3: "many" is not a whole number`,
 		"the-host in FILE line 4: neither a value nor a list of values",
@@ -106,9 +106,9 @@ func TestRereadGoesOnAfterEveryFailure(t *testing.T) {
 	want := []string{
 		`--the-rate: "fast" is not a number (from $THE_RATE)`,
 		`--the-count: "many" is not a whole number`,
-		"flag provided but not defined: -nonsense",
+		"--nonsense: no such setting",
 		`--be-on: "maybe" is neither true nor false`,
-		"flag needs an argument: -the-wait",
+		"--the-wait: a value must follow",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

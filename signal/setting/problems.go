@@ -33,6 +33,19 @@ func (p *Problems) Check(ok bool, name, format string, args ...any) {
 // Err returns one error of all problems, a line each, or nil when there is none.
 func (p Problems) Err() error { return errors.Join(p...) }
 
+// Stray says what may have been meant with an argument that is no flag, if there is one.
+func (t Table) Stray(arg string) error {
+	switch {
+	case arg == "":
+		return nil
+	case t.find(arg) != nil:
+		return fmt.Errorf("%q: unexpected argument; did you mean --%s?", arg, arg)
+	case new(truth).Set(arg) == nil:
+		return fmt.Errorf("%q: unexpected argument; after what is true or false it needs a =, as in --turn-enabled=false", arg)
+	}
+	return fmt.Errorf("%q: unexpected argument", arg)
+}
+
 // Wrong joins what is wrong with the settings into the one error that a command ends with, or none.
 func Wrong(problems ...error) error {
 	err := errors.Join(problems...)
@@ -59,10 +72,23 @@ func (t Table) Reread(set *flag.FlagSet, args []string) Problems {
 		args = set.Args()
 		switch {
 		case err != nil:
-			p = append(p, err)
+			p = append(p, inWords(err, set))
 		case len(args) > 0:
 			args = args[1:] // A stray argument, most likely the value of an unknown flag.
 		}
 	}
 	return p
+}
+
+// inWords says what the flag package has against a command line.
+func inWords(err error, set *flag.FlagSet) error {
+	if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
+		var names []string
+		set.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+		return fmt.Errorf("--%s: no such setting%s", name, DidYouMean("--", name, names))
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "flag needs an argument: -"); ok {
+		return fmt.Errorf("--%s: a value must follow", name)
+	}
+	return err
 }

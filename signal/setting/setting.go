@@ -19,6 +19,7 @@ type Setting struct {
 	cli.GenericFlag
 	check   func() error // what is wrong with the value that is there now
 	derives bool         // the default follows from others
+	source  string       // where the value comes from, empty for the default
 	empties bool         // an empty variable empties the value; otherwise it counts as not set
 }
 
@@ -33,6 +34,9 @@ func newSetting(name, usage string, value cli.Generic, check func() error) *Sett
 
 // variable is the environment variable of a flag.
 func variable(name string) string { return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) }
+
+// flagName is the setting of a variable that has its name from the flag.
+func flagName(variable string) string { return strings.ToLower(strings.ReplaceAll(variable, "_", "-")) }
 
 // From names another environment variable than the one that follows from the name, or none.
 func (s *Setting) From(variables ...string) *Setting {
@@ -59,16 +63,24 @@ func (s *Setting) readEnvironment() error {
 		if !found || text == "" && !s.empties {
 			continue
 		}
-		if err := s.set(text); err != nil {
-			return fmt.Errorf("--%s: %w (from $%s)", s.Name, err, name)
+		if err := s.set(text, "the environment"); err != nil {
+			return fmt.Errorf("--%s: %w (from $%s)%s", s.Name, err, name, platformHint(text))
 		}
 	}
 	return nil
 }
 
+// platformHint explains a value that nobody has written.
+func platformHint(text string) string {
+	if strings.HasPrefix(text, "tcp://") || strings.HasPrefix(text, "udp://") {
+		return "; Kubernetes sets this for a Service of that name: turn enableServiceLinks off in the pod"
+	}
+	return ""
+}
+
 // set takes over a value, from wherever it came.
-func (s *Setting) set(text string) error {
-	s.HasBeenSet = true
+func (s *Setting) set(text, source string) error {
+	s.HasBeenSet, s.source = true, source
 	if err := s.Value.Set(text); err != nil {
 		return err
 	}
@@ -85,7 +97,7 @@ type input struct {
 }
 
 func (in input) Set(text string) error {
-	err := in.setting.set(text)
+	err := in.setting.set(text, "the command line")
 	if in.wrong == nil {
 		return err
 	}
@@ -143,6 +155,14 @@ func (t Table) Pick(names ...string) Table {
 		out = append(out, s)
 	}
 	return out
+}
+
+func (t Table) names() []string {
+	var names []string
+	for _, s := range t {
+		names = append(names, s.Name)
+	}
+	return names
 }
 
 // find returns the setting of a name, or nil.

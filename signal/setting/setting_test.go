@@ -270,11 +270,11 @@ func TestDerived(t *testing.T) {
 	}
 	for _, s := range table {
 		for _, text := range []string{"-1", " -1"} {
-			if s.set(text) == nil {
+			if s.set(text, "a test") == nil {
 				t.Errorf("--%s takes %q", s.Name, text)
 			}
 		}
-		if err := s.set("0"); err != nil || s.check() != nil {
+		if err := s.set("0", "a test"); err != nil || s.check() != nil {
 			t.Errorf("--%s does not take 0: %v", s.Name, err)
 		}
 	}

@@ -81,7 +81,7 @@ func Find(ctx context.Context, cfg Config) (v4, v6 Address, err error) {
 	if err == nil {
 		v6.Seen, err = external.seen(ctx, v6.Bind, cfg)
 	}
-	if err == nil && !v6.Bind.IsValid() && external.names(netip.Addr.Is6) {
+	if err == nil && !v6.Bind.IsValid() && external.NamesIPv6() {
 		err = errors.New("an external IPv6 address needs an IPv6 relay address; set --turn-relay-ip")
 	}
 	if err != nil {
@@ -173,10 +173,8 @@ func (e *External) add(text string) error {
 // Asks says whether the addresses have to be found out.
 func (e *External) Asks() bool { return e.auto }
 
-// names says whether an address of a family is given for every relay address.
-func (e *External) names(family func(netip.Addr) bool) bool {
-	return slices.ContainsFunc(e.plain, family)
-}
+// NamesIPv6 says whether an IPv6 address is given for every relay address.
+func (e *External) NamesIPv6() bool { return slices.ContainsFunc(e.plain, netip.Addr.Is6) }
 
 // seen returns the address that relays at bind are seen at. Without one that
 // was told it is bind. When pairs are all that is told of a family, one of them

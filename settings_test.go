@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cline-meet/signal/packaging/systemtest"
+)
+
+// wrongSetting is one mistake, and what the one message about it must have in it: the setting, the value unless it is
+// a secret, and what to do.
+type wrongSetting struct {
+	args, env []string
+	file      string
+	said      []string
+	secret    string // secret must not be said.
+}
+
+// wrongSettings are mistakes that people make. The directory has certificates in it.
+func wrongSettings(dir string) map[string]wrongSetting {
+	flag := func(said string, args ...string) wrongSetting {
+		return wrongSetting{args: args, said: strings.Split(said, "|")}
+	}
+	env := func(said string, pairs ...string) wrongSetting {
+		return wrongSetting{env: pairs, said: strings.Split(said, "|")}
+	}
+	file := func(said, text string) wrongSetting { return wrongSetting{file: text, said: strings.Split(said, "|")} }
+	silent := func(w wrongSetting, secret string) wrongSetting { w.secret = secret; return w }
+	tls := func(name string) []string {
+		return []string{"--tls-cert", filepath.Join(dir, name, "cert.pem"), "--tls-key", filepath.Join(dir, name, "key.pem")}
+	}
+	return map[string]wrongSetting{
+		"misspelt variable":               silent(env("TURN_SECERT|did you mean TURN_SECRET", "TURN_SECERT=abcdefghijklmnop"), "abcdefghijklmnop"),
+		"another misspelt variable":       env("REDIS_HSOT|did you mean REDIS_HOST", "REDIS_HSOT=redis.example.org"),
+		"variable in lower case":          env("turn_secret|did you mean TURN_SECRET", "turn_secret=abcdefghijklmnop"),
+		"variable of ours that is none":   env("TURN_CERT|signal serve --help", "TURN_CERT=x"),
+		"misspelt flag":                   flag("--turn-prot|did you mean --turn-port", "--turn-prot", "7"),
+		"flag cut short":                  flag("--turn-external|did you mean --turn-external-ip", "--turn-external", "192.0.2.1"),
+		"flag without its value":          flag("--turn-secret|a value must follow", "--turn-secret"),
+		"setting without dashes":          flag(`"log-level"|did you mean --log-level`, "log-level"),
+		"false as a word of its own":      flag(`"false"|--turn-enabled=false`, "--turn-enabled", "false"),
+		"misspelt key":                    file("turn-sercet|line 1|did you mean turn-secret", "turn-sercet: abc\n"),
+		"variable as key":                 file("TURN_SECRET|did you mean turn-secret", "TURN_SECRET: abc\n"),
+		"key with a map":                  file("turn-secret|line 1|neither a value nor a list", "turn-secret: {a: b}\n"),
+		"key that is there twice":         file("server-port|line 2|twice", "server-port: 80\nserver-port: 81\n"),
+		"file that is no map":             file("--config|line 1|server-port: 8080", "- server-port\n"),
+		"word for a number":               flag(`--server-port|"http"|whole number`, "--server-port", "http"),
+		"number of a service":             env("--redis-port|tcp://10.0.0.1:6379|enableServiceLinks", "REDIS_PORT=tcp://10.0.0.1:6379"),
+		"word for a time":                 flag(`--read-timeout|"soon"|1m30s`, "--read-timeout", "soon"),
+		"port out of range":               flag("--turn-port|70000|0-65535", "--turn-port", "70000"),
+		"short TURN secret":               silent(flag("--turn-secret|3 characters|at least 16", "--turn-secret", "abq"), "abq"),
+		"short session secret":            silent(flag("--session-secret|secret 2 of 2|at least 16", "--session-secret", "sixteen-letters-!,xyzzy"), "xyzzy"),
+		"value in quotation marks":        silent(env("TURN_SECRET|quotation marks|leave them out", `TURN_SECRET="abcdefghijklmnop"`), "abcdefghijklmnop"),
+		"public host with a scheme":       flag("--turn-public-host|https://turn.example.org|such as turn.example.org", "--turn-public-host", "https://turn.example.org"),
+		"public host with turn:":          flag("--turn-public-host|turn:turn.example.org|such as turn.example.org", "--turn-public-host", "turn:turn.example.org"),
+		"public host with a port":         flag("--turn-public-host|turn.example.org:3478|such as turn.example.org", "--turn-public-host", "turn.example.org:3478"),
+		"origin with a pattern":           flag("--allowed-origins|https://*.example.org|list every origin", "--allowed-origins", "https://*.example.org"),
+		"origin of a WebSocket":           flag("--allowed-origins|wss://app.example.org|is https://app.example.org", "--allowed-origins", "wss://app.example.org"),
+		"origin without a scheme":         flag("--allowed-origins|app.example.org|scheme://host", "--allowed-origins", "app.example.org"),
+		"proxies everywhere":              flag("--trusted-proxies|0.0.0.0/0|name the proxies alone", "--trusted-proxies", "0.0.0.0/0"),
+		"Redis password without Redis":    silent(env("--redis-password|set --redis-host", "REDIS_PASSWORD=xyzzy"), "xyzzy"),
+		"Redis database without Redis":    env("--redis-db|2|set --redis-host", "REDIS_DB=2"),
+		"Redis port without Redis":        env("--redis-port|6380|set --redis-host", "REDIS_PORT=6380"),
+		"Sentinel password, no Sentinels": silent(env("--redis-sentinel-password|--redis-sentinels", "REDIS_SENTINEL_PASSWORD=xyzzy"), "xyzzy"),
+		"Redis host with a port":          flag("--redis-host|redis:6379|--redis-port", "--redis-host", "redis:6379"),
+		"Redis host that is a URL":        silent(flag("--redis-host|--redis-url", "--redis-host", "redis://:xyzzy@redis"), "xyzzy"),
+		"Redis URL of another kind":       silent(flag("--redis-url|redis://", "--redis-url", "http://:xyzzy@redis"), "xyzzy"),
+		"TLS port without a certificate":  flag("--turn-tls-port|443|set --tls-cert", "--turn-tls-port", "443"),
+		"certificate without its key":     flag("--tls-cert|--tls-key", "--tls-cert", "cert.pem"),
+		"certificate that is not there":   flag("--tls-cert|/nowhere.pem|no such file", "--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.pem"),
+		"certificate that has ended":      flag("--tls-cert|ended/cert.pem|has ended at|renew", tls("ended")...),
+		"certificate of the future":       flag("--tls-cert|future/cert.pem|clock", tls("future")...),
+		"certificate that ends soon":      flag("--tls-cert|soon/cert.pem|renew", tls("soon")...),
+		"certificate of another name":     flag("--tls-cert|other.example.org|turn.example.org|localhost", append(tls("good"), "--turn-public-host", "other.example.org")...),
+		"key of another certificate":      flag("--tls-cert|soon/key.pem|does not match", "--tls-cert", filepath.Join(dir, "good/cert.pem"), "--tls-key", filepath.Join(dir, "soon/key.pem")),
+		"one relay port":                  flag("--turn-max-port 50000|serve 1 |open more", "--turn-min-port", "50000", "--turn-max-port", "50000"),
+		"relay ports the wrong way":       flag("--turn-min-port|60000|50000", "--turn-min-port", "60000", "--turn-max-port", "50000"),
+		"TURN among the relay ports":      flag("--turn-port 50000|choose --turn-min-port", "--turn-port", "50000"),
+		"external IPv6 without relays":    flag("--turn-external-ip|--turn-relay-ip 192.0.2.1", "--turn-external-ip", "2001:db8::1", "--turn-relay-ip", "192.0.2.1"),
+		"STUN server that nobody asks":    flag("--turn-external-stun|stun.example.org:3478|auto", "--turn-external-stun", "stun.example.org:3478"),
+		"auto without anybody to ask":     flag("--turn-external-stun|auto", "--turn-external-ip", "auto"),
+		"CIDR with bits beyond":           flag("--turn-allow-peer|192.168.1.1/16|192.168.0.0/16", "--turn-allow-peer", "192.168.1.1/16"),
+		"static user without a password":  flag("--turn-users|name:password", "--turn-users", "alice"),
+		"static user that is there twice": silent(flag("--turn-users|alice|twice", "--turn-users", "alice:xyzzy,alice:plugh"), "xyzzy"),
+		"bandwidth in the wrong unit":     flag("--turn-bandwidth|500|bytes a second", "--turn-bandwidth", "500"),
+		"quota for one":                   flag("--turn-user-quota|32|--turn-total-quota 20", "--turn-total-quota", "20"),
+		"external TURN without secret":    flag("--turn-url|turn:turn.example.org|set its shared secret", "--turn-enabled=false", "--turn-url", "turn:turn.example.org"),
+		"HTTP on the port of TURN":        flag("--server-port|3478|--turn-port", "--server-port", "3478"),
+		"metrics on the port of HTTP":     flag("--server-port|9090|--admin-addr", "--server-port", "9090"),
+		"metrics for everybody":           flag("--admin-token|required|0.0.0.0:9090", "--admin-addr", "0.0.0.0:9090"),
+		"name to bind to":                 flag("--server-host|www.example.org|IP address", "--server-host", "www.example.org"),
+	}
+}
+
+// TestEveryWrongSettingHasOneMessage makes each mistake alone.
+func TestEveryWrongSettingHasOneMessage(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	for name, valid := range map[string][2]time.Time{
+		"good": {now.Add(-time.Hour), now.AddDate(0, 3, 0)}, "soon": {now.AddDate(0, -2, 0), now.AddDate(0, 0, 3)},
+		"ended": {now.AddDate(0, -2, 0), now.AddDate(0, -1, 0)}, "future": {now.AddDate(0, 1, 0), now.AddDate(0, 2, 0)},
+	} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		systemtest.WriteCertificate(t, filepath.Join(dir, name), systemtest.CertificateBetween(t, valid[0], valid[1], "turn.example.org", "localhost"))
+	}
+	all := wrongSettings(dir)
+	if len(all) < 40 {
+		t.Errorf("%d mistakes", len(all))
+	}
+	ownEnvironmentAlone(t)
+	for name, wrong := range all {
+		t.Run(name, func(t *testing.T) {
+			lines := wrong.check(t)
+			if len(lines) != 1 {
+				t.Fatalf("%d messages: %q", len(lines), lines)
+			}
+			for _, part := range wrong.said {
+				if !strings.Contains(lines[0], part) {
+					t.Errorf("%q is not in %q", part, lines[0])
+				}
+			}
+			if wrong.secret != "" && strings.Contains(lines[0], wrong.secret) {
+				t.Errorf("a secret is in %q", lines[0])
+			}
+			if strings.Contains(lines[0], "strconv") || strings.Contains(lines[0], "flag provided") {
+				t.Errorf("the words are of a library: %q", lines[0])
+			}
+		})
+	}
+}
+
+// ownEnvironmentAlone takes away what this process was given for tests.
+func ownEnvironmentAlone(t *testing.T) {
+	for _, pair := range os.Environ() {
+		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "SIGNAL_") {
+			t.Setenv(name, "")
+			_ = os.Unsetenv(name)
+		}
+	}
+}
+
+// check returns the messages of serve --check about the mistake.
+func (w wrongSetting) check(t *testing.T) []string {
+	t.Helper()
+	for _, pair := range w.env {
+		name, value, _ := strings.Cut(pair, "=")
+		t.Setenv(name, value)
+	}
+	args := []string{"signal", "serve", "--check"}
+	if !slices.Contains(w.args, "--server-host") {
+		args = append(args, "--server-host", "127.0.0.1")
+	}
+	if w.file != "" {
+		path := filepath.Join(t.TempDir(), "signal.yaml")
+		if err := os.WriteFile(path, []byte(w.file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "--config", path)
+	}
+	var out bytes.Buffer
+	status := run(t.Context(), append(args, w.args...), &out, &out)
+	var said []string
+	for line := range strings.Lines(out.String()) {
+		if status == 1 || strings.HasPrefix(line, "warning") {
+			said = append(said, strings.TrimSpace(line))
+		}
+	}
+	if len(said) > 1 && strings.HasPrefix(said[0], "signal: wrong settings") {
+		said = said[1:] // It introduces them.
+	}
+	return said
+}
+
+// TestCheck reads settings and files as serve does, says what is good, and starts nothing.
+func TestCheck(t *testing.T) {
+	certFile, keyFile := systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
+	t.Setenv("TURN_SECRET", "a-secret-that-is-not-said")
+	var out bytes.Buffer
+	if status := run(t.Context(), []string{"signal", "serve", "--check", "--tls-cert", certFile, "--tls-key", keyFile}, &out, &out); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	for _, part := range []string{"ok ", "the command line sets tls-cert, tls-key", "the environment sets turn-secret", "in memory", "https://127.0.0.1:8080",
+		"49152-65535", "localhost, until 20"} {
+		if !strings.Contains(out.String(), part) {
+			t.Errorf("%q is missing in:\n%s", part, &out)
+		}
+	}
+	if strings.Contains(out.String(), "not-said") {
+		t.Errorf("a secret is said:\n%s", &out)
+	}
+}
+
+// TestNotesAreLogged starts nodes about which something is to be told.
+func TestNotesAreLogged(t *testing.T) {
+	ownEnvironmentAlone(t)
+	for _, format := range []string{"json", "text"} {
+		ctx, stop := context.WithCancel(t.Context())
+		log := new(systemtest.Log)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			run(ctx, slices.Concat(quiet, []string{"--server-host", "0.0.0.0", "--log-format", format}), new(bytes.Buffer), log)
+		}()
+		systemtest.Eventually(t, "the node serves", func() bool { return strings.Contains(log.String(), "serving") })
+		stop()
+		<-ended
+		want := map[string]string{"no_tls": "WARN", "generated_secret": "WARN", "private_relay": "WARN", "private_peers_denied": "INFO", "alone": "INFO"}
+		got := map[string]string{}
+		for line := range strings.Lines(log.String()) {
+			var record struct{ Level, Code, Msg string }
+			if format == "json" && json.Unmarshal([]byte(line), &record) == nil && record.Code != "" {
+				got[record.Code] = record.Level
+			}
+			for code, level := range want {
+				if format == "text" && strings.Contains(line, "level="+level) && strings.Contains(line, "code="+code) {
+					got[code] = level
+				}
+			}
+		}
+		for code, level := range want {
+			if got[code] != level {
+				t.Errorf("%s: %s is logged as %q, want %s", format, code, got[code], level)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s: %v", format, got)
+		}
+	}
+}

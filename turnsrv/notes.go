@@ -1,0 +1,60 @@
+package turnsrv
+
+import (
+	"cline-meet/signal/signal/setting"
+	"cline-meet/signal/turnsrv/internal/relayaddr"
+)
+
+// fewPorts is a number of relay ports with which a handful of calls already finds none.
+const fewPorts = 20
+
+// slowest is a bandwidth in bytes a second that no voice fits through.
+const slowest = 2000
+
+// Notes tell what of the configuration, which is valid, is most likely not meant.
+func (c *Config) Notes() setting.Notes {
+	var n setting.Notes
+	if !c.Enabled {
+		return nil
+	}
+	if ports := c.MaxPort - c.MinPort + 1; ports < fewPorts {
+		n.Warnf("few_relay_ports", "--turn-min-port %d to --turn-max-port %d serve %d relays at a time, and a call of two may take 4: open more ports", c.MinPort, c.MaxPort, ports)
+	}
+	if c.MinPort <= c.Port && c.Port <= c.MaxPort {
+		n.Warnf("port_among_relay_ports", "--turn-port %d is among the relay ports %d to %d: choose --turn-min-port above it", c.Port, c.MinPort, c.MaxPort)
+	}
+	if external, err := relayaddr.ParseExternal(c.ExternalIP); err == nil && !external.Asks() && c.ExternalSTUN != "" {
+		n.Warnf("unused_setting", "--turn-external-stun %s is asked only with --turn-external-ip %s", c.ExternalSTUN, Auto)
+	}
+	c.noteBounds(&n)
+	return n
+}
+
+// noteBounds finds bounds that nobody, or one user alone, can live within.
+func (c *Config) noteBounds(n *setting.Notes) {
+	if c.Bandwidth > 0 && c.Bandwidth < slowest {
+		n.Warnf("low_bandwidth", "--turn-bandwidth %d is in bytes a second, too few for a voice: a video needs 300000", c.Bandwidth)
+	}
+	if c.TotalBandwidth > 0 && c.TotalBandwidth < slowest {
+		n.Warnf("low_bandwidth", "--turn-total-bandwidth %d is in bytes a second, too few for a voice: a video needs 300000", c.TotalBandwidth)
+	}
+	if c.TotalBandwidth > 0 && c.Bandwidth > c.TotalBandwidth {
+		n.Warnf("unused_setting", "--turn-bandwidth %d is more than --turn-total-bandwidth %d, which bounds it", c.Bandwidth, c.TotalBandwidth)
+	}
+	if c.TotalQuota > 0 && c.UserQuota >= c.TotalQuota {
+		n.Warnf("quota_for_one", "--turn-user-quota %d lets one user take all of --turn-total-quota %d", c.UserQuota, c.TotalQuota)
+	}
+}
+
+// Notes tell what about the server is unsafe, or keeps clients from it.
+func (s *Server) Notes() setting.Notes {
+	if s == nil {
+		return nil
+	}
+	var n setting.Notes
+	if addr := s.RelayIP(); addr.IsPrivate() || addr.IsLoopback() {
+		n.Warnf("private_relay", "relay address %s is private: clients elsewhere cannot reach it; set --turn-relay-ip or --turn-external-ip", addr)
+		n.Tellf("private_peers_denied", "peers on private addresses are denied; open your network with --turn-allow-peer, such as 192.168.0.0/16")
+	}
+	return n
+}
