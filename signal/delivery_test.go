@@ -522,6 +522,36 @@ func TestAdoptedTakesWhatComes(t *testing.T) {
 	})
 }
 
+// TestLateForTheAdoptedIsTold lets x move on right after its adoption, and what came to its former node before follow
+// later than the new one waits for it.
+func TestLateForTheAdoptedIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "x", "0")
+		g.cut("C", "A")
+		g.x = g.adoptElsewhere()
+		g.show(g.view(2), "A")
+		say(g.c, "1", "x", "1")
+		say(g.c, "2", "x", "2")
+		g.x = g.hop(g.x, "A")
+		g.show(g.view(3))
+		g.arrive("C", "A")
+		time.Sleep(2 * blindTime)
+		synctest.Wait()
+		if g.x.gap {
+			t.Error("nothing is known to be missing, but a gap was told")
+		}
+		say(g.c, "3", "x", "3")
+		g.arrive("C", "A")
+		g.hears(g.x, "after a while", "3")
+		g.arrive("C", "B")
+		g.arrive("B", "A")
+		g.hears(g.x, "too late")
+		if !g.x.gap {
+			t.Error("two messages are missing, and no gap is told")
+		}
+	})
+}
+
 // answers returns the acks and errors that a deaf participant heard, in short.
 func answers(p *participant) (out []string) {
 	for _, text := range heard(p) {

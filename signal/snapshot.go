@@ -46,6 +46,7 @@ type mark struct {
 	source
 	Number uint64        `json:"number"`
 	Blind  bool          `json:"blind,omitempty"`
+	Guess  uint64        `json:"guess,omitempty"`
 	Held   []heldMessage `json:"held,omitempty"`
 }
 
@@ -78,7 +79,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	snap.Room, snap.Told, snap.Early, snap.Voices = r.id, l.told, l.early, l.voices
 	snap.Stays, snap.Open = l.stays, l.marks.isOpen()
 	for _, w := range l.marks.all {
-		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.blind, w.held})
+		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.blind, w.guess, w.held})
 	}
 	for _, d := range l.owing {
 		snap.Owing = append(snap.Owing, d.node)
@@ -112,7 +113,7 @@ func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMembe
 		}
 	}
 	for _, m := range snap.Marks {
-		l.marks.all = append(l.marks.all, watermark{m.source, m.Number, m.Blind, m.Held, time.Now(), time.Now()})
+		l.marks.all = append(l.marks.all, watermark{m.source, m.Number, m.Blind, m.Guess, m.Held, time.Now(), time.Now()})
 		for _, h := range m.Held {
 			l.heldBytes += len(h.Frame) + heldOverhead
 		}

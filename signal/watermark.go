@@ -31,6 +31,8 @@ type watermark struct {
 	// blind says that number is not known: the member was adopted and has moved since, so that what comes first
 	// need not be what is next. It waits for a moment, and then the least number is next.
 	blind bool
+	// guess is the number with which it began after that: what comes later with a lower one is missing, and no duplicate.
+	guess uint64
 	held  []heldMessage // by number
 	since time.Time     // when a hole was last seen to open or to shrink
 	used  time.Time
@@ -84,10 +86,11 @@ func (l *localMember) receive(from source, h heldMessage) {
 	switch {
 	case w.blind:
 		l.hold(w, h)
+	case h.Number <= w.number && len(h.Frame) == 0:
+	case h.Number <= w.guess:
+		l.lack(h, "a message came after those that were taken for the first")
 	case h.Number <= w.number:
-		if len(h.Frame) > 0 {
-			l.participant.srv.metrics.duplicates.Inc()
-		}
+		l.participant.srv.metrics.duplicates.Inc()
 	case h.Before <= w.number:
 		w.number = h.Number
 		l.pass(h)
@@ -165,6 +168,7 @@ func (l *localMember) see(w *watermark) {
 			w.number = h.Before
 		}
 	}
+	w.guess = w.number
 	l.follow(w)
 }
 
