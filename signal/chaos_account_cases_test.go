@@ -248,6 +248,10 @@ var accountCases = []struct {
 		r.life("b").away = []span{{from: at(12)}}
 		r.sawLeave("a", "b", 22.5)
 	}, ""},
+	{"somebody is shown as left by a node that saw it go a little before it knew", func(r *record) {
+		r.life("b").away = []span{{from: at(12.2)}}
+		r.sawLeave("a", "b", 22)
+	}, ""},
 	{"somebody is shown as left whose node stood still for longer than the grace", func(r *record) {
 		r.trouble(frozen, 0, 11, 30)
 		r.sawLeave("c", "b", 24)

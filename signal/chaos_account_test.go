@@ -272,7 +272,7 @@ func (a *account) departuresOf(f *life, room string, before time.Time) (count in
 		if s.until.IsZero() || s.until.After(before) {
 			s.until = before
 		}
-		if s.until.Sub(s.from) >= a.grace || !f.lost.IsZero() && s.contains(f.lost) || a.forgotten(f, s) {
+		if s.until.Sub(s.from) >= a.grace-margin || !f.lost.IsZero() && s.contains(f.lost) || a.forgotten(f, s) {
 			count++
 		}
 	}

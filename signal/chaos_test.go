@@ -54,10 +54,14 @@ func TestChaos(t *testing.T) {
 	for i := range chaosParticipants {
 		c.people = append(c.people, newParticipant(c, i, rand.New(rand.NewPCG(seed, uint64(i)))))
 	}
-	ctx, stop := context.WithTimeout(t.Context(), *chaosTime)
+	breaking, stop := context.WithTimeout(t.Context(), *chaosTime)
 	defer stop()
+	ctx, calm := context.WithCancel(t.Context())
 	var acting sync.WaitGroup
-	acting.Go(func() { c.breakThings(ctx, random) })
+	acting.Go(func() {
+		defer calm() // Not before all runs again: meanwhile nobody stays away.
+		c.breakThings(breaking, random)
+	})
 	for _, p := range c.people {
 		acting.Go(func() { p.act(ctx) })
 	}
