@@ -188,6 +188,28 @@ func TestRefusedFlight(t *testing.T) {
 	}
 }
 
+// TestAnswersComeInOrder has a publish answered before the one in front of it: the receiver cannot deliver it yet, and its
+// sender is not told that it has arrived.
+func TestAnswersComeInOrder(t *testing.T) {
+	w := newWire(t)
+	var answered []string
+	for _, name := range []string{"1", "2", "3"} {
+		of := &sending{errs: make([]error, 1), done: func(errs []error) { answered = append(answered, fmt.Sprintf("%s %v %d", name, errs[0] == nil, len(w.got))) }}
+		of.left.Store(1)
+		w.s.push(&record{kind: recordMessage, at: time.Now(), message: Message{Frame: []byte(name)}, of: of})
+		w.leave()
+	}
+	w.land(1, nil, true)
+	w.land(1, ErrUnavailable, false)
+	if len(answered) > 0 || len(w.got) > 0 {
+		t.Errorf("answered are %v, delivered %v", answered, w.got)
+	}
+	w.land(0, nil, true)
+	if want := []string{"1 true 2", "2 true 2", "3 false 2"}; !slices.Equal(answered, want) {
+		t.Errorf("answered are %v, want %v", answered, want)
+	}
+}
+
 // TestEarlyIsBounded never lets the first publish come: what is kept behind it stays within bounds, and nothing is
 // missing in the end.
 func TestEarlyIsBounded(t *testing.T) {

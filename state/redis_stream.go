@@ -326,7 +326,9 @@ func (r *Redis) pace() time.Duration {
 	return max(minPace, near, trip/(maxFlights/2)).Round(minPace)
 }
 
-// land notes what became of a publish.
+// land notes what became of a publish. Who sent its messages is told when that of all before it is known: the receiver
+// can deliver then what Redis took, and a sender that waits for the answer before it does something elsewhere does that behind
+// its messages.
 func (s *stream) land(b *batch, err error) {
 	s.r.mu.Lock()
 	_, dead := s.r.dead[s.node]
@@ -334,9 +336,10 @@ func (s *stream) land(b *batch, err error) {
 	s.mu.Lock()
 	s.flying--
 	b.landed, b.err = true, err
+	var known []*batch
 	for len(s.flights) > 0 && s.flights[0].landed {
 		first := s.flights[0]
-		s.flights = s.flights[1:]
+		s.flights, known = s.flights[1:], append(known, first)
 		if first.err == nil {
 			s.keepLocked(first)
 		} else if !dead {
@@ -348,7 +351,9 @@ func (s *stream) land(b *batch, err error) {
 	if err == nil {
 		s.r.metrics.messages.Add(float64(len(b.records)))
 	}
-	s.finish(b.records, err)
+	for _, b := range known {
+		s.finish(b.records, b.err)
+	}
 }
 
 // keepLocked moves to the window what Redis took. If what it counted on was refused, the receiver waits for that
