@@ -78,7 +78,10 @@ type Client struct {
 	received chan Message
 	stop     chan struct{}
 	reader   sync.WaitGroup
+	cancel   context.CancelFunc // ends what the reader waits for
 	response *http.Response
+	tokens   TokenSource // nil for none
+	expiries chan time.Duration
 
 	// readErr is why reading ended; it is set before received is closed.
 	readErr error
@@ -94,7 +97,7 @@ type Client struct {
 // Dial connects to a server's /ws, whose URL may begin with http or ws. The header is sent along;
 // it may be nil.
 func Dial(ctx context.Context, address string, header http.Header) (*Client, error) {
-	return dial(ctx, address, nil, header, 0)
+	return dial(ctx, address, nil, header, 0, nil)
 }
 
 // Resume connects to a server, which may be another node, and asks for the session that this client
@@ -106,12 +109,12 @@ func (c *Client) Resume(ctx context.Context, address string, header http.Header)
 	token, got := c.token, c.got
 	c.mu.Unlock()
 	session := url.Values{"resume": {token}, "got": {strconv.FormatUint(got, 10)}}
-	return dial(ctx, address, session, header, got)
+	return dial(ctx, address, session, header, got, c.tokens)
 }
 
 // dial connects to an address with values added to its query. Its errors name the address as it was
 // given, without those values, because a resume token is a secret.
-func dial(ctx context.Context, address string, query url.Values, header http.Header, got uint64) (*Client, error) {
+func dial(ctx context.Context, address string, query url.Values, header http.Header, got uint64, tokens TokenSource) (*Client, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("dialing: %w", err)
@@ -120,15 +123,27 @@ func dial(ctx context.Context, address string, query url.Values, header http.Hea
 	values := u.Query()
 	maps.Copy(values, query)
 	u.RawQuery = values.Encode()
-	ws, response, err := websocket.DefaultDialer.DialContext(ctx, u.String(), header)
+	ws, response, err := tokens.open(ctx, u.String(), header)
 	if err != nil {
+		if response != nil && response.StatusCode == http.StatusUnauthorized {
+			return nil, fmt.Errorf("dialing %s: %w", address, ErrUnauthorized)
+		}
 		if response != nil {
 			return nil, fmt.Errorf("dialing %s: %s: %w", address, response.Status, err)
 		}
 		return nil, fmt.Errorf("dialing %s: %w", address, err)
 	}
-	c := &Client{ws: ws, response: response, received: make(chan Message, queueLen), stop: make(chan struct{}), got: got}
-	c.reader.Go(c.read)
+	c := &Client{ws: ws, response: response, received: make(chan Message, queueLen), stop: make(chan struct{}), got: got,
+		tokens: tokens, expiries: make(chan time.Duration, 1)}
+	reading, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	c.reader.Go(func() {
+		defer cancel()
+		c.read()
+	})
+	if tokens != nil {
+		c.reader.Go(func() { c.renewTokens(reading) })
+	}
 	return c, nil
 }
 
@@ -140,7 +155,7 @@ func (c *Client) read() {
 	for {
 		_, frame, err := c.ws.ReadMessage()
 		if err != nil {
-			c.readErr = err
+			c.readErr = explain(err)
 			return
 		}
 		m := Message{Raw: frame}
@@ -167,13 +182,15 @@ func (c *Client) count(m Message) {
 	case "stun_config":
 		var doc struct {
 			Greeting
-			Token string `json:"resume_token"`
+			Token     string `json:"resume_token"`
+			ExpiresIn int    `json:"auth_expires_in"`
 		}
 		_ = m.Document(&doc) // A server that sends none cannot resume.
 		if c.token == "" && !doc.Resumed {
 			c.got = 0
 		}
 		c.token = doc.Token
+		c.noteExpiry(doc.ExpiresIn)
 	case "reconnect":
 	default:
 		c.got++
@@ -234,6 +251,7 @@ func (c *Client) Close() error {
 		bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 		_ = c.ws.WriteControl(websocket.CloseMessage, bye, time.Now().Add(time.Second))
 		close(c.stop)
+		c.cancel()
 		_ = c.ws.Close()
 		c.reader.Wait()
 	})
