@@ -34,6 +34,7 @@ func (n *node) live(s *settings, level *slog.LevelVar) map[string]func() error {
 		"log-level":         func() error { service.SetLevel(level, s.logLevel); return nil },
 		state.SessionSecret: func() error { return n.replaceSecret(state.SessionSecret, s.signal.SessionSecrets) },
 		state.TURNSecret:    func() error { return n.replaceSecret(state.TURNSecret, s.turn.Secrets) },
+		"auth-secret":       func() error { return n.signal.SetAuthSecrets(s.signal.Auth.Secrets) },
 		"turn-users":        func() error { n.turn.SetUsers(s.turn.Users); return nil },
 		"turn-allow-peer":   peers,
 		"turn-deny-peer":    peers,

@@ -104,10 +104,14 @@ func (s *settings) report(w io.Writer) error {
 	if err := n.loadCertificate(&s.signal, &s.turn); err != nil {
 		return err
 	}
+	if err := s.signal.Auth.CheckFiles(); err != nil {
+		return err
+	}
 	var good setting.Report
 	good.Addf("settings", "%s", s.table.Sources())
 	good.Addf("state", "%s", s.redis.Where(nil))
 	good.Addf("signaling", "%s", s.signal.LocalURL())
+	good.Addf("entry", "%s", s.signal.Auth.Who())
 	if s.turn.Enabled {
 		good.Addf("TURN", "%s port %d, relays on UDP ports %d-%d", strings.Join(s.turn.Listen, ", "), s.turn.Port, s.turn.MinPort, s.turn.MaxPort)
 	}
@@ -120,7 +124,7 @@ func (s *settings) report(w io.Writer) error {
 // notes tell what about the node is open, unsafe or most likely not meant. It need not be wholly built.
 func (n *node) notes() setting.Notes {
 	s := n.settings
-	notes := slices.Concat(s.table.Strangers(os.Environ()), s.table.Quoted(os.Environ()), s.signal.Notes(), s.turn.Notes(), s.redis.Notes(), n.turn.Notes())
+	notes := slices.Concat(s.table.Strangers(os.Environ()), s.table.Quoted(os.Environ()), s.signal.Notes(), s.signal.RelayNotes(s.turn.Enabled), s.turn.Notes(), s.redis.Notes(), n.turn.Notes())
 	if tls := turnsrv.DefaultConfig().TLSPort; n.cert == nil && s.turn.Enabled && s.turn.TLSPort != tls && s.turn.TLSPort != 0 {
 		notes.Warnf("no_certificate", "--turn-tls-port %d is closed without a certificate: set --tls-cert and --tls-key", s.turn.TLSPort)
 	}

@@ -51,6 +51,12 @@ func wrongSettings(dir string) map[string]wrongSetting {
 		"key with a map":                  file("turn-secret|line 1|neither a value nor a list", "turn-secret: {a: b}\n"),
 		"key that is there twice":         file("server-port|line 2|twice", "server-port: 80\nserver-port: 81\n"),
 		"file that is no map":             file("--config|line 1|server-port: 8080", "- server-port\n"),
+		"short secret of tokens":          silent(flag("--auth-secret|secret 1 of 1|at least 32", "--auth-secret", "sixteen-letters-!"), "sixteen"),
+		"key set that is no URL":          flag("--auth-jwks|https://", "--auth-jwks", "ftp://app.example.org/keys"),
+		"key set that is not there":       flag("--auth-jwks|/nowhere.json|no such file", "--auth-jwks", "/nowhere.json"),
+		"backend that is no URL":          flag("--auth-url|https://", "--auth-url", "app.example.org/auth"),
+		"tokens and a backend":            flag("--auth-url|--auth-jwks", "--auth-url", "https://app.example.org/auth", "--auth-jwks", "https://app.example.org/keys"),
+		"audience without tokens":         flag("--auth-audience|--auth-secret", "--auth-audience", "calls"),
 		"word for a number":               flag(`--server-port|"http"|whole number`, "--server-port", "http"),
 		"number of a service":             env("--redis-port|tcp://10.0.0.1:6379|enableServiceLinks", "REDIS_PORT=tcp://10.0.0.1:6379"),
 		"word for a time":                 flag(`--read-timeout|"soon"|1m30s`, "--read-timeout", "soon"),
@@ -213,7 +219,7 @@ func TestNotesAreLogged(t *testing.T) {
 		systemtest.Eventually(t, "the node serves", func() bool { return strings.Contains(log.String(), "serving") })
 		stop()
 		<-ended
-		want := map[string]string{"no_tls": "WARN", "generated_secret": "WARN", "private_relay": "WARN", "private_peers_denied": "INFO", "alone": "INFO"}
+		want := map[string]string{"no_tls": "WARN", "open_relay": "WARN", "generated_secret": "WARN", "private_relay": "WARN", "private_peers_denied": "INFO", "alone": "INFO"}
 		got := map[string]string{}
 		for line := range strings.Lines(log.String()) {
 			var record struct{ Level, Code, Msg string }

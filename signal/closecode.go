@@ -29,6 +29,8 @@ const (
 	closeUnavailable closeCode = 4003
 	// closeReplaced: another connection has resumed the session. The client must not come back.
 	closeReplaced closeCode = 4500
+	// closeExpired: the token has expired and no other came in its place. The client must not come back with it.
+	closeExpired closeCode = 4501
 )
 
 // frame returns the payload of the close frame.

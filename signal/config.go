@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"cline-meet/signal/signal/auth"
 	"cline-meet/signal/signal/setting"
 )
 
@@ -55,6 +56,7 @@ type Config struct {
 	AdminToken   string
 	TLSCert      string
 	TLSKey       string
+	Auth         auth.Config
 
 	// TLS is nil to serve plain HTTP.
 	TLS *tls.Config
@@ -94,6 +96,7 @@ func DefaultConfig() Config {
 		AddrCredits:  setting.Derived,
 		MaxConns:     setting.Derived,
 		AdminAddr:    "127.0.0.1:9090",
+		Auth:         auth.DefaultConfig(),
 	}
 }
 
@@ -109,11 +112,12 @@ func (c *Config) Settings() setting.Table {
 		setting.Category("Security",
 			setting.Text("tls-cert", &c.TLSCert, "PEM `FILE` with the certificate chain of HTTPS and TURNS, reloaded when it changes"),
 			setting.Text("tls-key", &c.TLSKey, "PEM `FILE` with the key of --tls-cert"),
-			setting.Secrets("session-secret", &c.SessionSecrets, "`SECRETS` that sign cookies and resume tokens, comma separated, newest first; without Redis clients outlive a restart only if they are set").Otherwise("generated at start"),
+			setting.Secrets("session-secret", &c.SessionSecrets, setting.LeastSecret, "`SECRETS` that sign cookies and resume tokens, comma separated, newest first; without Redis clients outlive a restart only if they are set").Otherwise("generated at start"),
 			setting.List("allowed-origins", &c.AllowedOrigins, "`ORIGINS` beside our own whose pages may import signal.js, open a WebSocket and fetch /ice, comma separated, such as https://app.example.org; * allows all, without cookies"),
 			setting.Bool("require-origin", &c.RequireOrigin, "refuse WebSocket clients that send no Origin (anything but browsers)"),
 			setting.List("trusted-proxies", &c.TrustedProxies, "`CIDRS` of reverse proxies whose X-Forwarded-For, -Proto, -Host and Forwarded are believed, comma separated"),
 		),
+		c.Auth.Settings(),
 		setting.Category("Limits",
 			setting.Int("max-room-users", &c.MaxRoomUsers, 1, 1000, "`NUMBER` of users that a room holds"),
 			setting.Int("max-frame-bytes", &c.MaxFrame, minFrame, 1<<30, "`BYTES` of the largest WebSocket message that is accepted"),
@@ -148,7 +152,7 @@ func (c *Config) Validate() error {
 	_, err := parseProxies(c.TrustedProxies)
 	p.Add("trusted-proxies", err)
 	c.checkAdmin(&p)
-	return p.Err()
+	return errors.Join(p.Err(), c.Auth.Validate())
 }
 
 func (c *Config) checkAdmin(p *setting.Problems) {

@@ -41,17 +41,18 @@ type conn struct {
 
 	// Fixed after construction.
 	srv    *Server
-	bound  binding  // what its tokens are bound to
 	host   string   // what the client calls us
 	from   *address // what it counts for
 	number uint64   // its place among all that were asked for
 
 	// Fixed once it is attached; before that nobody else knows it.
+	visitor
 	participant *participant
 	log         *slog.Logger
 
 	// Owned by the read loop.
 	rate     *rate.Limiter
+	largest  int // bytes of a message
 	faults   *rate.Limiter
 	released chan struct{} // closed when the read loop has let go of the participant
 
@@ -59,14 +60,15 @@ type conn struct {
 	slot int
 }
 
-func newConn(s *Server, l link, bound binding, host string, from *address) *conn {
+func newConn(s *Server, l link, who visitor, host string, from *address) *conn {
 	c := &conn{
 		srv:      s,
-		bound:    bound,
 		host:     host,
 		from:     from,
+		visitor:  who,
 		log:      s.cfg.Logger,
 		rate:     rate.NewLimiter(rate.Limit(s.cfg.MessageRate), s.cfg.MessageBurst),
+		largest:  s.cfg.MaxFrame,
 		faults:   rate.NewLimiter(faultRate, faultBurst),
 		released: make(chan struct{}),
 	}

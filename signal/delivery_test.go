@@ -161,7 +161,7 @@ func (w *wire) show(v state.View, but ...string) {
 // say has a participant say something to all, or to one, with an id if that is not empty.
 func say(p *participant, id, to, text string) {
 	env := envelope{Type: appMessage, ID: []byte(id), TargetID: []byte(to), Data: []byte(strconv.Quote(text))}
-	c := newConn(p.srv, &sink{}, binding{session: "session"}, "host", p.conn.from)
+	c := newConn(p.srv, &sink{}, visitor{bound: binding{session: "session"}}, "host", p.conn.from)
 	c.participant = p
 	c.answer(env, p.handle(env))
 	synctest.Wait()

@@ -25,6 +25,7 @@ var handlers = [messageTypes]func(*participant, envelope) error{
 	iceCandidate: (*participant).relayDocument,
 	appMessage:   (*participant).relayMessage,
 	stunConfig:   (*participant).freshICE,
+	authMessage:  (*participant).renewClaims,
 }
 
 // handle decodes and handles one frame and answers it with an ack, an error or nothing.
@@ -38,7 +39,10 @@ func (c *conn) handle(op opcode, frame []byte) {
 		return
 	}
 	env, err := decode(frame)
-	if err == nil && env.Type == stunConfig {
+	if len(frame) > c.largest {
+		err = fault(codeTooLarge, "message too large for your token: %d bytes at most", c.largest)
+	}
+	if err == nil && (env.Type == stunConfig || env.Type == authMessage) {
 		if wait := c.srv.mayMint(c.from); wait > 0 {
 			c.hold(frame, wait)
 			return
@@ -55,8 +59,8 @@ func (c *conn) handle(op opcode, frame []byte) {
 
 // handle does what a message asks for, unless that was done before under the same id.
 func (p *participant) handle(env envelope) error {
-	if env.Type == stunConfig { // Who asks again gets some again.
-		return p.freshICE(env)
+	if env.Type == stunConfig || env.Type == authMessage { // Who asks again gets some again.
+		return handlers[env.Type](p, env)
 	}
 	env.key = keyOf(p.user, env)
 	before, known := p.recall(env.key)
@@ -174,6 +178,10 @@ func (p *participant) joinRoom(env envelope) error {
 		p.room.welcome(p)
 		return nil
 	}
+	claims, err := p.mayJoin(id)
+	if err != nil {
+		return err
+	}
 	if err := p.awaitAnswers(); err != nil {
 		return fromState(err)
 	}
@@ -190,6 +198,7 @@ func (p *participant) joinRoom(env envelope) error {
 	p.leave(state.ReasonLeave)
 	p.room = r
 	r.joined(l, view)
+	p.trust(claims)
 	p.done(env.key)
 	p.log.Debug("joined", "room", id, "version", view.Version, "members", len(view.Members))
 	return nil
@@ -258,6 +267,8 @@ func (p *participant) relayDocument(env envelope) error {
 		return fault(codeBadRequest, "data: missing")
 	case !hasDocument(env.Data):
 		return fault(codeBadRequest, "data: must be an object or a string that encodes one")
+	case p.receivesOnly() && env.Type != iceCandidate && sends(env.Data):
+		return p.mayNotPublish()
 	}
 	return p.relay(env)
 }
@@ -266,6 +277,9 @@ func (p *participant) relayDocument(env envelope) error {
 func (p *participant) relayMessage(env envelope) error {
 	if len(env.Data) == 0 {
 		return fault(codeBadRequest, "data: missing")
+	}
+	if p.receivesOnly() {
+		return p.mayNotPublish()
 	}
 	return p.relay(env)
 }

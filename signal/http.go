@@ -70,15 +70,16 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, "draining", http.StatusServiceUnavailable, "server is going away")
 		return
 	}
-	bound, cookie := s.sessions.ensure(r, who.secure)
 	want := wanted(r.URL.Query())
-	from := s.connect(w, who, s.isBack(bound.session, want.token))
+	from := s.connect(w, who, s.isBack(s.presumedSession(r, who, want.token), want.token))
 	if from == nil {
 		return
 	}
-	header := http.Header{}
-	if cookie != nil {
-		header.Set("Set-Cookie", cookie.String())
+	visitor, header, err := s.knock(r, who)
+	if err != nil {
+		s.addrs.disconnect(from)
+		s.turnAway(w, err)
+		return
 	}
 	ws, err := s.upgrader.Upgrade(w, r, header)
 	if err != nil { // The upgrader has answered.
@@ -92,7 +93,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		_ = ws.NetConn().Close()
 		return
 	}
-	c := newConn(s, s.link(ws.NetConn()), bound, who.host, from)
+	c := newConn(s, s.link(ws.NetConn()), visitor, who.host, from)
 	c.number = number
 	s.cfg.Logger.Debug("connected", "client", who.addr)
 	s.metrics.accepted.Inc()
@@ -139,12 +140,15 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 	if err := s.state.Ready(); err != nil {
 		notReady["state"] = err.Error()
 	}
+	if err := s.door.Ready(); err != nil {
+		notReady["auth"] = err.Error()
+	}
 	if len(notReady) > 0 {
 		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": notReady})
 		return
 	}
 	answer := map[string]any{"status": "ready"}
-	if problems := s.state.Problems(); len(problems) > 0 {
+	if problems := append(s.state.Problems(), s.door.Problems()...); len(problems) > 0 {
 		answer["problems"] = problems
 	}
 	writeJSON(w, http.StatusOK, answer)
@@ -153,11 +157,9 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 // serveICE issues ICE servers for the session of the request's cookie, or for the user of a bearer token.
 func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 	who := identify(r, s.proxies)
-	user := s.iceUser(r, who)
-	if user == "" {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		writeJSON(w, http.StatusUnauthorized, map[string]string{
-			"error": "no session: open / or /ws first and send its cookie, or the resume_token of a WebSocket without a cookie as bearer token"})
+	user, claims, err := s.knockForICE(r, who)
+	if err != nil {
+		writeJSON(w, challenge(w, err), map[string]string{"error": textOf(err)})
 		return
 	}
 	if wait := s.mayMint(s.addrs.of(who.prefix())); wait > 0 {
@@ -165,7 +167,7 @@ func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusTooManyRequests, map[string]string{"error": "too many credentials for your address"})
 		return
 	}
-	ice := s.cfg.ICE(who.host, user)
+	ice := s.ice(who.host, user, claims)
 	writeJSON(w, http.StatusOK, struct {
 		ICEServers []ICEServer `json:"iceServers"`
 		TTL        int         `json:"ttl,omitempty"`
@@ -175,7 +177,7 @@ func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 // iceUser returns the user that ICE servers are for, none for a stranger.
 func (s *Server) iceUser(r *http.Request, who clientID) string {
 	if session, _ := s.sessions.find(r, who.secure); session != "" {
-		return userPrefix(session)
+		return s.sessions.userPrefix(session)
 	}
 	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {

@@ -35,10 +35,11 @@ const (
 	iceCandidate
 	appMessage
 	stunConfig
+	authMessage
 	messageTypes // how many there are
 )
 
-var messageTypeNames = [messageTypes]string{"unknown", "join_room", "leave_room", "offer", "answer", "ice_candidate", "message", typeSTUNConfig}
+var messageTypeNames = [messageTypes]string{"unknown", "join_room", "leave_room", "offer", "answer", "ice_candidate", "message", typeSTUNConfig, "auth"}
 
 func (t messageType) String() string { return messageTypeNames[t] }
 
@@ -59,19 +60,23 @@ func messageTypeOf(name []byte) messageType {
 		return appMessage
 	case typeSTUNConfig:
 		return stunConfig
+	case "auth":
+		return authMessage
 	}
 	return unknownType
 }
 
 // The codes of error messages.
 const (
-	codeBadRequest  = 400
-	codeNotMember   = 404
-	codeNoRoom      = 409
-	codeGone        = 410
-	codeTooLarge    = 413
-	codeRateLimited = 429
-	codeUnavailable = 503
+	codeBadRequest   = 400
+	codeUnauthorized = 401
+	codeForbidden    = 403
+	codeNotMember    = 404
+	codeNoRoom       = 409
+	codeGone         = 410
+	codeTooLarge     = 413
+	codeRateLimited  = 429
+	codeUnavailable  = 503
 )
 
 const (

@@ -20,6 +20,7 @@ type metrics struct {
 	resumes          *prometheus.CounterVec
 	handovers        *prometheus.CounterVec
 	limits           [limits]prometheus.Counter
+	authRefusals     *prometheus.CounterVec
 }
 
 func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
@@ -38,6 +39,7 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 			Name: "signal_resumes_total", Help: "Attempts to resume, by outcome: here, moved (from another node), adopted (from a dead one), revived (after a restart), gone or unavailable."}, []string{"outcome"}),
 		handovers: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_handovers_total", Help: "Requests of other nodes for a participant, by outcome: handed or gone."}, []string{"outcome"}),
+		authRefusals: authCounters(f),
 		accepted: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_connections_accepted_total", Help: "WebSockets that were opened."}),
 		refused: f.NewCounterVec(prometheus.CounterOpts{
@@ -76,11 +78,11 @@ const (
 	outcomeOK = iota
 	outcomeRefused
 	outcomeCode
-	outcomes = outcomeCode + 7
+	outcomes = outcomeCode + 9
 )
 
 var outcomeCodes = [outcomes - outcomeCode]int{
-	codeBadRequest, codeNotMember, codeNoRoom, codeGone, codeTooLarge, codeRateLimited, codeUnavailable}
+	codeBadRequest, codeUnauthorized, codeForbidden, codeNotMember, codeNoRoom, codeGone, codeTooLarge, codeRateLimited, codeUnavailable}
 
 func outcomeOf(code int) int { return outcomeCode + slices.Index(outcomeCodes[:], code) }
 

@@ -23,6 +23,15 @@ func (c *Config) Notes() setting.Notes {
 	return n
 }
 
+// RelayNotes warn, if the node relays, that strangers may use that.
+func (c *Config) RelayNotes(relays bool) setting.Notes {
+	var n setting.Notes
+	if relays && !c.Auth.Enabled() && !c.onLoopback() {
+		n.Warnf("open_relay", "no authentication: anybody who reaches this node may relay through it; set --auth-secret, --auth-jwks or --auth-url")
+	}
+	return n
+}
+
 // onLoopback says that nobody but this machine reaches the server.
 func (c *Config) onLoopback() bool {
 	return c.Host == "localhost" || net.ParseIP(c.Host).IsLoopback()

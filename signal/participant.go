@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"cline-meet/signal/signal/auth"
 	"cline-meet/signal/state"
 )
 
@@ -51,6 +52,9 @@ type participant struct {
 	kept       frameLog  // the last of them, which the client has not confirmed
 	asked      bool      // a ping that asks for a confirmation is under way
 	iceRefresh time.Time // when fresh ICE servers and a fresh token are due; zero for never
+
+	claims *auth.Claims // those of its client; nil where everybody may come in
+	warned bool         // the client knows that they expire soon
 }
 
 // ownership says who a participant belongs to.
@@ -84,12 +88,13 @@ type greeting struct {
 // ICE servers, then with all that is kept and that it has not got. It fails with errGone, and the
 // participant stays the caller's, when there is no going on.
 func (p *participant) attach(c *conn, g greeting, got *uint64) error {
-	ice := p.srv.cfg.ICE(c.host, p.user)
+	ice := p.srv.ice(c.host, p.user, c.claims)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.rewindLocked(got); err != nil {
 		return err
 	}
+	p.trustLocked(c, c.claims)
 	if g.Resumed {
 		g.Kept = p.kept.count
 	}
@@ -183,9 +188,13 @@ func (p *participant) expireLocked() {
 // yield says, in the read loop, that it is about to wait for the shared state. Without other nodes
 // that answers at once.
 func (p *participant) yield() {
-	if !p.srv.cfg.Clustered {
-		return
+	if p.srv.cfg.Clustered {
+		p.yieldAnyway()
 	}
+}
+
+// yieldAnyway says, in the read loop, that it is about to wait.
+func (p *participant) yieldAnyway() {
 	p.mu.Lock()
 	c := p.conn
 	p.mu.Unlock()
@@ -409,7 +418,7 @@ func (p *participant) visit() {
 	}
 	p.heard.age(p.srv.memorySpan())
 	p.said.age(p.srv.memorySpan())
-	due := !p.iceRefresh.IsZero() && !p.iceRefresh.After(time.Now().Add(p.srv.wheel.turn))
+	due := !p.iceRefresh.IsZero() && !p.iceRefresh.After(time.Now().Add(p.srv.wheel.turn)) || p.expiresSoonLocked()
 	p.mu.Unlock()
 	if due {
 		p.sendICE()
@@ -419,12 +428,12 @@ func (p *participant) visit() {
 // sendICE sends ICE servers with fresh credentials to a client that is there.
 func (p *participant) sendICE() {
 	p.mu.Lock()
-	c := p.conn
+	c, claims := p.conn, p.claims
 	p.mu.Unlock()
 	if c == nil {
 		return
 	}
-	ice := p.srv.cfg.ICE(c.host, p.user)
+	ice := p.srv.ice(c.host, p.user, claims)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conn != nil {
@@ -446,6 +455,7 @@ func (p *participant) iceFrameLocked(ice ICEConfig, g greeting) []byte {
 	if life > 0 {
 		p.iceRefresh = time.Now().Add(life)
 	}
+	limits := p.srv.limitsOf(p.claims)
 	return objectFrame(typeSTUNConfig, p.user, struct {
 		ICEServers  []ICEServer `json:"iceServers"`
 		TTL         int         `json:"ttl,omitempty"`
@@ -456,6 +466,7 @@ func (p *participant) iceFrameLocked(ice ICEConfig, g greeting) []byte {
 		MaxMessageBytes int     `json:"max_message_bytes"`
 		MessageRate     float64 `json:"message_rate"`
 		MessageBurst    int     `json:"message_burst"`
+		AuthExpiresIn   int     `json:"auth_expires_in,omitempty"`
 	}{ice.servers(), ice.seconds(), token, g, p.srv.cfg.MaxRoomUsers, p.srv.wheel.turn.Milliseconds(),
-		p.srv.cfg.MaxFrame, p.srv.cfg.MessageRate, p.srv.cfg.MessageBurst})
+		limits.MaxMessageBytes, limits.MessageRate, limits.MessageBurst, p.announceExpiryLocked()})
 }

@@ -21,7 +21,7 @@ func newPair(t testing.TB) *pair {
 	p := &pair{s, s.place("room-1", member("user-aaaaaaaa-aaaa", "near", 1)), s.place("room-1", member("user-bbbbbbbb-bbbb", "near", 1))}
 	p.a.room.apply(view(1, p.a.asMember(), p.b.asMember()))
 	for _, one := range []*participant{p.a, p.b} {
-		c := newConn(s, &sink{}, binding{session: "session"}, "host", one.conn.from)
+		c := newConn(s, &sink{}, visitor{bound: binding{session: "session"}}, "host", one.conn.from)
 		c.limits = &socketLimits{message: 1 << 16, queue: s.cfg.MaxQueue}
 		c.rate, c.faults = rate.NewLimiter(rate.Inf, 1), rate.NewLimiter(rate.Inf, 1)
 		c.participant, c.log, one.conn = one, one.log, c

@@ -58,21 +58,29 @@ func (p *participant) tokenLocked() string {
 
 // readToken returns what a token says that is of that session, or a bearer token.
 func (s *Server) readToken(session, text string) (resumeToken, error) {
-	var t resumeToken
 	payload, mac, _ := strings.Cut(text, ".")
-	raw, err := base64.RawURLEncoding.DecodeString(payload)
-	if err == nil {
-		err = json.Unmarshal(raw, &t)
-	}
+	t, err := decodeToken(text)
 	switch {
 	case err != nil:
 		return resumeToken{}, fmt.Errorf("%w: the token cannot be read", errGone)
 	case !s.sessions.verifyToken(cmp.Or(t.Session, session), payload, mac):
 		return resumeToken{}, fmt.Errorf("%w: the token is not of this session", errGone)
+	case t.Session != "" && s.door != nil:
+		return resumeToken{}, fmt.Errorf("%w: the token is of nobody in particular", errGone)
 	case t.Session != "" && time.Now().Unix() >= t.Expires:
 		return resumeToken{}, fmt.Errorf("%w: the token has expired", errGone)
 	}
 	return t, nil
+}
+
+// decodeToken returns what a token says, whoever has written it.
+func decodeToken(text string) (t resumeToken, err error) {
+	payload, _, _ := strings.Cut(text, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(payload)
+	if err == nil {
+		err = json.Unmarshal(raw, &t)
+	}
+	return t, err
 }
 
 // isUsedUp reports whether the client has proved that it has got a token of a later greeting of the epoch. Tokens that
@@ -134,6 +142,9 @@ func (s *Server) resume(c *conn, want resumption) error {
 	defer done()
 	p, outcome, err := s.fetch(ctx, c, t, want.got)
 	if err != nil {
+		return err
+	}
+	if err := s.mayReturn(c, p); err != nil {
 		return err
 	}
 	if err := p.attach(c, greeting{Resumed: true, Gap: p.takeStock()}, want.got); err != nil {

@@ -29,6 +29,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"cline-meet/signal/signal/auth"
 	"cline-meet/signal/state"
 )
 
@@ -57,6 +58,7 @@ type Server struct {
 	proxies  []netip.Prefix
 	addrs    *addresses
 	refusals noticeRate
+	door     *auth.Door // nil when everybody may come in
 	upgrader websocket.Upgrader
 	wheel    *wheel
 	metrics  *metrics
@@ -122,6 +124,9 @@ func New(cfg Config) (*Server, error) {
 
 		participants: map[string]*participant{},
 	}
+	if s.door, err = openDoor(cfg); err != nil {
+		return nil, err
+	}
 	s.proxies, _ = parseProxies(cfg.TrustedProxies) // Validate has seen them.
 	s.moves.byUser = map[string]*outgoingMove{}
 	s.upgrader = websocket.Upgrader{
@@ -130,6 +135,7 @@ func New(cfg Config) (*Server, error) {
 		WriteBufferSize:  4 << 10,
 		WriteBufferPool:  new(sync.Pool),
 		CheckOrigin:      func(*http.Request) bool { return true }, // serveWS has checked it.
+		Subprotocols:     []string{auth.Subprotocol},
 	}
 	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
 	s.limits = socketLimits{cfg.MaxFrame, cfg.MaxQueue, cfg.ReadTimeout, cfg.WriteTimeout}
@@ -197,6 +203,7 @@ func (s *Server) Run() error {
 	errs := make(chan error, len(s.http))
 	var wg sync.WaitGroup
 	wg.Go(func() { s.wheel.run(s.ctx) })
+	wg.Go(func() { s.door.Run(s.ctx) })
 	for i, l := range []net.Listener{s.listener, s.admin}[:len(s.http)] {
 		wg.Go(func() {
 			if err := s.http[i].Serve(l); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {
@@ -285,14 +292,6 @@ func (s *Server) participant(user string) *participant {
 // Connections returns the number of WebSockets that are open.
 func (s *Server) Connections() int { return int(s.open.Load()) }
 
-// SetSessionSecrets replaces the secrets that sign cookies, newest first: all are accepted, the first
-// signs. An empty list changes nothing.
-func (s *Server) SetSessionSecrets(secrets []string) {
-	if len(secrets) > 0 {
-		s.sessions.set(secrets)
-	}
-}
-
 // detached returns how many participants wait for their clients.
 func (s *Server) detached() int {
 	n := 0
@@ -326,9 +325,9 @@ func (s *Server) admit() bool {
 func (s *Server) register(session string) *participant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	user := newUserID(session)
+	user := s.sessions.newUserID(session)
 	for s.participants[user] != nil {
-		user = newUserID(session)
+		user = s.sessions.newUserID(session)
 	}
 	p := newParticipant(s, user, newEpoch())
 	s.participants[user] = p

@@ -43,6 +43,14 @@ func (s sessions) set(secrets []string) {
 	s.secrets.Store(&all)
 }
 
+// SetSessionSecrets replaces the secrets that sign cookies, newest first: all are accepted, the first
+// signs. An empty list changes nothing.
+func (s *Server) SetSessionSecrets(secrets []string) {
+	if len(secrets) > 0 {
+		s.sessions.set(secrets)
+	}
+}
+
 // find returns the session id of a request's cookie, and whether the cookie is signed by the
 // newest secret. The id is empty when there is no cookie or it is not ours.
 func (s sessions) find(r *http.Request, secure bool) (id string, current bool) {
@@ -124,15 +132,24 @@ func signToken(secret []byte, session, payload string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// userPrefix returns the part of a user id that all connections of a session share.
-func userPrefix(session string) string {
+// subjectSession begins the session of who has a subject instead of a cookie. No cookie's id has a colon.
+const subjectSession = "subject:"
+
+// userPrefix returns the part of a user id that all connections of a session share. For a subject it is keyed, lest
+// others find out by trial who is behind an id; so it lasts as long as the newest secret.
+func (s sessions) userPrefix(session string) string {
 	sum := sha256.Sum256([]byte("user\x00" + session))
+	if strings.HasPrefix(session, subjectSession) {
+		mac := hmac.New(sha256.New, (*s.secrets.Load())[0])
+		mac.Write([]byte("user\x00" + session))
+		mac.Sum(sum[:0])
+	}
 	return "user-" + userEncoding.EncodeToString(sum[:5])
 }
 
 // newUserID returns a user id for one connection of a session.
-func newUserID(session string) string {
+func (s sessions) newUserID(session string) string {
 	var b [3]byte
 	_, _ = rand.Read(b[:]) // Never fails, as its documentation says.
-	return userPrefix(session) + "-" + userEncoding.EncodeToString(b[:])[:4]
+	return s.userPrefix(session) + "-" + userEncoding.EncodeToString(b[:])[:4]
 }

@@ -98,7 +98,7 @@ func TestLateRequestHere(t *testing.T) {
 		g.x = g.hop(g.x, "B")
 		g.x.conn.number, g.x.conn.released = 2, make(chan struct{})
 		asks := func(number uint64, t resumeToken, got *uint64) (*participant, error) {
-			p, _, err := b.fetch(b.ctx, &conn{number: number, bound: binding{session: "session"}}, t, got)
+			p, _, err := b.fetch(b.ctx, &conn{number: number, visitor: visitor{bound: binding{session: "session"}}}, t, got)
 			return p, err
 		}
 		stays := func(what string, err error) {

@@ -142,7 +142,7 @@ func defaultListen() []string { return []string{"0.0.0.0", "::"} }
 func (c *Config) Settings() setting.Table {
 	return setting.Category("TURN",
 		setting.Bool("turn-enabled", &c.Enabled, "run the STUN/TURN server"),
-		setting.Secrets("turn-secret", &c.Secrets, "TURN-REST shared secrets of at least 16 characters, newest first (comma separated `LIST`)").Otherwise("generated"),
+		setting.Secrets("turn-secret", &c.Secrets, setting.LeastSecret, "TURN-REST shared secrets of at least 16 characters, newest first (comma separated `LIST`)").Otherwise("generated"),
 		setting.Text("turn-realm", &c.Realm, "authentication realm (`TEXT`)"),
 		setting.List("turn-listen", &c.Listen, "listen addresses (comma separated `LIST` of IP addresses)"),
 		setting.Port("turn-port", &c.Port, 0, "port of STUN and TURN over UDP and TCP, 0 picks a free one (`PORT`)"),

@@ -31,6 +31,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"go.uber.org/goleak"
+
+	"cline-meet/signal/signal/setting"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -547,7 +549,7 @@ func TestConfig(t *testing.T) {
 	file := keyFile(t, []byte("{}"))
 	for want, change := range map[string]func(*Config){
 		"":                                       func(*Config) {},
-		"--auth-secret: a secret of 31":          func(c *Config) { c.Secrets = []string{newSecret, newSecret[:31]} },
+		"--auth-secret: secret 2 of 2 has 31":    func(c *Config) { c.Secrets = []string{newSecret, newSecret[:31]} },
 		"--auth-jwks: is no http":                func(c *Config) { c.JWKS = "ftp://example.org/keys" },
 		"--auth-jwks: is no https":               func(c *Config) { c.JWKS = "https://" },
 		"--auth-url: is no http":                 func(c *Config) { c.URL = "example.org/auth" },
@@ -558,7 +560,9 @@ func TestConfig(t *testing.T) {
 		cfg := DefaultConfig()
 		change(&cfg)
 		want = strings.Replace(want, "https", "http", 1)
-		err := cfg.Validate()
+		var bounds setting.Problems
+		cfg.Settings().Check(&bounds)
+		err := errors.Join(bounds.Err(), cfg.Validate())
 		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
 			t.Errorf("got %v, want %s", err, want)
 		}

@@ -41,10 +41,21 @@ func (c *Config) Enabled() bool { return c.tokens() || c.URL != "" }
 
 func (c *Config) tokens() bool { return len(c.Secrets) > 0 || c.JWKS != "" }
 
+// Who says who may come in.
+func (c *Config) Who() string {
+	switch {
+	case c.URL != "":
+		return "whom the backend in --auth-url allows"
+	case c.tokens():
+		return "who has a token"
+	}
+	return "everybody"
+}
+
 // Settings returns the table of what flags, the environment and the config file fill c with.
 func (c *Config) Settings() setting.Table {
 	return setting.Category("Authentication",
-		setting.List("auth-secret", &c.Secrets, "`SECRETS` of at least 32 characters with which your backend signs tokens (HS256), comma separated, newest first"),
+		setting.Secrets("auth-secret", &c.Secrets, minSecret, "`SECRETS` of at least 32 characters with which your backend signs tokens (HS256), comma separated, newest first"),
 		setting.Text("auth-jwks", &c.JWKS, "`FILE` or URL with the JSON Web Key Set of your tokens (RS256, ES256, EdDSA)"),
 		setting.Duration("auth-jwks-refresh", &c.Refresh, time.Second, setting.Longest, "`SECONDS` between readings of a URL in --auth-jwks"),
 		setting.Text("auth-issuer", &c.Issuer, "`TEXT` that the iss of a token must be"),
@@ -56,13 +67,9 @@ func (c *Config) Settings() setting.Table {
 	)
 }
 
-// Validate returns every problem of the settings, each naming its flag, joined into one error.
+// Validate returns every problem beyond the bounds of the single settings, each naming its flag, joined into one error.
 func (c *Config) Validate() error {
 	var p setting.Problems
-	c.Settings().Check(&p)
-	for _, secret := range c.Secrets {
-		p.Check(len(secret) >= minSecret, "auth-secret", "a secret of %d characters is too short, use at least %d", len(secret), minSecret)
-	}
 	p.Check(!isURL(c.JWKS) || validURL(c.JWKS), "auth-jwks", "is no http:// or https:// URL with a host, nor a file")
 	p.Check(c.URL == "" || validURL(c.URL), "auth-url", "is no http:// or https:// URL with a host")
 	p.Check(c.URL == "" || !c.tokens(), "auth-url", "give it, or --auth-secret and --auth-jwks")

@@ -47,15 +47,15 @@ func List(name string, p *[]string, usage string) *Setting {
 	return newSetting(name, usage, (*list)(p), func() error { return nil })
 }
 
-// minSecret is the length from which a secret cannot be found by trial.
-const minSecret = 16
+// LeastSecret is the length from which a secret cannot be found by trial.
+const LeastSecret = 16
 
-// Secrets is a list of texts that nobody must guess. What is wrong with one is said without it.
-func Secrets(name string, p *[]string, usage string) *Setting {
+// Secrets is a list of texts that nobody must guess, each at least so long. What is wrong with one is said without it.
+func Secrets(name string, p *[]string, least int, usage string) *Setting {
 	return newSetting(name, usage, (*list)(p), func() error {
 		for i, secret := range *p {
-			if len(secret) < minSecret {
-				return fmt.Errorf("secret %d of %d has %d characters, which can be found by trial: use at least %d", i+1, len(*p), len(secret), minSecret)
+			if len(secret) < least {
+				return fmt.Errorf("secret %d of %d has %d characters, which can be found by trial: use at least %d", i+1, len(*p), len(secret), least)
 			}
 		}
 		return nil

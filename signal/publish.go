@@ -1,0 +1,95 @@
+package signal
+
+import (
+	"bytes"
+	"slices"
+
+	"cline-meet/signal/signal/auth"
+)
+
+// Who may not publish may receive, and for that it needs offers, answers and candidates. So these pass if their SDP
+// sends no media: browsers hold a peer to the direction that it has described (RFC 8829, section 5.10). Data
+// channels have no direction; what comes over them is for the page to judge.
+
+// receivesOnly reports whether this client may not publish, in the read loop.
+func (p *participant) receivesOnly() bool {
+	claims := p.visitor().claims
+	return claims != nil && !claims.Publish
+}
+
+func (p *participant) mayNotPublish() error {
+	return p.srv.refusal(&auth.Error{Reason: auth.ReasonPublish, Text: "claim publish allows to receive only"})
+}
+
+// sends reports whether the data of an offer or answer, plain or encoded as a string, may send media. What has no SDP
+// may do anything.
+func sends(data []byte) bool {
+	if len(data) > 0 && data[0] == '"' {
+		data, _ = unquote(data)
+	}
+	var sdp []byte
+	found := false
+	err := members(data, func(name, value []byte) {
+		if string(name) == "sdp" {
+			sdp, found = unquote(value)
+		}
+	})
+	return err != nil || !found || sendsMedia(sdp)
+}
+
+// sendsMedia reports whether an SDP has a media section, other than for data, that sends.
+func sendsMedia(sdp []byte) bool {
+	session := direction{}
+	var sections []direction
+	at := &session
+	for line := range bytes.Lines(sdp) {
+		line = bytes.TrimRight(line, "\r\n")
+		if kind, ok := bytes.CutPrefix(line, []byte("m=")); ok {
+			sections = append(sections, newDirection(kind))
+			at = &sections[len(sections)-1]
+			continue
+		}
+		at.read(line)
+	}
+	return slices.ContainsFunc(sections, func(d direction) bool { return d.sends(session) })
+}
+
+// direction is what a media section, or the session before them, says of who sends.
+type direction struct {
+	data     bool // it is for data channels
+	zero     bool // its port is 0
+	bundled  bool // which does not mean that it is refused, as it shares the port of another
+	sending  bool
+	receives bool // it says that it does not send
+}
+
+// newDirection reads a media line: kind, port, protocol and formats.
+func newDirection(line []byte) direction {
+	fields := bytes.Fields(line)
+	return direction{
+		data: len(fields) > 0 && string(fields[0]) == "application",
+		zero: len(fields) > 1 && string(fields[1]) == "0",
+	}
+}
+
+func (d *direction) read(line []byte) {
+	switch string(line) {
+	case "a=sendrecv", "a=sendonly":
+		d.sending = true
+	case "a=recvonly", "a=inactive":
+		d.receives = true
+	case "a=bundle-only":
+		d.bundled = true
+	}
+}
+
+// sends reports whether a section sends, which it does unless it says otherwise, or the session for all.
+func (d direction) sends(session direction) bool {
+	switch {
+	case d.data || d.zero && !d.bundled:
+		return false
+	case d.sending || d.receives:
+		return d.sending
+	}
+	return session.sending || !session.receives
+}
