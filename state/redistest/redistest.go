@@ -164,14 +164,14 @@ func StartSentinel(t testing.TB) (master, replica, sentinel *Server) {
 	t.Helper()
 	systemtest.Need(t, "redis-sentinel")
 	master = Start(t)
-	at := "127.0.0.1 " + strconv.Itoa(master.Port())
-	replica = Start(t, "--replicaof", at, "--repl-diskless-sync-delay", "0")
+	port := strconv.Itoa(master.Port())
+	replica = Start(t, "--replicaof", "127.0.0.1", port, "--repl-diskless-sync-delay", "0")
 	replica.follows()
 	sentinel = &Server{t: t, Dir: t.TempDir()}
-	sentinel.command = func(port string) *exec.Cmd {
+	sentinel.command = func(own string) *exec.Cmd {
 		conf := filepath.Join(sentinel.Dir, "sentinel.conf")
-		text := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\nlogfile log\nsentinel monitor rooms %s 1\n"+
-			"sentinel down-after-milliseconds rooms 500\nsentinel failover-timeout rooms 3000\n", port, sentinel.Dir, at)
+		text := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\nlogfile log\nsentinel monitor rooms 127.0.0.1 %s 1\n"+
+			"sentinel down-after-milliseconds rooms 500\nsentinel failover-timeout rooms 3000\n", own, sentinel.Dir, port)
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -184,9 +184,30 @@ func StartSentinel(t testing.TB) (master, replica, sentinel *Server) {
 	return master, replica, sentinel
 }
 
-// StartCluster runs a Cluster of three masters, the first with a replica if asked for.
+// version returns the major version of the redis-server that is installed.
+func version(t testing.TB) int {
+	t.Helper()
+	systemtest.Need(t, "redis-server")
+	said, err := exec.Command("redis-server", "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, number, _ := strings.Cut(string(said), " v=") // Redis server v=7.0.15 sha=…
+	major, _, _ := strings.Cut(number, ".")
+	v, err := strconv.Atoi(major)
+	if err != nil {
+		t.Fatalf("redis-server --version says %q", said)
+	}
+	return v
+}
+
+// StartCluster runs a Cluster of three masters, the first with a replica if asked for. A test that has only an older Redis
+// than a Cluster needs is skipped.
 func StartCluster(t testing.TB, withReplica bool) (masters []*Server, replica *Server) {
 	t.Helper()
+	if v := version(t); v < 7 {
+		t.Skipf("a Cluster needs Redis 7, this is %d", v)
+	}
 	var all []*Server
 	var buses []int
 	start := func(args ...string) *Server {
