@@ -140,7 +140,7 @@ func asserted(sites ...*site) int {
 func TestDeathCostsItsRooms(t *testing.T) {
 	redis := redistest.Start(t)
 	cfg := graceful(single(redis))
-	cfg.Beat, cfg.Grace = 2*time.Second, 0
+	cfg.Beat, cfg.Grace = 2*time.Second, spreading+time.Second
 	one, two, dead := three(t, cfg)
 	const rooms = 1000
 	for i := range rooms {
@@ -152,7 +152,7 @@ func TestDeathCostsItsRooms(t *testing.T) {
 	dead.crash()
 	one.knowsDead("n3")
 	two.knowsDead("n3")
-	agree(t, "r0", []string{"a"}, one)
+	eventually(t, "its member leaves", func() bool { return slices.Equal(one.sees("r0"), []string{"a"}) })
 	eventually(t, "the burial is over", func() bool {
 		return one.client.Exists(t.Context(), directoryKeys(cfg.Prefix)[2], one.indexKey("n3")).Val() == 0
 	})
@@ -161,6 +161,31 @@ func TestDeathCostsItsRooms(t *testing.T) {
 	if cost > rooms/5 { // Most of it are beats, should the death be noticed late.
 		t.Errorf("the death of a node with one member among %d rooms costs %d commands", rooms, cost)
 	}
+}
+
+// TestDeathWithoutGrace kills a node whose members have no grace: the other nodes look in turns, and the one that
+// finds it sweeps at once, so that the others could miss it until the end of the lease.
+func TestDeathWithoutGrace(t *testing.T) {
+	cfg := graceful(single(redistest.Start(t)))
+	cfg.Grace, cfg.Lease = 0, patience
+	one := newSite(t, cfg, "n1")
+	<-time.After(watchEvery / 2) // The watches go on with that distance.
+	two, dead := newSite(t, cfg, "n2"), newSite(t, cfg, "n3")
+	one.must(one.enter("r", "a"))
+	two.must(two.enter("r", "b"))
+	dead.must(dead.enter("r", "c"))
+	agree(t, "r", []string{"a", "b", "c"}, one, two, dead)
+	for _, s := range []*site{one, two} {
+		eventually(t, s.id+" knows the node", func() bool { return len(s.Nodes()) == 2 })
+	}
+	dead.crash()
+	began := time.Now()
+	one.knowsDead("n3")
+	two.knowsDead("n3")
+	if took := time.Since(began); took > cfg.Lease/2 {
+		t.Errorf("all knew after %v", took)
+	}
+	agree(t, "r", []string{"a", "b"}, one, two)
 }
 
 // TestNodeWithoutIndex kills a node of protocol 1, which keeps no index of its rooms.

@@ -246,8 +246,8 @@ func (r *Redis) learn(l lease, masters map[string]master, began time.Time) time.
 	}
 	r.learnDeathsLocked(l.dead, began)
 	for node := range l.dead {
-		if d := r.dead[node]; d != nil {
-			d.indexed = l.infos[node].Protocol >= indexProtocol
+		if info, announced := l.infos[node]; announced && r.dead[node] != nil {
+			r.dead[node].indexed = info.Protocol >= indexProtocol
 		}
 	}
 	r.sweeps = append(r.sweeps, l.sweep...)

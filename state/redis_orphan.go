@@ -24,6 +24,10 @@ const (
 	indexProtocol = 2
 	// readRooms bounds the rooms that one round trip reads.
 	readRooms = 256
+	// spreading is for how long Redis keeps a death at least, whatever the grace, so that all nodes hear of it with
+	// their next look. Who does not would take the node for alive until the end of its lease, and for one that
+	// Redis has lost then.
+	spreading = opTimeout + watchEvery
 )
 
 // indexKey is the index of a node's rooms.
@@ -350,7 +354,20 @@ func (r *Redis) clearOut(ctx context.Context, node string, indexed bool) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	if !r.isOld(node) {
+		return nil // Who sweeps once more, after a lease, forgets it.
+	}
 	return r.forget(ctx, node)
+}
+
+// isOld reports whether a death has been known for long enough to be forgotten, or to everybody.
+func (r *Redis) isOld(node string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, self := r.peers[r.id]
+	alone := len(r.peers) == 0 || self && len(r.peers) == 1
+	d := r.dead[node]
+	return alone || d == nil || time.Since(d.since) >= spreading
 }
 
 // reap removes the members of a dead node from a room and has the others told.
