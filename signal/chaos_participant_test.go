@@ -55,10 +55,12 @@ func newParticipant(c *chaos, number int, random *rand.Rand) *participant {
 }
 
 // Two of three participants enter one room and stay there: what a long stay promises can only be seen there. Every
-// fourth comes back to its own node as long as that takes it. Every fifth puts up with nodes of an older version.
+// fourth comes back to its own node as long as that takes it. Every fifth puts up with nodes of an older version. Every other
+// one keeps no cookies, unless there are such nodes, which need them for a resume.
 func (p *participant) resident() bool { return p.number%3 != 0 }
 func (p *participant) loyal() bool    { return p.number%4 == 1 }
 func (p *participant) tolerant() bool { return p.number%5 == 2 }
+func (p *participant) jarless() bool  { return p.number%2 == 1 && !p.chaos.plan.older }
 
 func (p *participant) home() string { return "r" + strconv.Itoa(p.number/3%chaosRooms) }
 
@@ -128,7 +130,7 @@ func (p *participant) connect() {
 		return // The node may be gone; another may be there the next time.
 	}
 	p.chaos.mu.Lock()
-	if cookies := conn.Cookies(); len(cookies) > 0 {
+	if cookies := conn.Cookies(); len(cookies) > 0 && !p.jarless() {
 		p.cookie = cookies[0]
 	}
 	p.chaos.mu.Unlock()
