@@ -33,3 +33,13 @@ export function rememberRoom(room) {
   url.searchParams.set("room", room);
   history.replaceState(null, "", url);
 }
+
+/**
+ * Returns the token behind the # of the address, where no server and no proxy sees it, if there is one, and takes it out
+ * of there, lest somebody passes it on with the link.
+ */
+export function takeToken() {
+  const token = /^#token=(.+)$/.exec(location.hash)?.[1];
+  if (token) history.replaceState(null, "", location.pathname + location.search);
+  return token;
+}

@@ -7,6 +7,7 @@
  *   name=TEXT                                the name shown to the others
  *   media=camera|synthetic|none              what to send
  *   transport=all|relay|relay-udp|relay-tcp|relay-tls  how to connect
+ *   #token=TOKEN                             what a server wants that does not let everybody in
  *
  * `window.signalPage` tells tests and the console what is going on. It is there once the page is ready,
  * which means that it listens to everything and has begun to join. All of it is read-only:
@@ -24,7 +25,7 @@
  */
 
 import { Call, RoomFullError, SignalClient, SignalError } from "./signal.js";
-import { proposeRoom, rememberRoom, roomLink } from "./address.js";
+import { proposeRoom, rememberRoom, roomLink, takeToken } from "./address.js";
 import { $, find } from "./dom.js";
 import { LocalMedia } from "./media.js";
 import { copy, dismiss, notify } from "./notice.js";
@@ -47,7 +48,7 @@ const chatInput = $("chat-text", HTMLInputElement);
 const transportSelect = $("transport", HTMLSelectElement);
 const params = new URLSearchParams(location.search);
 
-const client = new SignalClient();
+const client = new SignalClient(undefined, { token: takeToken() });
 const call = new Call(client);
 const media = new LocalMedia();
 const tiles = new Tiles($("tiles"), $("tile-template", HTMLTemplateElement));

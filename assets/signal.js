@@ -26,6 +26,7 @@
 /** @typedef {import("./signal/events.js").ClientEvents} ClientEvents */
 /** @typedef {import("./signal/call.js").CallEvents} CallEvents */
 /** @typedef {import("./signal/ice.js").Transport} Transport */
+/** @typedef {import("./signal/token.js").TokenSource} TokenSource */
 
 export { RoomFullError, SignalError } from "./signal/errors.js";
 export { backoff, defaultURL } from "./signal/connection.js";

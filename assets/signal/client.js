@@ -5,10 +5,12 @@ import { RoomFullError, SignalError } from "./errors.js";
 import { Outbox } from "./outbox.js";
 import { Requests } from "./requests.js";
 import { Session } from "./session.js";
+import { Tokens } from "./token.js";
 import { readMessage } from "./wire.js";
 
 /** @import { ClientEvents, Membership, State } from "./events.js" */
 /** @import { Message } from "./requests.js" */
+/** @import { TokenSource } from "./token.js" */
 
 const REQUEST_TIMEOUT_MS = 10_000;
 /** How long to wait before a message that was refused for now is sent again. */
@@ -40,6 +42,8 @@ export class SignalClient extends Emitter {
   maxRoomUsers = 0;
 
   #url;
+  /** @type {Tokens|null} Null for a server that wants none. */
+  #tokens = null;
   #timeout;
   #session = new Session();
   #requests = new Requests();
@@ -66,15 +70,24 @@ export class SignalClient extends Emitter {
 
   /**
    * @param {string} [url] The server's WebSocket URL; the server of this module by default.
-   * @param {{timeout?: number}} [options] `timeout`: milliseconds a request may wait for its answer,
-   *   10,000 by default.
+   * @param {{timeout?: number, token?: TokenSource}} [options] `timeout`: milliseconds a request may wait for its
+   *   answer, 10,000 by default. `token`: for a server that wants one, a token or a function that gets one; with a function
+   *   the connection outlives the tokens. Tokens that stay refused end it with code 401, one that expires with 4501.
    */
-  constructor(url = defaultURL(), { timeout = REQUEST_TIMEOUT_MS } = {}) {
+  constructor(url = defaultURL(), { timeout = REQUEST_TIMEOUT_MS, token } = {}) {
     super();
     this.#url = url;
     this.#timeout = timeout;
+    if (token !== undefined) {
+      this.#tokens = new Tokens(token, url, {
+        renew: (fresh) => this.request("auth", { data: JSON.stringify({ token: fresh }) }),
+        refused: (code, reason) => this.state !== "connected" && this.#end(code, reason),
+      });
+    }
     this.#connection = new Connection({
       address: () => this.#session.address(this.#url),
+      protocols: () => this.#tokens?.protocols() ?? null,
+      unopened: () => this.#tokens?.examine(),
       eager: () => this.#session.kept,
       received: (frame) => this.#received(frame),
       lost: (attempt, delay, reason) => this.#lost(attempt, delay, reason),
@@ -229,6 +242,7 @@ export class SignalClient extends Emitter {
 
   /** @param {number} attempt @param {number} delay @param {string} reason */
   #lost(attempt, delay, reason) {
+    this.#tokens?.stop();
     this.#requests.fail((request) => !request.keep, "The connection was lost.");
     this.#outbox.stop();
     const { userId } = this;
@@ -245,6 +259,7 @@ export class SignalClient extends Emitter {
     const ready = this.#ready;
     this.#ready = null;
     this.#connection.stop();
+    this.#tokens?.stop();
     this.#outbox.stop();
     this.#session.end();
     this.#wanted = "";
@@ -305,6 +320,7 @@ export class SignalClient extends Emitter {
     this.maxRoomUsers = data.max_room_users ?? this.maxRoomUsers;
     if (data.resume_token) this.#session.renew(data.resume_token);
     this.#outbox.limit(data);
+    this.#tokens?.expireIn(data.auth_expires_in);
     const first = !this.#connection.greeted;
     const returned = first && this.state === "reconnecting";
     if (first) this.#connection.greet();

@@ -18,8 +18,9 @@ class Socket {
   readyState = Socket.OPEN;
   sent = [];
 
-  constructor(url) {
+  constructor(url, protocols) {
     this.url = new URL(url);
+    this.protocols = protocols;
     Socket.all.push(this);
   }
 
@@ -474,4 +475,95 @@ test("a transport chooses among the ICE servers", () => {
   assert.deepEqual(urls("relay-tcp"), [["turn:h:1?transport=tcp", "turns:h:2"]]);
   assert.deepEqual(urls("relay-tls"), [["turns:h:2"]]);
   assert.equal(iceConfiguration(servers, "relay-tls").iceTransportPolicy, "relay");
+});
+
+/** Has the server answer requests for ICE servers with a status, and returns the requests. */
+function answerIce(status) {
+  const asked = [];
+  globalThis.fetch = async (url, { headers }) => {
+    asked.push([String(url), headers.Authorization]);
+    return { status };
+  };
+  return asked;
+}
+
+/** Makes the client of a test anew, with a source of tokens. */
+function withToken(token) {
+  client = new SignalClient("wss://server.test/path/ws?access=1", { token });
+  for (const name of EVENTS) client.addEventListener(name, ({ detail }) => events.push([name, detail]));
+}
+
+test("a token is shown as a subprotocol, asked for each connection and renewed in time", async () => {
+  let made = 0;
+  withToken(async () => `token-${++made}`);
+  client.connect();
+  const first = await socket(1);
+  assert.deepEqual(first.protocols, ["signal.v1", "bearer.token-1"]);
+  first.greet({ auth_expires_in: 1 });
+  while (!first.last("auth")) await turn();
+  assert.deepEqual(JSON.parse(first.last("auth").data), { token: "token-2" });
+  first.greet({ auth_expires_in: 3600 });
+  first.say({ type: "ack", id: first.last("auth").id });
+  first.lose(1006);
+  const second = await socket(2);
+  assert.deepEqual(second.protocols, ["signal.v1", "bearer.token-3"]);
+  assert.equal(second.url.searchParams.get("resume"), "token");
+});
+
+test("a client without a token offers no subprotocol and asks nobody", async () => {
+  const asked = answerIce(401);
+  client.connect();
+  const first = await socket(1);
+  assert.equal(first.protocols, undefined);
+  first.lose(1006);
+  await socket(2);
+  assert.deepEqual(asked, []);
+});
+
+test("a refused token is asked for again, and given up when that does not help", async () => {
+  const asked = answerIce(401);
+  let made = 0;
+  withToken(() => `token-${++made}`);
+  const connected = client.connect();
+  for (let i = 1; i <= 3; i++) (await socket(i)).lose(1006);
+  await assert.rejects(connected, { code: 401, message: "The server refuses the token." });
+  assert.deepEqual(asked[0], ["https://server.test/path/ice", "Bearer token-1"]);
+  assert.equal(asked.length, 3);
+  assert.equal(client.state, "closed");
+
+  withToken("fixed");
+  const again = client.connect();
+  (await socket(4)).lose(1006);
+  await assert.rejects(again, { code: 401 });
+});
+
+test("a server that is away is no reason to give up a token", async () => {
+  answerIce(503);
+  withToken("fixed");
+  client.connect();
+  for (let i = 1; i <= 5; i++) (await socket(i)).lose(1006);
+  (await socket(6)).greet();
+  assert.equal(client.state, "connected");
+});
+
+test("a source of tokens that fails is asked again", async () => {
+  let made = 0;
+  withToken(async () => {
+    if (++made < 3) throw new Error("no backend");
+    return "good";
+  });
+  client.connect();
+  assert.deepEqual((await socket(1)).protocols, ["signal.v1", "bearer.good"]);
+  assert.equal(events.find(([name]) => name === "retry")[1].reason, "no token: no backend");
+});
+
+test("an expired token ends the connection with a clear error", async () => {
+  withToken("fixed");
+  const joined = client.join("room-1");
+  const first = await socket(1);
+  first.greet({ auth_expires_in: 1 });
+  await turn();
+  first.lose(4501, "the token has expired");
+  await assert.rejects(joined, { code: 4501, message: "the token has expired" });
+  assert.deepEqual(events.at(-1), ["closed", { code: 4501, reason: "the token has expired" }]);
 });

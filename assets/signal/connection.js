@@ -39,6 +39,8 @@ export function defaultURL() {
  *
  * @typedef {object} Owner
  * @property {() => URL} address Where the next attempt is made to.
+ * @property {() => Promise<string[]>|null} protocols Which subprotocols to offer, or null for none.
+ * @property {() => void} unopened A socket could not be opened.
  * @property {() => boolean} eager Whether a place is kept for this client only for a short time.
  * @property {(frame: string) => void} received A frame came.
  * @property {(attempt: number, delay: number, reason: string) => void} lost The socket is lost, or
@@ -54,6 +56,8 @@ export class Connection {
   /** @type {WebSocket|null} */
   #socket = null;
   #running = false;
+  /** What counts attempts to open a socket, each of which makes those before void. */
+  #openings = 0;
   #timer = 0;
   #attempt = 0;
   /** When the server greeted the present socket, in ms since the epoch; 0 before. */
@@ -83,6 +87,7 @@ export class Connection {
     const socket = this.#socket;
     this.#socket = null;
     this.#running = false;
+    this.#openings++;
     this.#attempt = this.#greetedAt = this.#returnAt = 0;
     if (socket && socket.readyState <= WebSocket.OPEN) socket.close(1000);
   }
@@ -125,14 +130,32 @@ export class Connection {
   }
 
   #open() {
-    const socket = new WebSocket(this.#owner.address());
+    const protocols = this.#owner.protocols();
+    const opening = ++this.#openings;
+    if (!protocols) return this.#dial();
+    protocols.then(
+      (offered) => opening === this.#openings && this.#dial(offered),
+      (error) => opening === this.#openings && this.#lost(0, `no token: ${error?.message ?? error}`),
+    );
+  }
+
+  /** @param {string[]} [protocols] */
+  #dial(protocols) {
+    const address = this.#owner.address();
+    const socket = protocols ? new WebSocket(address, protocols) : new WebSocket(address);
     this.#socket = socket;
+    let opened = false;
+    socket.onopen = () => {
+      opened = true;
+    };
     socket.onmessage = ({ data }) => {
       this.#heardAt = Date.now();
       this.#owner.received(data);
     };
     socket.onclose = ({ code, reason }) => {
-      if (socket === this.#socket) this.#lost(code, reason);
+      if (socket !== this.#socket) return;
+      this.#lost(code, reason);
+      if (!opened) this.#owner.unopened();
     };
   }
 

@@ -20,7 +20,7 @@
  * @property {{attempt: number, delay: number, reason: string}} retry There is no connection; the
  *   next attempt, counted from 1, is made in `delay` ms.
  * @property {{code: number, reason: string}} closed The connection ended for good, with that
- *   WebSocket close code.
+ *   WebSocket close code, or with 401 or 403 when the server wants no token of this client.
  * @property {{userId: string, gap: boolean}} resumed A lost connection was replaced under the same id.
  *   Nothing was missed unless `gap` says so: then `userjoined` and `userleft` have told of who came and
  *   went meanwhile, but other messages are lost.
