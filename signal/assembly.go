@@ -149,7 +149,7 @@ func (a *assembly) add(payload []byte) {
 // refuse drops a frame of a message that is too large, and tells so with the first.
 func (a *assembly) refuse(h frameHeader, payload []byte, s *socket) {
 	if a.waste == nil {
-		a.waste = rate.NewLimiter(rate.Limit(s.limits.message), maxWaste*s.limits.message)
+		a.waste = rate.NewLimiter(rate.Limit(s.limits.message), maxWaste*min(s.limits.message, math.MaxInt32/maxWaste))
 	}
 	dropped := int(min(h.length, math.MaxInt32/2)) + wastedFrame
 	if a.fragments != nil {

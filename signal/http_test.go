@@ -31,7 +31,7 @@ func (s *testServer) get(path string, header http.Header) (*http.Response, strin
 	return get(s.t, s.url+path, header)
 }
 
-func get(t *testing.T, url string, header http.Header) (*http.Response, string) {
+func get(t testing.TB, url string, header http.Header) (*http.Response, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {

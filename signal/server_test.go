@@ -25,7 +25,7 @@ const patience = systemtest.Patience
 // testServer is a running server with a room of tools around it.
 type testServer struct {
 	*Server
-	t    *testing.T
+	t    testing.TB
 	url  string
 	stop func()
 }
@@ -34,7 +34,7 @@ type testServer struct {
 type subscriber interface{ Subscribe(state.Events) }
 
 // start runs a server on free ports; the test's end stops it and checks that nothing is left.
-func start(t *testing.T, change ...func(*Config)) *testServer {
+func start(t testing.TB, change ...func(*Config)) *testServer {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Host, cfg.Port, cfg.AdminAddr = "127.0.0.1", 0, "127.0.0.1:0"
@@ -87,7 +87,7 @@ func start(t *testing.T, change ...func(*Config)) *testServer {
 // peer is a client in a test: every step that fails ends the test.
 type peer struct {
 	*client.Client
-	t      *testing.T
+	t      testing.TB
 	user   string
 	hub    client.Message // the first stun_config
 	header http.Header    // the session's cookie, once it is asked for
@@ -140,7 +140,7 @@ func (p *peer) join(room string) []string {
 	return users(p.t, m)
 }
 
-func users(t *testing.T, m client.Message) []string {
+func users(t testing.TB, m client.Message) []string {
 	t.Helper()
 	var doc struct{ Users []string }
 	if err := m.Document(&doc); err != nil {

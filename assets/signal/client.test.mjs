@@ -316,7 +316,7 @@ test("what would come too fast waits for its turn, in order, and calls come befo
 test("a message that came too fast is sent again under its id when the server says, before those after it", async (t) => {
   const clock = new Clock(t);
   const server = await enter();
-  const answers = [client.sendMessage(1), client.request("stun_config"), client.sendMessage(2)];
+  const answers = [client.sendMessage(1), client.request("leave_room"), client.sendMessage(2)];
   const [first, second, third] = server.sent.slice(-3);
   for (const { id } of [second, first]) {
     server.say({ type: "error", id, data: '{"code":429,"message":"rate limit: wait 3000 ms"}' });
@@ -330,6 +330,15 @@ test("a message that came too fast is sent again under its id when the server sa
   assert.deepEqual(server.sent.slice(sent).map(({ id }) => id), [first.id, second.id, String(Number(third.id) + 1)]);
   for (const { id } of server.sent.slice(sent)) server.say({ type: "ack", id });
   await Promise.all([...answers, late]);
+  const fresh = client.refreshIce(); // It has a limit of its own, and nothing else waits for it.
+  const { id } = server.last("stun_config");
+  server.say({ type: "error", id, data: '{"code":429,"message":"rate limit: wait 3000 ms"}' });
+  const meanwhile = client.sendMessage(5);
+  server.say({ type: "ack", id: server.last("message").id });
+  await meanwhile;
+  await clock.wind(3_000);
+  server.say({ type: "ack", id: server.sent.at(-1).id });
+  await fresh;
   const never = assert.rejects(client.sendMessage(4), { code: 429 });
   const refuse = () => server.say({ type: "error", id: server.last("message").id, data: '{"code":429,"message":"rate limit"}' });
   for (let i = 0; i < 12; i++) await Promise.all([refuse(), clock.wind(1_100)]);

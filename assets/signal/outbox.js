@@ -110,6 +110,10 @@ export class Outbox {
    */
   again(message, refusal) {
     const wait = Number(/wait (\d+) ms/.exec(refusal)?.[1] ?? USUAL_WAIT_MS);
+    if (message.type === "stun_config") { // It has a limit of its own, and nothing else need wait for it.
+      setTimeout(() => this.send(message), wait);
+      return;
+    }
     this.#tokens = Math.min(this.#count(), 1 - (wait / 1000) * this.#rate);
     this.send(message);
   }

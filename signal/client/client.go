@@ -5,7 +5,6 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"golang.org/x/time/rate"
 )
 
 // queueLen is how many received messages may wait for Next before the connection is read no
@@ -89,9 +89,11 @@ type Client struct {
 	writing sync.Mutex
 	closing sync.Once
 
-	mu    sync.Mutex
-	token string
-	got   uint64 // frames that count, of the whole session
+	mu     sync.Mutex
+	token  string
+	got    uint64 // frames that count, of the whole session
+	limits Limits
+	pace   *rate.Limiter // nil as long as the server has not said how fast it takes messages
 }
 
 // Dial connects to a server's /ws, whose URL may begin with http or ws. The header is sent along;
@@ -167,7 +169,7 @@ func (c *Client) read() {
 		select {
 		case c.received <- m:
 		case <-c.stop:
-			c.readErr = errors.New("client is closed")
+			c.readErr = errClosed
 			return
 		}
 	}
@@ -182,6 +184,7 @@ func (c *Client) count(m Message) {
 	case "stun_config":
 		var doc struct {
 			Greeting
+			Limits
 			Token     string `json:"resume_token"`
 			ExpiresIn int    `json:"auth_expires_in"`
 		}
@@ -191,6 +194,7 @@ func (c *Client) count(m Message) {
 		}
 		c.token = doc.Token
 		c.noteExpiry(doc.ExpiresIn)
+		c.limitLocked(doc.Limits)
 	case "reconnect":
 	default:
 		c.got++
@@ -211,16 +215,20 @@ func (c *Client) Next(ctx context.Context) (Message, error) {
 	}
 }
 
-// Send writes one message.
+// Send writes one message. It waits as long as the server would find it too fast; what the server would not take
+// fails with ErrTooLarge or ErrNotUTF8.
 func (c *Client) Send(m Message) error {
 	frame, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", m.Type, err)
 	}
+	if err := c.admit(frame); err != nil {
+		return fmt.Errorf("sending %s: %w", m.Type, err)
+	}
 	return c.SendFrame(frame)
 }
 
-// SendFrame writes a text frame as it is.
+// SendFrame writes a text frame as it is, whatever the limits of the server.
 func (c *Client) SendFrame(frame []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
