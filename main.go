@@ -42,7 +42,7 @@ func main() {
 // run is the whole program; it returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := newApp(args, stdout, stderr).RunContext(ctx, args); err != nil {
-		_, _ = fmt.Fprintf(stderr, "signal: %v\n", err)
+		service.Fail(stderr, err)
 		return 1
 	}
 	return 0
@@ -99,16 +99,21 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 // healthCommand is the health check of containers that hold nothing but this executable.
 func healthCommand() *cli.Command {
 	s := newSettings()
+	path := client.PathReady
 	return &cli.Command{
-		Name:        "health",
-		Usage:       "Ask the node on this machine whether it takes new users",
-		Description: "Give it the settings of the node. The exit status is 0 when /ready says yes, else 1.",
-		Flags:       s.table.Flags(),
+		Name:  "health",
+		Usage: "Ask the node on this machine whether it takes new users",
+		Description: "Give it the settings of the node; in a container it takes those of the node there. The exit status is 0\n" +
+			"when /ready says yes, else 1.",
+		Flags: append(s.table.Flags(), &cli.BoolFlag{Name: "alive", Usage: "ask whether it lives instead: /health, for what restarts it",
+			Action: func(*cli.Context, bool) error { path = client.PathHealth; return nil }}),
 		Action: func(c *cli.Context) error {
-			if err := s.complete(c); err != nil {
+			if args := service.NodeArguments(); args != nil {
+				s.reread(args) // The node has said what is wrong with them.
+			} else if err := s.complete(c); err != nil {
 				return err
 			}
-			return client.AskReady(c.Context, s.signal.LocalURL())
+			return client.Ask(c.Context, s.signal.LocalURL(), path)
 		},
 	}
 }
@@ -138,8 +143,13 @@ func serve(ctx context.Context, s *settings, args []string, stdout, stderr io.Wr
 	}
 	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.signal.AdminAddr()),
 		"turn", n.turn.Port(), "relay", n.relayIP(), "version", packaging.Version())
+	service.Tell(log, service.Ready)
+	defer service.Watch(log, n.touch)()
 	return n.run(ctx)
 }
+
+// touch returns when every part has let go of its locks: a metric or another takes each of them.
+func (n *node) touch() { _, _ = n.registry.Gather() }
 
 func text(a net.Addr) string {
 	if a == nil {
@@ -254,6 +264,9 @@ func (n *node) loadCertificate(web *signal.Config, turn *turnsrv.Config) error {
 	if n.cert, err = certificate.Load(web.TLSCert, web.TLSKey, n.log); err != nil {
 		return err
 	}
+	if n.registry != nil { // A check has none.
+		n.registry.MustRegister(n.cert.Collector())
+	}
 	web.TLS, turn.TLS = n.cert.TLSConfig(), n.cert.TLSConfig()
 	return nil
 }
@@ -299,6 +312,7 @@ func (n *node) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		n.log.Info("stopping")
+		service.Tell(n.log, service.Stopping)
 	case failure = <-ended:
 		ended <- nil
 	}

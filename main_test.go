@@ -716,7 +716,10 @@ func TestREADMEsNameEveryMetric(t *testing.T) {
 		readmes = append(readmes, text...)
 	}
 	port := redistest.Start(t).Port()
-	n := startNode(t, func(s *settings) { s.redis.Host, s.redis.Port = "127.0.0.1", port })
+	n := startNode(t, func(s *settings) {
+		s.redis.Host, s.redis.Port = "127.0.0.1", port
+		s.signal.TLSCert, s.signal.TLSKey = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
+	})
 	descriptions := make(chan *prometheus.Desc, 1000)
 	n.registry.Describe(descriptions)
 	close(descriptions)
@@ -896,4 +899,52 @@ func TestServeWithoutItsRedis(t *testing.T) {
 			t.Errorf("%s: %s %s", path, answer.Status, body)
 		}
 	}
+}
+
+// TestReadyWhileRedisIsAway stops the Redis of two nodes: who lets users in without it stays ready and says what is missing.
+func TestReadyWhileRedisIsAway(t *testing.T) {
+	redis := redistest.Start(t)
+	common := []string{"--redis-url", fmt.Sprintf("redis://127.0.0.1:%d/0", redis.Port()), "--state-beat", "0.2", "--state-lease", "1"}
+	local, reject := running(t, append(common, "--state-outage", "local")...), running(t, append(common, "--state-outage", "reject")...)
+	for _, at := range []*process{local, reject} {
+		systemtest.Eventually(t, "the node is ready", func() bool { return status(t, at, "/ready", "ready") == http.StatusOK })
+	}
+	redis.Kill()
+	systemtest.Eventually(t, "who refuses is not ready", func() bool { return status(t, reject, "/ready", "reasons") == http.StatusServiceUnavailable })
+	systemtest.Eventually(t, "the other one says what is missing", func() bool { return status(t, local, "/ready", "problems") == http.StatusOK })
+	for _, at := range []*process{local, reject} {
+		if got := status(t, at, "/health", "ok"); got != http.StatusOK {
+			t.Errorf("/health: %d", got)
+		}
+	}
+	_ = dial(t, local.Serving).Close()
+	metrics, err := http.Get("http://" + local.Admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	body, _ := io.ReadAll(metrics.Body)
+	_ = metrics.Body.Close()
+	for _, line := range []string{"signal_ready 1", "signal_problems [1-9]", "signal_state_up 0"} {
+		if !regexp.MustCompile("(?m)^" + line + "$").Match(body) {
+			t.Errorf("no %q", line)
+		}
+	}
+	redis.Start()
+	systemtest.Eventually(t, "who refused is ready again", func() bool { return status(t, reject, "/ready", "ready") == http.StatusOK })
+}
+
+// status asks a node; an answer without a text in it is none.
+func status(t *testing.T, at *process, path, text string) int {
+	t.Helper()
+	web := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := web.Get("http://" + at.HTTP + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if body, _ := io.ReadAll(answer.Body); !bytes.Contains(body, []byte(text)) {
+		return 0
+	}
+	return answer.StatusCode
 }

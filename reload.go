@@ -12,6 +12,8 @@ import (
 // reload takes over what is set otherwise since the texts in current, as far as a running node can, and says
 // what waits for a restart.
 func (n *node) reload(args []string, level *slog.LevelVar, current map[string]string) {
+	service.Reloading(n.log)
+	defer service.Tell(n.log, service.Ready)
 	s := newSettings()
 	if err := errors.Join(s.reread(args).Err(), s.validate()); err != nil {
 		n.log.Warn("settings not reloaded, the old ones stay in use", "error", err)

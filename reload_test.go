@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -121,4 +123,23 @@ func stopsDespite(t *testing.T, node *systemtest.Node, secret string) {
 	if err := <-ended; err != nil {
 		t.Errorf("SIGHUP during the stop: ended with %v", err)
 	}
+}
+
+// TestSystemdHearsOfTheNode: a start is over when the node serves, and fails when it does not.
+func TestSystemdHearsOfTheNode(t *testing.T) {
+	manager := systemtest.StartManager(t)
+	node := systemtest.StartNode(t)
+	manager.Hears("READY=1")
+	node.Hangup()
+	manager.Hears(`RELOADING=1\nMONOTONIC_USEC=\d+\n`)
+	manager.Hears("READY=1")
+	_, port, _ := net.SplitHostPort(node.HTTP)
+	out, err := exec.Command(node.Program, append(slices.Clone(quiet[1:]), "--server-port", port)...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "--server-port") {
+		t.Errorf("on a port that is taken: %v, %s", err, out)
+	}
+	if err := node.End(syscall.SIGTERM); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	manager.Hears("STOPPING=1") // The node that did not start has told nothing.
 }

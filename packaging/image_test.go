@@ -38,12 +38,12 @@ func TestImage(t *testing.T) {
 	const secret = "a secret of the image's test"
 	m.docker("run", "--detach", "--name", "node", "--network", "host", "--read-only", "--cap-drop", "ALL",
 		"--security-opt", "no-new-privileges", "--health-interval", "1s", "--env", "TURN_SECRET="+secret,
-		"--env", "TURN_ALLOW_PEER="+m.ip, "--env", "DRAIN_TIMEOUT=1", "signal:test")
+		"--env", "TURN_ALLOW_PEER="+m.ip, "--env", "DRAIN_TIMEOUT=1", "signal:test", "serve", "--server-port", "8088")
 	m.healthy("node")
 	if user := m.docker("inspect", "--format", "{{.Config.User}}", "node"); user != "65532:65532" {
 		t.Errorf("runs as %q", user)
 	}
-	contract(t, "http://"+m.ip+":8080/ws")
+	contract(t, "http://"+m.ip+":8088/ws")
 	relays(t, m.ip, "3478", secret)
 	m.docker("stop", "--time", "40", "node")
 	if status := m.docker("inspect", "--format", "{{.State.ExitCode}}", "node"); status != "0" {

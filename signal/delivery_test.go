@@ -57,6 +57,7 @@ func (n *wireNode) ID() string   { return n.id }
 func (n *wireNode) Ready() error { return nil }
 
 func (n *wireNode) Problems() []string { return nil }
+func (n *wireNode) Admits() error      { return nil }
 
 func (n *wireNode) Nodes() (infos []state.NodeInfo) {
 	for id := range n.nodes {

@@ -131,27 +131,36 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// serveReady tells a load balancer whether to send new users.
+// serveReady tells a load balancer whether to send new users, and everybody what is impaired.
 func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
-	notReady := map[string]string{}
-	if s.leaving.Load() || s.draining.Load() {
-		notReady["server"] = "draining"
-	}
-	if err := s.state.Ready(); err != nil {
-		notReady["state"] = err.Error()
-	}
-	if err := s.door.Ready(); err != nil {
-		notReady["auth"] = err.Error()
-	}
-	if len(notReady) > 0 {
-		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": notReady})
+	reasons, problems := s.readiness()
+	if len(reasons) > 0 {
+		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": reasons})
 		return
 	}
 	answer := map[string]any{"status": "ready"}
-	if problems := append(s.state.Problems(), s.door.Problems()...); len(problems) > 0 {
+	if len(problems) > 0 {
 		answer["problems"] = problems
 	}
 	writeJSON(w, http.StatusOK, answer)
+}
+
+// readiness returns why no new users should come, and what does not work for those who do. A Redis that all nodes share and
+// miss is no reason while they let users in without it: a balancer would have nobody left.
+func (s *Server) readiness() (reasons map[string]string, problems []string) {
+	reasons, problems = map[string]string{}, append(s.state.Problems(), s.door.Problems()...)
+	if s.leaving.Load() || s.draining.Load() {
+		reasons["server"] = "draining"
+	}
+	if err := s.state.Admits(); err != nil {
+		reasons["state"] = err.Error()
+	} else if err := s.state.Ready(); err != nil {
+		problems = append(problems, err.Error())
+	}
+	if err := s.door.Ready(); err != nil {
+		reasons["auth"] = err.Error()
+	}
+	return reasons, problems
 }
 
 // serveICE issues ICE servers for the session of the request's cookie, or for the user of a bearer token.

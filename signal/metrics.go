@@ -29,6 +29,16 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
 	gauge("signal_connections", "WebSockets that are open on this node.", s.Connections)
+	gauge("signal_ready", "1 while /ready says yes.", func() int {
+		if reasons, _ := s.readiness(); len(reasons) > 0 {
+			return 0
+		}
+		return 1
+	})
+	gauge("signal_problems", "What does not work although the node may be ready, as /ready lists it.", func() int {
+		_, problems := s.readiness()
+		return len(problems)
+	})
 	gauge("signal_rooms", "Rooms in which this node has members.", s.roomCount)
 	gauge("signal_members", "Members of rooms whose connection is on this node.", func() int { return int(s.members.Load()) })
 	gauge("signal_detached", "Participants that lost their connection and may come back.", s.detached)

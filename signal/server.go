@@ -43,6 +43,7 @@ type State interface {
 	Send(m state.Message, copies []state.Copy, done func([]error))
 	Nodes() []state.NodeInfo
 	Ready() error
+	Admits() error
 	Problems() []string
 }
 

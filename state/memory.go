@@ -61,6 +61,9 @@ func (n *MemoryNode) Ready() error { return nil }
 // Problems is nothing always.
 func (n *MemoryNode) Problems() []string { return nil }
 
+// Admits is nil always.
+func (n *MemoryNode) Admits() error { return nil }
+
 // Join adds a member of this node to a room of at most limit members and returns the room as it is
 // then. A member that is there with an older epoch is replaced, at the end of the join order. It
 // fails with ErrRoomFull, or with ErrStale when the same or a newer epoch is there.

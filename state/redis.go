@@ -195,6 +195,15 @@ func (r *Redis) Ready() error {
 	return nil
 }
 
+// Admits is nil while a join is let in, by the policy for outages. Before Redis was reached once it is not: the node
+// knows nobody then, and whoever is let in looks for others in vain.
+func (r *Redis) Admits() error {
+	if r.cfg.Outage == OutageLocal && r.beats.Load() {
+		return nil
+	}
+	return r.Ready()
+}
+
 // away says why the state is of no use, or nil.
 func (r *Redis) away() error {
 	r.mu.Lock()

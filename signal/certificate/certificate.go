@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"cline-meet/signal/signal/setting"
 )
 
@@ -89,8 +91,12 @@ func (f *Files) Notes(now time.Time, host string) setting.Notes {
 	return n
 }
 
-// Until returns when the certificate ends.
-func (f *Files) Until() time.Time { return f.current.Load().Leaf.NotAfter }
+// Collector returns the metric of when the certificate ends.
+func (f *Files) Collector() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "signal_certificate_expiry_timestamp_seconds", Help: "When the certificate ends.",
+	}, func() float64 { return float64(f.current.Load().Leaf.NotAfter.Unix()) })
+}
 
 // String says what the certificate is for, and until when.
 func (f *Files) String() string {

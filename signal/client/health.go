@@ -13,13 +13,19 @@ import (
 // healthTimeout bounds one question to a node on this machine.
 const healthTimeout = 5 * time.Second
 
-// AskReady asks the node at a base URL, such as http://127.0.0.1:8080, on this machine whether it takes
-// new users. The error says why it does not, in the node's own words if it answered. Containers and
-// service managers that have no HTTP client of their own use it through `signal health`.
-func AskReady(ctx context.Context, base string) error {
+// The paths that a node answers for others to know how it is.
+const (
+	PathHealth = "/health" // PathHealth is whether it lives.
+	PathReady  = "/ready"  // PathReady is whether it takes new users.
+)
+
+// Ask asks the node at a base URL, such as http://127.0.0.1:8080, on this machine how it is. The error says what it
+// answers but yes, in its own words if it answered. Containers and service managers that have no HTTP
+// client of their own use it through `signal health`.
+func Ask(ctx context.Context, base, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	url := base + "/ready"
+	url := base + path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", url, err)

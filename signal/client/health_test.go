@@ -18,28 +18,28 @@ func ready(status int, says string) http.Handler {
 	})
 }
 
-func TestAskReady(t *testing.T) {
+func TestAsk(t *testing.T) {
 	well := httptest.NewServer(ready(http.StatusOK, "ok"))
 	defer well.Close()
-	if err := AskReady(t.Context(), well.URL); err != nil {
+	if err := Ask(t.Context(), well.URL, PathReady); err != nil {
 		t.Error(err)
 	}
 	leaving := httptest.NewServer(ready(http.StatusServiceUnavailable, "draining\n"))
 	defer leaving.Close()
-	if err := AskReady(t.Context(), leaving.URL); err == nil || err.Error() != "503 Service Unavailable: draining" {
+	if err := Ask(t.Context(), leaving.URL, PathReady); err == nil || err.Error() != "503 Service Unavailable: draining" {
 		t.Errorf("a draining node says %v", err)
 	}
 	leaving.Close()
-	if err := AskReady(t.Context(), leaving.URL); err == nil || !strings.Contains(err.Error(), "/ready") {
+	if err := Ask(t.Context(), leaving.URL, PathReady); err == nil || !strings.Contains(err.Error(), "/ready") {
 		t.Errorf("a node that is gone says %v", err)
 	}
 }
 
-// TestAskReadyOverTLS has a certificate that is for another name and of nobody we know.
-func TestAskReadyOverTLS(t *testing.T) {
+// TestAskOverTLS has a certificate that is for another name and of nobody we know.
+func TestAskOverTLS(t *testing.T) {
 	node := httptest.NewTLSServer(ready(http.StatusOK, "ok"))
 	defer node.Close()
-	if err := AskReady(t.Context(), node.URL); err != nil {
+	if err := Ask(t.Context(), node.URL, PathReady); err != nil {
 		t.Error(err)
 	}
 }
