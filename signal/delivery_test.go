@@ -38,9 +38,10 @@ type parcel struct {
 // wireNode is a node of a wire and its server.
 type wireNode struct {
 	*wire
-	id  string
-	srv *Server
-	off map[string]bool // whom it cannot reach
+	id   string
+	srv  *Server
+	off  map[string]bool // whom it cannot reach
+	left []string        // who was to leave
 }
 
 func newWire(t *testing.T, ids ...string) *wire {
@@ -76,8 +77,18 @@ func (n *wireNode) Join(context.Context, string, state.Member, int) (state.View,
 	return state.View{}, state.ErrUnavailable
 }
 
-func (n *wireNode) Leave(context.Context, string, string, uint64, state.Reason) (state.View, error) {
+func (n *wireNode) Leave(_ context.Context, _, id string, _ uint64, _ state.Reason) (state.View, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.left = append(n.left, id)
 	return state.View{}, state.ErrNotMember
+}
+
+// gone returns who was to leave by what the node has said.
+func (n *wireNode) gone() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.left)
 }
 
 func (n *wireNode) Move(context.Context, string, state.Member, uint64, ...state.Member) (state.View, error) {
@@ -752,31 +763,39 @@ func TestWindowHoldsTheSenderAlone(t *testing.T) {
 	})
 }
 
+// detach has the client of a participant go away.
+func detach(p *participant) {
+	p.conn.released = make(chan struct{})
+	p.conn.closing = true
+	p.detach(p.conn, true)
+}
+
+// asks has a node ask A for x by an epoch, and returns the answer.
+func (g *gathering) asks(node string, epoch uint64) (snap snapshot) {
+	g.t.Helper()
+	question, err := json.Marshal(moveRequest{Ask: "7", Epoch: epoch})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.nodes["A"].srv.onControl(state.Message{Node: node, Op: opResume, From: "x", Frame: question})
+	synctest.Wait()
+	for _, m := range g.cut("A", node) {
+		if m.Op == opHandover && json.Unmarshal(m.Frame, &snap) == nil {
+			return snap
+		}
+	}
+	g.t.Fatal("no answer")
+	return snap
+}
+
 // TestHandoverThatWasLostIsGivenAgain has a node ask once more, and another one, but not when the participant
 // has arrived.
 func TestHandoverThatWasLostIsGivenAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, g *gathering) {
 		a := g.nodes["A"].srv
-		g.x.conn.released = make(chan struct{})
-		g.x.conn.closing = true
-		g.x.detach(g.x.conn, true)
-		question, err := json.Marshal(moveRequest{Ask: "7", Epoch: g.x.epoch})
-		if err != nil {
-			t.Fatal(err)
-		}
-		asks := func(node string) (snap snapshot) {
-			a.onControl(state.Message{Node: node, Op: opResume, From: "x", Frame: question})
-			synctest.Wait()
-			for _, m := range g.cut("A", node) {
-				if m.Op == opHandover && json.Unmarshal(m.Frame, &snap) == nil {
-					return snap
-				}
-			}
-			t.Fatal("no answer")
-			return snap
-		}
+		detach(g.x)
 		for _, node := range []string{"B", "B", "C"} {
-			if snap := asks(node); snap.Gone || snap.Room != "r" || !slices.Equal(snap.Stays, []uint64{2}) {
+			if snap := g.asks(node, 1); snap.Gone || snap.Room != "r" || !slices.Equal(snap.Stays, []uint64{2}) {
 				t.Errorf("%s got %+v", node, snap)
 			}
 		}
@@ -790,8 +809,30 @@ func TestHandoverThatWasLostIsGivenAgain(t *testing.T) {
 		if relayed := at(opRelay); relayed < 0 || at(opFollowed) < relayed {
 			t.Errorf("forwarded %+v", ms)
 		}
-		if snap := asks("B"); !snap.Gone {
+		if snap := g.asks("B", 1); !snap.Gone {
 			t.Errorf("B got %+v of one who is at C", snap)
+		}
+	})
+}
+
+// TestNextNodeDies has the node die that was given a participant, before it has moved it: the client finds it as long as its grace
+// lasts, and nobody sees it leave before.
+func TestNextNodeDies(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		a := g.nodes["A"]
+		detach(g.x)
+		if snap := g.asks("B", 1); snap.Gone {
+			t.Errorf("B got %+v", snap)
+		}
+		a.srv.onDied("B")
+		time.Sleep(a.srv.cfg.ResumeGrace - time.Second)
+		if snap := g.asks("C", 1); snap.Gone || snap.Room != "r" || len(a.gone()) > 0 {
+			t.Errorf("C got %+v; %q left", snap, a.gone())
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if snap := g.asks("C", 1); !snap.Gone || !slices.Equal(a.gone(), []string{"x"}) {
+			t.Errorf("C got %+v in the end; %q left", snap, a.gone())
 		}
 	})
 }

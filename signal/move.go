@@ -76,8 +76,8 @@ func (s *Server) onRelay(m state.Message) {
 // onDied hears that a node is dead. Who waits for it waits in vain.
 func (s *Server) onDied(node string) {
 	for _, move := range s.moves.all() {
-		if to, _ := move.target(); to == node {
-			move.end()
+		if to, _ := move.target(); to == node && move.hasArrived() {
+			move.end() // Nothing can follow it.
 		}
 	}
 	s.giveUpRequests(node, state.ErrNoNode)

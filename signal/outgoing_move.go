@@ -67,6 +67,16 @@ func (move *outgoingMove) forget() {
 	move.snap = nil
 }
 
+// hasArrived reports whether the other node has a place for what is forwarded.
+func (move *outgoingMove) hasArrived() bool {
+	select {
+	case <-move.begun:
+		return true
+	default:
+		return false
+	}
+}
+
 // target returns the node that has the participant now, and whether it speaks protocol 1.
 func (move *outgoingMove) target() (node string, plain bool) {
 	move.mu.Lock()
@@ -249,21 +259,16 @@ func (s *Server) release(ctx context.Context, user, to string, request moveReque
 }
 
 // seeOff forwards what comes for a participant that has gone to another node, for as long as something may.
-// When it does not come to that, the participant is lost and its room is told.
+// When it does not come to that, because the other node died perhaps, the participant waits here for its client or for
+// whichever node that comes to, as one that is detached. When its grace is over, it is lost and its room is told.
 func (s *Server) seeOff(move *outgoingMove) {
-	ctx, cancel := context.WithTimeout(s.ctx, lineRetention)
-	defer cancel()
 	defer move.forget()
 	defer s.moves.remove(move)
-	select {
-	case <-move.begun:
-	case <-move.done:
-		s.abandon(move)
-		return
-	case <-ctx.Done():
-		s.abandon(move)
+	if !s.awaitArrival(move) {
 		return
 	}
+	ctx, cancel := context.WithTimeout(s.ctx, lineRetention)
+	defer cancel()
 	for followed := false; ; followed = true {
 		to, plain := move.target()
 		batch := move.dequeue()
@@ -281,6 +286,26 @@ func (s *Server) seeOff(move *outgoingMove) {
 			return
 		}
 	}
+}
+
+// awaitArrival reports whether a participant has arrived at another node. Where sessions outlive the process, its end is
+// none of theirs.
+func (s *Server) awaitArrival(move *outgoingMove) bool {
+	grace := time.NewTimer(max(s.cfg.ResumeGrace, 2*resumeTimeout))
+	defer grace.Stop()
+	select {
+	case <-move.begun:
+		return true
+	case <-move.done: // It has come back.
+		return false
+	case <-grace.C:
+	case <-s.ctx.Done():
+		if s.outlived() {
+			return false
+		}
+	}
+	s.abandon(move)
+	return false
 }
 
 // abandon takes a participant out of its room if the other node has not moved it.
