@@ -36,11 +36,11 @@ func (c *Config) limit(l limit) float64 {
 	case limitAddressConnections:
 		return float64(c.AddrConns)
 	case limitAddressUpgrades:
-		return derived(c.AddrUpgrades, float64(c.AddrConns)/2)
+		return derived(c.AddrUpgrades, c.newcomers())
 	case limitAddressMessages:
 		return derived(c.AddrMessages, float64(c.AddrConns)*c.MessageRate)
 	case limitAddressCredentials:
-		return derived(c.AddrCredits, float64(c.AddrConns)/2)
+		return derived(c.AddrCredits, c.newcomers())
 	case limitMessages:
 		return c.MessageRate
 	}
@@ -53,6 +53,17 @@ func derived[N int | float64](given, otherwise N) N {
 		return otherwise
 	}
 	return given
+}
+
+// fewestNewcomers is how many may come a second from an address that may hold few connections: these may be short.
+const fewestNewcomers = 16
+
+// newcomers is how many new connections a second of one address are enough for as many as it may hold.
+func (c *Config) newcomers() float64 {
+	if c.AddrConns == 0 {
+		return 0
+	}
+	return max(fewestNewcomers, float64(c.AddrConns)/2)
 }
 
 // maxConns leaves half of the descriptors to relays, requests, the admin address and the shared state.
