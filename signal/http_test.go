@@ -326,10 +326,14 @@ func TestStartStop(t *testing.T) {
 
 func TestShutdownCutsTheStubborn(t *testing.T) {
 	cfgd := start(t)
-	p := cfgd.enter("r")
-	release := make(chan struct{})
-	p.WebSocket().SetCloseHandler(func(int, string) error { <-release; return nil })
-	t.Cleanup(func() { close(release) })
+	deaf, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(cfgd.url, "http")+"/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = deaf.Close() }()
+	if _, _, err := deaf.ReadMessage(); err != nil { // It reads no more, so it does not answer the close.
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := cfgd.Shutdown(ctx); err == nil {

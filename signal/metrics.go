@@ -17,6 +17,7 @@ type metrics struct {
 	overflows        prometheus.Counter
 	duplicates, gaps prometheus.Counter
 	invalid          prometheus.Counter
+	acceptErrors     prometheus.Counter
 	resumes          *prometheus.CounterVec
 	handovers        *prometheus.CounterVec
 	limits           [limits]prometheus.Counter
@@ -50,6 +51,8 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 		handovers: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_handovers_total", Help: "Requests of other nodes for a participant, by outcome: handed or gone."}, []string{"outcome"}),
 		authRefusals: authCounters(f),
+		acceptErrors: f.NewCounter(prometheus.CounterOpts{
+			Name: "signal_accept_errors_total", Help: "Connections that could not be accepted, such as for a lack of descriptors."}),
 		accepted: f.NewCounter(prometheus.CounterOpts{
 			Name: "signal_connections_accepted_total", Help: "WebSockets that were opened."}),
 		refused: f.NewCounterVec(prometheus.CounterOpts{

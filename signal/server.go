@@ -59,6 +59,7 @@ type Server struct {
 	proxies  []netip.Prefix
 	addrs    *addresses
 	refusals noticeRate
+	unmet    noticeRate // connections that could not be accepted
 	door     *auth.Door // nil when everybody may come in
 	upgrader websocket.Upgrader
 	wheel    *wheel
@@ -207,7 +208,7 @@ func (s *Server) Run() error {
 	wg.Go(func() { s.door.Run(s.ctx) })
 	for i, l := range []net.Listener{s.listener, s.admin}[:len(s.http)] {
 		wg.Go(func() {
-			if err := s.http[i].Serve(l); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {
+			if err := s.http[i].Serve(s.watched(l)); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {
 				errs <- fmt.Errorf("serving %s: %w", l.Addr(), err)
 				s.cancel()
 				for _, other := range s.http {
@@ -232,15 +233,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			_ = l.Close() // The HTTP servers close only what they serve already.
 		}
 	}
-	for _, h := range s.http {
-		// What a stopping HTTP server has to say, the ones before it have said; hijacked
-		// connections are not its business.
-		defer func() { _ = h.Close() }()
-		_ = h.Shutdown(ctx)
-	}
 	for _, p := range s.everybody() {
 		p.dismiss()
 	}
+	s.stopHTTP(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
