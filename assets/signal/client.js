@@ -13,8 +13,6 @@ import { readMessage } from "./wire.js";
 /** @import { TokenSource } from "./token.js" */
 
 const REQUEST_TIMEOUT_MS = 10_000;
-/** How long to wait before a message that was refused for now is sent again. */
-const TRY_AGAIN_MS = 1_000;
 /** Errors that trying again does not mend. */
 const FINAL = [400, 401, 403, 413];
 
@@ -46,7 +44,7 @@ export class SignalClient extends Emitter {
   #tokens = null;
   #timeout;
   #session = new Session();
-  #requests = new Requests();
+  #requests = new Requests((message) => this.#outbox.send(message));
   #outbox = new Outbox(
     (message) => this.#connection.write(message),
     (message) => this.#requests.awaits(message),
@@ -65,8 +63,6 @@ export class SignalClient extends Emitter {
   #gap = false;
   /** The room that the server has this client in after a gap. */
   #placed = "";
-  /** The timer of what is to be sent again, 0 for none. */
-  #trying = 0;
 
   /**
    * @param {string} [url] The server's WebSocket URL; the server of this module by default.
@@ -245,6 +241,7 @@ export class SignalClient extends Emitter {
     this.#tokens?.stop();
     this.#requests.fail((request) => !request.keep, "The connection was lost.");
     this.#outbox.stop();
+    this.#requests.rest();
     const { userId } = this;
     const lasts = this.state !== "connected" || this.#session.lose();
     if (this.state === "connected") this.#awaitReady();
@@ -261,6 +258,7 @@ export class SignalClient extends Emitter {
     this.#connection.stop();
     this.#tokens?.stop();
     this.#outbox.stop();
+    this.#requests.rest();
     this.#session.end();
     this.#wanted = "";
     this.#leaving = this.#gap = false;
@@ -345,8 +343,7 @@ export class SignalClient extends Emitter {
     const gap = this.#gap;
     this.#gap = false;
     if (gap && this.room !== this.#placed) this.#leftRoom();
-    this.#requests.takePostponed();
-    for (const message of this.#requests.messages) this.#outbox.send(message);
+    this.#requests.sendAll();
     this.emit("resumed", { userId: this.userId, gap });
     if (this.#wanted !== this.room) this.#rejoin();
     else if (this.#leaving) this.#tellLeave();
@@ -466,8 +463,7 @@ export class SignalClient extends Emitter {
       const error = new SignalError(code, message);
       const early = code === 429 && this.#requests.slow(id, error);
       if (early) this.#outbox.again(early, message);
-      else if (code === 503 && this.#requests.postpone(id, error)) this.#trySoon();
-      else this.#requests.settle(id, error);
+      else if (code !== 503 || !this.#requests.postpone(id, error)) this.#requests.settle(id, error);
       return;
     }
     if (code === 410) {
@@ -478,16 +474,6 @@ export class SignalClient extends Emitter {
       }
     }
     this.emit("error", { code, message });
-  }
-
-  /** Sends what was refused for now again in a while, all of it in order. */
-  #trySoon() {
-    if (this.#trying) return;
-    this.#trying = setTimeout(() => {
-      this.#trying = 0;
-      if (this.state !== "connected") return; // A resumed session sends all again.
-      for (const message of this.#requests.takePostponed()) this.#outbox.send(message);
-    }, TRY_AGAIN_MS);
   }
 
   #leftRoom() {

@@ -93,6 +93,7 @@ export class Outbox {
 
   /** @param {Message} message Sent at once or when its turn comes. */
   send(message) {
+    if (this.#waiting.includes(message)) return;
     const urgent = URGENT.includes(message.type);
     const goesBefore = (/** @type {Message} */ other) =>
       numberOf(message) < numberOf(other) || (urgent && other.type === "message");

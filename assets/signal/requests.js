@@ -25,11 +25,22 @@ import { SignalError } from "./errors.js";
  * @property {number} timer
  */
 
+/** How long to wait before a message that was refused for now is sent again. */
+const TRY_AGAIN_MS = 1_000;
+
 /** The requests that have no answer yet. */
 export class Requests {
+  #send;
+  /** The timer of what is to be sent again, 0 for none. */
+  #trying = 0;
   #nextId = 1;
   /** @type {Map<string, Request>} By id. */
   #pending = new Map();
+
+  /** @param {(message: Message) => void} send Sends a message, now or when its turn comes. */
+  constructor(send) {
+    this.#send = send;
+  }
 
   /**
    * Makes a message with an id of its own.
@@ -76,9 +87,17 @@ export class Requests {
     return request?.message;
   }
 
-  /** The messages of all requests, in the order in which they were made. */
-  get messages() {
-    return [...this.#pending.values()].map(({ message }) => message);
+  /** Sends all requests again, in the order in which they were made. */
+  sendAll() {
+    this.rest();
+    for (const { message } of [...this.#pending.values()]) this.#send(message);
+  }
+
+  /** Sends nothing again by itself, since there is no connection. */
+  rest() {
+    clearTimeout(this.#trying);
+    this.#trying = 0;
+    for (const request of this.#pending.values()) request.postponed = false;
   }
 
   /**
@@ -92,14 +111,15 @@ export class Requests {
     const request = this.#pending.get(id);
     if (!request?.keep) return false;
     Object.assign(request, { refusal, postponed: true });
+    this.#trying ||= setTimeout(() => this.#tryAgain(), TRY_AGAIN_MS);
     return true;
   }
 
-  /** Returns the messages of the requests that were postponed, in order, which are postponed no longer. */
-  takePostponed() {
-    const requests = [...this.#pending.values()].filter(({ postponed }) => postponed);
-    for (const request of requests) request.postponed = false;
-    return requests.map(({ message }) => message);
+  /** Sends what was refused for now again, all of it in order. */
+  #tryAgain() {
+    const postponed = [...this.#pending.values()].filter((request) => request.postponed);
+    this.rest();
+    for (const { message } of postponed) this.#send(message);
   }
 
   /**
