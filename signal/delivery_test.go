@@ -546,6 +546,7 @@ func TestLateForTheAdoptedIsTold(t *testing.T) {
 		say(g.c, "2", "x", "2")
 		g.x = g.hop(g.x, "A")
 		g.show(g.view(3))
+		g.arrive("B", "A")
 		g.arrive("C", "A")
 		time.Sleep(2 * blindTime)
 		synctest.Wait()
@@ -560,6 +561,46 @@ func TestLateForTheAdoptedIsTold(t *testing.T) {
 		g.hears(g.x, "too late")
 		if !g.x.gap {
 			t.Error("two messages are missing, and no gap is told")
+		}
+	})
+}
+
+// TestForwardingBeginsWithAnyView shows A its own change of the room, in which x has moved already, before the view of
+// that move, which is old then.
+func TestForwardingBeginsWithAnyView(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.x = g.hop(g.x, "B")
+		g.show(g.view(2), "A")
+		say(g.y, "", "x", "1")
+		g.nodes["A"].srv.room("r").apply(g.view(3))
+		g.arrive("A", "B")
+		g.hears(g.x, "at B", "1")
+	})
+}
+
+// TestAdoptedWaitsForWhatFollows lets x move on right after its adoption from a node that takes its time.
+func TestAdoptedWaitsForWhatFollows(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		say(g.c, "", "x", "0")
+		g.cut("C", "A")
+		g.x = g.adoptElsewhere()
+		g.show(g.view(2), "A")
+		say(g.c, "", "x", "1")
+		g.x = g.hop(g.x, "A")
+		g.show(g.view(3), "B")
+		say(g.c, "", "x", "2")
+		g.arrive("C", "A")
+		time.Sleep(2 * blindTime)
+		synctest.Wait()
+		g.hears(g.x, "before B has said that all has followed")
+		g.arrive("C", "B")
+		g.show(g.view(3))
+		g.arrive("B", "A")
+		time.Sleep(2 * blindTime)
+		synctest.Wait()
+		g.hears(g.x, "in the end", "1", "2")
+		if g.x.gap {
+			t.Error("nothing is missing, but a gap was told")
 		}
 	})
 }

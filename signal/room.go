@@ -94,6 +94,7 @@ func (r *room) apply(v state.View) {
 }
 
 func (r *room) applyLocked(v state.View) {
+	r.srv.moves.begin(v)
 	if v.Version <= r.version {
 		return
 	}

@@ -441,9 +441,9 @@ func (s *Server) room(id string) *room {
 
 // onView takes over what another node changed.
 func (s *Server) onView(v state.View) {
-	s.moves.begin(v)
 	r := s.roomOf(v)
 	if r == nil {
+		s.moves.begin(v) // Of one that was the last to leave the room.
 		return
 	}
 	r.apply(v)

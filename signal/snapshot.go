@@ -36,7 +36,7 @@ type snapshot struct {
 	// nothing is known of nodes that Open leaves out.
 	Stays []uint64 `json:"stays,omitempty"`
 	Marks []mark   `json:"marks,omitempty"`
-	Open  bool     `json:"open,omitempty"`
+	Open  int64    `json:"open_ms,omitempty"` // how long ago it came without them, in ms
 	// Owing are the nodes of which not all has followed it.
 	Owing []string `json:"owing,omitempty"`
 }
@@ -77,7 +77,10 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	}
 	l := r.local[p.user]
 	snap.Room, snap.Told, snap.Early, snap.Voices = r.id, l.told, l.early, l.voices
-	snap.Stays, snap.Open = l.stays, l.marks.isOpen()
+	snap.Stays = l.stays
+	if l.marks.isOpen() {
+		snap.Open = max(1, time.Since(l.marks.opened).Milliseconds())
+	}
 	for _, w := range l.marks.all {
 		snap.Marks = append(snap.Marks, mark{w.source, w.number, w.blind, w.guess, w.held})
 	}
@@ -104,8 +107,8 @@ func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMembe
 		return p, nil
 	}
 	l := &localMember{participant: p, told: snap.Told, early: snap.Early, voices: snap.Voices, stays: snap.Stays}
-	if snap.Open {
-		l.marks.opened, l.marks.moved = time.Now(), true
+	if snap.Open > 0 {
+		l.marks.opened, l.marks.moved = time.Now().Add(-time.Duration(snap.Open)*time.Millisecond), true
 	}
 	for _, node := range append(snap.Owing, t.Node) {
 		if node != s.state.ID() && !s.isPlain(node) {

@@ -29,7 +29,8 @@ type watermark struct {
 	source
 	number uint64
 	// blind says that number is not known: the member was adopted and has moved since, so that what comes first
-	// need not be what is next. It waits for a moment, and then the least number is next.
+	// need not be what is next. It waits for a moment, and until the nodes that it has left say that all has followed, and
+	// then the least number is next.
 	blind bool
 	// guess is the number with which it began after that: what comes later with a lower one is missing, and no duplicate.
 	guess uint64
@@ -193,7 +194,7 @@ func (l *localMember) checkHoles() {
 	for i := range l.marks.all {
 		switch w := &l.marks.all[i]; {
 		case len(w.held) == 0:
-		case w.blind && time.Since(w.since) >= blindTime:
+		case w.blind && time.Since(w.since) >= blindTime && len(l.owing) == 0:
 			l.see(w)
 		case time.Since(w.since) >= holeTimeout:
 			l.giveUp(w)
