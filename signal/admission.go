@@ -20,11 +20,12 @@ const (
 	limitAddressMessages
 	limitAddressCredentials
 	limitMessages
+	limitMemory
 	limits
 )
 
 var limitNames = [limits]string{"", "max-connections", "address-connections", "address-upgrade-rate", "address-message-rate",
-	"address-credential-rate", "message-rate"}
+	"address-credential-rate", "message-rate", "max-memory"}
 
 func (l limit) String() string { return limitNames[l] }
 
@@ -43,6 +44,8 @@ func (c *Config) limit(l limit) float64 {
 		return derived(c.AddrCredits, c.newcomers())
 	case limitMessages:
 		return c.MessageRate
+	case limitMemory:
+		return float64(c.limitMemory())
 	}
 	return 0
 }
@@ -85,13 +88,18 @@ var refusals = map[limit]struct {
 	text   string
 }{
 	limitConnections:        {"full", http.StatusServiceUnavailable, "the server has as many connections as it can hold"},
+	limitMemory:             {"memory", http.StatusServiceUnavailable, "the server is short of memory"},
 	limitAddressConnections: {"address_limit", http.StatusTooManyRequests, "too many connections from your address"},
 	limitAddressUpgrades:    {"address_rate", http.StatusTooManyRequests, "too many new connections from your address"},
 }
 
 // connect takes what a WebSocket takes of the limits. It answers the request and returns nil when one is reached.
 func (s *Server) connect(w http.ResponseWriter, who clientID, isBack bool) *address {
-	from, reached, wait := s.addrs.connect(who.prefix(), isBack)
+	var from *address
+	reached, wait := limitMemory, retryPlace
+	if isBack || !s.budget.isTight() {
+		from, reached, wait = s.addrs.connect(who.prefix(), isBack)
+	}
 	if reached == noLimit {
 		return from
 	}

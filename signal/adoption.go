@@ -150,6 +150,7 @@ func (s *Server) claim(t resumeToken, epoch uint64, got *uint64) (*participant, 
 	defer s.mu.Unlock()
 	if old := s.participants[t.User]; old != nil {
 		if old.epoch > epoch {
+			p.holding.settle()
 			return nil, fmt.Errorf("%w: a newer connection has it", errGone)
 		}
 		s.tasks.run(old.replaced)

@@ -187,6 +187,9 @@ func (a *assembly) finish(s *socket) error {
 	return s.handOn(op, text.b)
 }
 
+// held returns how many bytes the parts take that are still to become whole.
+func (a *assembly) held() int { return a.partial.size() + a.fragments.size() }
+
 // release gives all back when reading has ended.
 func (a *assembly) release() {
 	a.partial.free()

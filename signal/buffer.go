@@ -49,6 +49,14 @@ func (b *buffer) grown(room int) *buffer {
 	return larger
 }
 
+// size returns how many bytes a buffer takes, nil or not.
+func (b *buffer) size() int {
+	if b == nil {
+		return 0
+	}
+	return cap(b.b)
+}
+
 // free gives a buffer back, nil or not, of which nobody holds a part.
 func (b *buffer) free() {
 	if b == nil || cap(b.b) < minBuffer || cap(b.b) > maxBuffer {

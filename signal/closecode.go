@@ -27,6 +27,8 @@ const (
 	// closeUnavailable: the session to resume cannot be reached now. The client tries again, with the
 	// same token.
 	closeUnavailable closeCode = 4003
+	// closeMemory: the node is short of memory, and the client held much of it. It connects again, as somebody new.
+	closeMemory closeCode = 4004
 	// closeReplaced: another connection has resumed the session. The client must not come back.
 	closeReplaced closeCode = 4500
 	// closeExpired: the token has expired and no other came in its place. The client must not come back with it.

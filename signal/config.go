@@ -28,6 +28,9 @@ const minWriteTimeout = time.Millisecond
 // minFrame is too small for any offer already.
 const minFrame = 1 << 10
 
+// minMemory is what a node needs for itself, in MiB.
+const minMemory = 64
+
 // Config is all that a Server needs to know. The first group is filled by the flags, the second is
 // handed in by main.
 type Config struct {
@@ -52,6 +55,7 @@ type Config struct {
 	AddrMessages float64
 	AddrCredits  float64
 	MaxConns     int
+	MaxMemory    int
 	AdminAddr    string
 	AdminToken   string
 	TLSCert      string
@@ -95,6 +99,7 @@ func DefaultConfig() Config {
 		AddrMessages: setting.Derived,
 		AddrCredits:  setting.Derived,
 		MaxConns:     setting.Derived,
+		MaxMemory:    setting.Derived,
 		AdminAddr:    "127.0.0.1:9090",
 		Auth:         auth.DefaultConfig(),
 	}
@@ -124,6 +129,7 @@ func (c *Config) Settings() setting.Table {
 			setting.Rate("message-rate", &c.MessageRate, 0.001, setting.Most, "`NUMBER` of messages a second that a connection may send"),
 			setting.Int("message-burst", &c.MessageBurst, 1, setting.Most, "`NUMBER` of messages that a connection may send at once"),
 			setting.Int("max-queue-bytes", &c.MaxQueue, 2*minFrame, setting.Most, "`BYTES` that may wait for a slow client before it is disconnected"),
+			setting.Int("max-memory", &c.MaxMemory, 0, setting.Most>>20, "`MIB` of memory that the process is to stay within, 0 for any").OrDerived("three quarters of the control group's or half of the machine's"),
 			setting.Int("max-connections", &c.MaxConns, 0, setting.Most, "`NUMBER` of WebSockets of the node, 0 for any").OrDerived("half of the descriptors"),
 			setting.Int("address-connections", &c.AddrConns, 0, setting.Most, "`NUMBER` of WebSockets that one client address (IPv6: /64) may hold, with those that were lost and may come back, 0 for any"),
 			setting.Rate("address-upgrade-rate", &c.AddrUpgrades, 0, setting.Most, "`NUMBER` of new WebSockets a second of one client address, four times that at once, 0 for any").OrDerived("half of --address-connections and at least 16"),
@@ -146,6 +152,7 @@ func (c *Config) Validate() error {
 	p.Check(c.Host == "" || net.ParseIP(c.Host) != nil || c.Host == "localhost", "server-host", "%q is not an IP address", c.Host)
 	p.Check(c.MaxQueue >= 2*c.MaxFrame, "max-queue-bytes", "%d must hold at least two messages of --max-frame-bytes", c.MaxQueue)
 	p.Check((c.TLSCert == "") == (c.TLSKey == ""), "tls-cert", "give it and --tls-key, or neither")
+	p.Check(c.MaxMemory <= 0 || c.MaxMemory >= minMemory, "max-memory", "%d is too little, give 0 or at least %d", c.MaxMemory, minMemory)
 	for _, origin := range c.AllowedOrigins {
 		checkOriginSetting(&p, origin)
 	}

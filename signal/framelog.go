@@ -11,6 +11,7 @@ type frameLog struct {
 	begin       int     // where the oldest is in first
 	count       int
 	size        int // bytes of all frames
+	held        int // bytes of all buffers
 }
 
 // lengthSize is the size of a frame's length in a log.
@@ -39,6 +40,7 @@ func (l *frameLog) append(b *buffer) {
 		l.last.next = b
 	}
 	l.last = b
+	l.held += cap(b.b)
 }
 
 // drop forgets the oldest n frames; there are as many.
@@ -60,6 +62,7 @@ func (l *frameLog) dropBuffer() {
 	if l.first, l.begin = b.next, 0; l.first == nil {
 		l.last = nil
 	}
+	l.held -= cap(b.b)
 	b.free()
 }
 

@@ -59,6 +59,7 @@ func (s *Server) moveIn(ctx context.Context, t resumeToken, snap snapshot) (*par
 	p, l := s.unpack(snap, t)
 	if l != nil {
 		if err := s.arrive(ctx, snap.Room, l, t); err != nil {
+			p.holding.settle()
 			return nil, err
 		}
 	}

@@ -43,6 +43,7 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 	gauge("signal_rooms", "Rooms in which this node has members.", s.roomCount)
 	gauge("signal_members", "Members of rooms whose connection is on this node.", func() int { return int(s.members.Load()) })
 	gauge("signal_detached", "Participants that lost their connection and may come back.", s.detached)
+	gauge("signal_held_bytes", "Memory that is held for participants.", func() int { return int(s.budget.used.Load()) })
 	gauge("signal_addresses", "Client addresses that hold a place or have been busy a moment ago.", s.addrs.count)
 	return &metrics{
 		limits: limitMetrics(f, s),

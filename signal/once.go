@@ -114,6 +114,7 @@ func (p *participant) done(key uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.said.put(key, nil)
+	p.noteLocked()
 }
 
 // sendOnce queues a frame unless one of the same key was queued before.

@@ -48,6 +48,9 @@ type participant struct {
 	heard  memory[struct{}] // the ids of the messages that it was sent
 	said   memory[*outcome] // what became of its own, nil when all have got it
 
+	holding holding // what is held for it, whatever lock guards that
+	account account // of what it keeps itself
+
 	sent       uint64    // how many frames that count were sent, ever
 	kept       frameLog  // the last of them, which the client has not confirmed
 	asked      bool      // a ping that asks for a confirmation is under way
@@ -68,7 +71,10 @@ const (
 
 // newParticipant returns a participant that belongs to the caller.
 func newParticipant(s *Server, user string, epoch uint64) *participant {
-	return &participant{srv: s, user: user, epoch: epoch, log: s.cfg.Logger.With("user", user)}
+	p := &participant{srv: s, user: user, epoch: epoch, log: s.cfg.Logger.With("user", user)}
+	p.holding.budget = &s.budget
+	p.holding.add(participantSize)
+	return p
 }
 
 // newEpoch returns an epoch above those of all connections before, on any node.
@@ -99,7 +105,7 @@ func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 		g.Kept = p.kept.count
 	}
 	p.vacate()
-	c.participant, c.log = p, p.log
+	c.participant, c.log, c.holding = p, p.log, &p.holding
 	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
 	p.greetings++
 	c.open(p.iceFrameLocked(ice, g), p.kept.frames())
@@ -333,6 +339,7 @@ func (p *participant) keepLocked(frame []byte, queued bool) {
 		return
 	}
 	p.kept.add(frame)
+	defer p.noteLocked()
 	if p.kept.size > p.srv.cfg.MaxQueue && !queued {
 		p.kept.drop(p.kept.count)
 		p.over = true
@@ -367,6 +374,7 @@ func (p *participant) forgetLocked(number uint64) bool {
 		return false
 	}
 	p.kept.drop(int(number - first))
+	p.noteLocked()
 	return true
 }
 

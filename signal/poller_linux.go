@@ -192,13 +192,14 @@ type ready struct {
 
 // worker serves a poller until another takes its place.
 type worker struct {
-	poller *poller
-	buf    []byte // what is read is handled there
-	ready  []ready
-	again  []*descriptor // those whose turn was interrupted
-	resume []*socket     // those whose client reads again
-	gone   bool          // another worker serves the poller
-	ended  bool          // the poller ends
+	poller  *poller
+	buf     []byte // what is read is handled there
+	ready   []ready
+	again   []*descriptor // those whose turn was interrupted
+	resume  []*socket     // those whose client reads again
+	holding *holding      // of the participant that it waits for, nil for none
+	gone    bool          // another worker serves the poller
+	ended   bool          // the poller ends
 
 	events [pollerEvents]unix.EpollEvent
 	found  int
@@ -234,6 +235,10 @@ func (w *worker) run() {
 }
 
 func (w *worker) free() {
+	if w.holding != nil {
+		w.holding.add(-workerBuffer)
+		w.holding = nil
+	}
 	w.poller, w.ready, w.again, w.resume = nil, nil, nil, nil
 	workers.Put(w)
 }
@@ -265,12 +270,15 @@ func (w *worker) write() {
 	w.resume = w.resume[n:]
 }
 
-// yield leaves the poller to a new worker. What was sent so far is flushed.
-func (w *worker) yield() {
+// yield leaves the poller to a new worker. What was sent so far is flushed. The buffer is held for whom the old one waits.
+func (w *worker) yield(h *holding) {
 	if w.gone {
 		return
 	}
 	w.gone = true
+	if w.holding = h; h != nil {
+		h.add(workerBuffer)
+	}
 	next := newWorker(w.poller)
 	next.ready, next.again, next.resume = w.ready, w.again, w.resume
 	w.ready, w.again, w.resume = nil, nil, nil
@@ -454,7 +462,7 @@ func (d *descriptor) read(w *worker) {
 	}
 }
 
-func (d *descriptor) yield()          { d.worker.yield() }
+func (d *descriptor) yield()          { d.worker.yield(d.socket.holding) }
 func (d *descriptor) flush(s *socket) { s.flush() }
 func (d *descriptor) endReading()     { d.shutdown(unix.SHUT_RD) }
 func (d *descriptor) cut()            { d.shutdown(unix.SHUT_RDWR) }

@@ -172,9 +172,9 @@ func (r *room) handLocked(m state.Message, to state.Receiver) {
 
 // holdUnnamed keeps a message for a stay that may be the member's.
 func (l *localMember) holdUnnamed(m namedMessage) {
-	if l.heldBytes += len(m.Frame) + heldOverhead; l.heldBytes > l.participant.srv.cfg.MaxQueue {
+	if l.heldMore(len(m.Frame) + heldOverhead); l.heldBytes > l.participant.srv.cfg.MaxQueue {
 		l.participant.miss("too much came before the room was known")
-		l.heldBytes -= len(m.Frame) + heldOverhead
+		l.heldMore(-len(m.Frame) - heldOverhead)
 		return
 	}
 	m.Frame = bytes.Clone(m.Frame)
@@ -190,7 +190,7 @@ func (l *localMember) named(joined uint64) {
 	unnamed := l.unnamed
 	l.unnamed = nil
 	for _, m := range unnamed {
-		l.heldBytes -= len(m.Frame) + heldOverhead
+		l.heldMore(-len(m.Frame) - heldOverhead)
 		if m.joined == joined {
 			l.take(m.from, m.heldMessage)
 		}

@@ -240,7 +240,7 @@ func (l *localMember) pass(h heldMessage) {
 	}
 	h.Frame, h.since = bytes.Clone(h.Frame), time.Now()
 	l.early = append(l.early, h)
-	l.earlyBytes += len(h.Frame)
+	l.earlyMore(len(h.Frame))
 	if len(l.early) == 1 {
 		l.awaitView()
 	}
@@ -272,7 +272,7 @@ func (l *localMember) awaitView() {
 func (l *localMember) releaseOldest() {
 	h := l.early[0]
 	l.early = l.early[1:]
-	l.earlyBytes -= len(h.Frame)
+	l.earlyMore(-len(h.Frame))
 	if h.Joined == 0 || h.Joined > l.room.version {
 		l.hear(h)
 		return
@@ -287,13 +287,14 @@ func (l *localMember) knows(user string) bool {
 // releaseEarly queues the early messages of all senders that the client knows by now.
 func (l *localMember) releaseEarly() {
 	early := l.early
-	l.early, l.earlyBytes = nil, 0
+	l.early = nil
+	l.earlyMore(-l.earlyBytes)
 	for _, h := range early {
 		if l.knows(h.From) {
 			l.hear(h)
 			continue
 		}
 		l.early = append(l.early, h)
-		l.earlyBytes += len(h.Frame)
+		l.earlyMore(len(h.Frame))
 	}
 }

@@ -27,6 +27,7 @@ type sendQueue struct {
 	patience time.Duration // how long the client may take to answer the close frame once it is written
 	failure  error         // why we have ended the reading, nil if we have not
 	stuck    *time.Timer   // ends a write that has taken nothing for long, nil while none waits
+	waiting  account       // of queue and inHand
 	drained  chan struct{} // closed when nothing is left to write, nil unless somebody waits for it
 }
 
@@ -165,7 +166,13 @@ func (s *socket) isClosing() bool {
 func (s *socket) appendLocked(op opcode, payload []byte) {
 	s.queue = s.queue.grown(maxHeader + len(payload))
 	s.queue.b = appendFrame(s.queue.b, op, payload)
+	s.noteLocked()
 	s.markLocked()
+}
+
+// noteLocked accounts for what waits.
+func (s *socket) noteLocked() {
+	s.waiting.note(s.holding, s.queue.size()+s.inHand.size())
 }
 
 // markLocked tells the flusher, unless somebody will look at the queue anyway.
@@ -231,6 +238,7 @@ func (s *socket) takeLocked() []byte {
 		s.appendPongLocked()
 	}
 	s.inHand, s.queue, s.written = s.queue, nil, 0
+	s.noteLocked()
 	if s.flushing = s.inHand != nil; s.flushing {
 		return s.inHand.b
 	}
@@ -249,6 +257,7 @@ func (s *socket) appendPongLocked() {
 func (s *socket) emptyLocked() {
 	s.inHand.free()
 	s.inHand = nil
+	s.noteLocked()
 	if s.closing && s.patience > 0 {
 		time.AfterFunc(s.patience, s.abort)
 		s.patience = 0
@@ -295,6 +304,7 @@ func (s *socket) breakLocked() {
 	if !s.flushing {
 		s.inHand.free()
 		s.inHand, s.written, s.blocked = nil, 0, false
+		s.noteLocked()
 		s.wakeLocked()
 	}
 }
@@ -304,4 +314,5 @@ func (s *socket) dropLocked() {
 	s.queue.free()
 	s.pong.free()
 	s.queue, s.pong = nil, nil
+	s.noteLocked()
 }

@@ -20,7 +20,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -75,6 +74,8 @@ type Server struct {
 	pollers  *pollers
 	flusher  flusher
 	memory   reclaimer
+	waste    waste
+	budget   budget
 
 	leaving  atomic.Bool // clients are asked to go to other nodes
 	draining atomic.Bool
@@ -139,6 +140,7 @@ func New(cfg Config) (*Server, error) {
 		CheckOrigin:      func(*http.Request) bool { return true }, // serveWS has checked it.
 		Subprotocols:     []string{auth.Subprotocol},
 	}
+	s.budget.init(cfg.limitMemory() / 2)
 	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
 	s.limits = socketLimits{cfg.MaxFrame, cfg.MaxQueue, cfg.ReadTimeout, cfg.WriteTimeout}
 	s.metrics = newMetrics(s, cfg.Registry)
@@ -204,8 +206,10 @@ func (s *Server) AdminAddr() net.Addr {
 func (s *Server) Run() error {
 	errs := make(chan error, len(s.http))
 	var wg sync.WaitGroup
+	s.cfg.collectWithin()
 	wg.Go(func() { s.wheel.run(s.ctx) })
 	wg.Go(func() { s.door.Run(s.ctx) })
+	wg.Go(func() { s.keepBudget(s.ctx) })
 	for i, l := range []net.Listener{s.listener, s.admin}[:len(s.http)] {
 		wg.Go(func() {
 			if err := s.http[i].Serve(s.watched(l)); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {
@@ -339,6 +343,7 @@ func (s *Server) forget(p *participant) {
 
 func (s *Server) forgetLocked(p *participant) {
 	p.vacate()
+	p.holding.settle()
 	if s.participants[p.user] == p {
 		delete(s.participants, p.user)
 	}
@@ -359,19 +364,6 @@ func (s *Server) serve(c *conn, want resumption) {
 	}
 	s.wheel.add(c)
 	c.serve()
-}
-
-// visit is what the wheel does to the connections that are due, if any.
-func (s *Server) visit(due []*conn) {
-	s.addrs.sweep()
-	s.flusher.batch(func() {
-		for _, c := range due {
-			c.visit()
-		}
-	})
-	if s.memory.due(s.Connections(), time.Now()) {
-		s.tasks.run(debug.FreeOSMemory)
-	}
 }
 
 // ended finishes a connection that reads no more.
@@ -422,9 +414,12 @@ func (s *Server) removeLocal(r *room, p *participant) {
 }
 
 func (s *Server) removeLocalLocked(r *room, p *participant) {
-	if l := r.local[p.user]; l == nil || l.participant != p {
+	l := r.local[p.user]
+	if l == nil || l.participant != p {
 		return
 	}
+	l.heldMore(-l.heldBytes)
+	l.earlyMore(-l.earlyBytes)
 	delete(r.local, p.user)
 	s.members.Add(-1)
 	if len(r.local) == 0 && s.rooms[r.id] == r {

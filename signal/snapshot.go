@@ -118,12 +118,12 @@ func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMembe
 	for _, m := range snap.Marks {
 		l.marks.all = append(l.marks.all, watermark{m.source, m.Number, m.Blind, m.Guess, m.Held, time.Now(), time.Now()})
 		for _, h := range m.Held {
-			l.heldBytes += len(h.Frame) + heldOverhead
+			l.heldMore(len(h.Frame) + heldOverhead)
 		}
 	}
 	for i := range l.early {
 		l.early[i].since = time.Now()
-		l.earlyBytes += len(l.early[i].Frame)
+		l.earlyMore(len(l.early[i].Frame))
 	}
 	return p, l
 }

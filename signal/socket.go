@@ -88,8 +88,12 @@ type socket struct {
 
 	heard atomic.Int64 // when the last bytes came, by uptime
 
+	// holding is that of the participant, fixed once it is known.
+	holding *holding
+
 	// Owned by who reads.
-	in assembly
+	in      assembly
+	account account // of in
 
 	sendQueue
 }
@@ -120,9 +124,11 @@ func (s *socket) read(space []byte) (all bool, err error) {
 		}
 	}
 	if err == nil || err == errWait {
+		s.account.note(s.holding, s.in.held())
 		return n < len(space), nil
 	}
 	s.in.release()
+	s.account.note(s.holding, 0)
 	s.to.ended(s.reasonOf(err))
 	return true, err
 }

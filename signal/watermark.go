@@ -114,7 +114,7 @@ func (l *localMember) hold(w *watermark, h heldMessage) {
 	if len(w.held) == 1 {
 		w.since = time.Now()
 	}
-	l.heldBytes += len(h.Frame) + heldOverhead
+	l.heldMore(len(h.Frame) + heldOverhead)
 	if l.heldBytes > l.participant.srv.cfg.MaxQueue {
 		l.giveUp(w)
 		return
@@ -140,7 +140,7 @@ func (l *localMember) follow(w *watermark) {
 
 // skip delivers a held message whatever is missing before it, unless it has been there.
 func (l *localMember) skip(w *watermark, h heldMessage) {
-	l.heldBytes -= len(h.Frame) + heldOverhead
+	l.heldMore(-len(h.Frame) - heldOverhead)
 	if h.Number > w.number {
 		w.number = h.Number
 		l.pass(h)

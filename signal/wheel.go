@@ -63,3 +63,16 @@ func (w *wheel) run(ctx context.Context) {
 		clear(due)
 	}
 }
+
+// visit is what the wheel does to the connections that are due, if any.
+func (s *Server) visit(due []*conn) {
+	s.addrs.sweep()
+	s.flusher.batch(func() {
+		for _, c := range due {
+			c.visit()
+		}
+	})
+	if s.hasGarbage(time.Now()) {
+		s.tasks.run(reclaim)
+	}
+}

@@ -33,6 +33,7 @@ func (p *participant) launch(key uint64, size int) {
 	if key != 0 {
 		p.said.put(key, &outcome{flying: true})
 	}
+	p.noteLocked()
 }
 
 // landed notes what became of a message that was on its way. One that nobody got may be sent again as if it
@@ -42,6 +43,7 @@ func (p *participant) landed(key uint64, size int, missed []stay, reached bool) 
 	defer p.mu.Unlock()
 	p.flying.count--
 	p.flying.bytes -= size
+	defer p.noteLocked()
 	if p.flying.changed != nil {
 		close(p.flying.changed)
 		p.flying.changed = nil
