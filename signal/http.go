@@ -26,6 +26,15 @@ const contentPolicy = "default-src 'self'; connect-src 'self' ws: wss:; img-src 
 // HTTP server waits for it before it answers. A WebSocket leaves the bound behind.
 const requestTimeout = 10 * time.Second
 
+// newPublicServer returns the server of what browsers ask for. Who does not read an answer loses it. Connections are callers until they are
+// WebSockets.
+func (s *Server) newPublicServer() *http.Server {
+	h := s.newHTTPServer(s.handler(), requestTimeout)
+	h.WriteTimeout = s.cfg.WriteTimeout
+	h.ConnState = s.callers.note
+	return h
+}
+
 // newHTTPServer returns a server of requests that are read within limit, 0 for none but for their
 // headers. The limit would also end a handler that takes longer, such as a profile.
 func (s *Server) newHTTPServer(h http.Handler, limit time.Duration) *http.Server {

@@ -20,6 +20,7 @@ type metrics struct {
 	acceptErrors     prometheus.Counter
 	resumes          *prometheus.CounterVec
 	handovers        *prometheus.CounterVec
+	cut              *prometheus.CounterVec
 	limits           [limits]prometheus.Counter
 	authRefusals     *prometheus.CounterVec
 }
@@ -44,8 +45,11 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 	gauge("signal_members", "Members of rooms whose connection is on this node.", func() int { return int(s.members.Load()) })
 	gauge("signal_detached", "Participants that lost their connection and may come back.", s.detached)
 	gauge("signal_held_bytes", "Memory that is held for participants.", func() int { return int(s.budget.used.Load()) })
+	gauge("signal_http_connections", "Connections that are no WebSocket, or not yet.", func() int { return s.callers.count() })
 	gauge("signal_addresses", "Client addresses that hold a place or have been busy a moment ago.", s.addrs.count)
 	return &metrics{
+		cut: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signal_http_connections_cut_total", Help: "Connections without a WebSocket that were closed because there were too many, of their address or in total."}, []string{"reason"}),
 		limits: limitMetrics(f, s),
 		resumes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_resumes_total", Help: "Attempts to resume, by outcome: here, moved (from another node), adopted (from a dead one), revived (after a restart), gone or unavailable."}, []string{"outcome"}),

@@ -57,6 +57,7 @@ type Server struct {
 	sessions sessions
 	proxies  []netip.Prefix
 	addrs    *addresses
+	callers  *callers
 	refusals noticeRate
 	unmet    noticeRate // connections that could not be accepted
 	door     *auth.Door // nil when everybody may come in
@@ -144,6 +145,7 @@ func New(cfg Config) (*Server, error) {
 	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
 	s.limits = socketLimits{cfg.MaxFrame, cfg.MaxQueue, cfg.ReadTimeout, cfg.WriteTimeout}
 	s.metrics = newMetrics(s, cfg.Registry)
+	s.callers = newCallers(&cfg, s.proxies, s.metrics.cut)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.pollers, err = newPollers(&s.flusher); err != nil {
 		return nil, err
@@ -179,7 +181,7 @@ func (s *Server) listen() error {
 		cfg.NextProtos = []string{"http/1.1"} // A WebSocket takes over its connection, which HTTP/2 does not allow.
 		s.listener = tls.NewListener(s.listener, cfg)
 	}
-	s.http = append(s.http, s.newHTTPServer(s.handler(), requestTimeout))
+	s.http = append(s.http, s.newPublicServer())
 	if s.cfg.AdminAddr == "" {
 		return nil
 	}
