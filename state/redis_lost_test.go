@@ -278,3 +278,30 @@ func TestMoveOfLostRoom(t *testing.T) {
 		t.Error("who has left was moved")
 	}
 }
+
+// TestLateNodeRestoresNobodyWhoLeft has one node bring a room back, as it knew it, more than a lease after the others
+// did, which somebody has left meanwhile: who has left stays away, and is seen to leave once.
+func TestLateNodeRestoresNobodyWhoLeft(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := steady(single(redis))
+	one, late, last := three(t, cfg)
+	settled(t, 1, one, late, last)
+	late.Redis.mu.Lock()
+	known, args := late.assertionLocked(late.rooms["r0"])
+	late.Redis.mu.Unlock()
+	redis.Do("FLUSHALL")
+	eventually(t, "the room is back", func() bool { return len(stored(t, one.Redis, "r0")) == 3 })
+	last.must(last.exit("r0", "at-n3"))
+	agree(t, "r0", []string{"at-n1", "at-n2"}, one, late)
+	<-time.After(cfg.Lease + cfg.Lease/2)
+	_, err := late.change(t.Context(), "assert", assertScript, "r0", known, args...)
+	late.must(err)
+	if there := stored(t, one.Redis, "r0"); len(there) != 2 {
+		t.Errorf("the room has %v", there)
+	}
+	for _, s := range []*site{one, late} {
+		if n := s.count(s.left, "r0/at-n3"); n != 1 || s.reasons["r0/at-n3"] != ReasonLeave {
+			t.Errorf("%s saw it leave %d times, because %q", s.id, n, s.reasons["r0/at-n3"])
+		}
+	}
+}

@@ -43,16 +43,17 @@ local function put(id, epoch, joined, at)
 end
 
 -- While the room is young, nodes may restore in it whom they knew before Redis lost it. So who has left is
--- remembered for that time, beside the room: a node of protocol 1 would take it for a member.
-local departed = room .. ':left'
+-- remembered for that time, beside the room: a node of protocol 1 would take it for a member. It is some leases (ms), since
+-- a node may be back, or hear of the loss, later than the others.
+local departed, young = room .. ':left', 4 * tonumber(ARGV[4])
 
 local function bury(id, epoch)
   redis.call('HSET', departed, id, epoch)
-  redis.call('PEXPIRE', departed, ARGV[4])
+  redis.call('PEXPIRE', departed, young)
 end
 
 local function remove(id)
-  if founding > 0 and now - founding < tonumber(ARGV[4]) * 1000 then bury(id, members[id].epoch) end
+  if founding > 0 and now - founding < young * 1000 then bury(id, members[id].epoch) end
   left[#left + 1] = id
   left[#left + 1] = text(members[id])
   members[id] = nil
