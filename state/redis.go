@@ -67,6 +67,7 @@ type Redis struct {
 	echoed  atomic.Pointer[time.Time]
 	renewed atomic.Pointer[time.Time]
 	beats   atomic.Bool // the lease was renewed once
+	covered atomic.Bool // it is known what the Cluster does when a part of it is gone
 	// unrenewable says that no node can renew its lease.
 	unrenewable atomic.Bool
 	tags        sync.Map // node → what its channel has besides its id

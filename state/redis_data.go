@@ -272,6 +272,7 @@ func (r *Redis) findMasters(ctx context.Context) (map[string]master, error) {
 			return fmt.Errorf("asking Redis who it is: %w", err)
 		}
 		r.warnOfEviction(addr, memory.Val())
+		r.warnOfCoverage(ctx, addr, c)
 		mu.Lock()
 		defer mu.Unlock()
 		found[addr] = master{process: infoField(server.Val(), "run_id"), history: infoField(replication.Val(), "master_replid")}

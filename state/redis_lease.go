@@ -84,6 +84,7 @@ func (r *Redis) beat() (due time.Time, err error) {
 	r.distance.note(now.Sub(began))
 	r.renewed.Store(&began) // Not later than Redis began to count.
 	r.beats.Store(true)
+	r.covered.Store(true) // All masters have been asked.
 	r.skew.Store(l.now - began.Add(now.Sub(began)/2).Sub(r.started).Microseconds())
 	if r.unrenewable.Swap(false) {
 		r.mu.Lock()

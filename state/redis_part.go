@@ -34,10 +34,12 @@ func silentPart(p part) bool { return !p.refuses }
 
 func anyPart(part) bool { return true }
 
-// refusesWrites reports whether an error is a server's that would do anything but write.
+// refusesWrites reports whether an error is a server's that would do anything but write. One that lives in a Cluster that
+// is down, as another has failed and all slots are required, does not read either, and still publishes. One that is cut off
+// with a minority says the same; there most slots are silent, and so the state is away.
 func refusesWrites(err error) bool {
 	var answer redis.Error
-	return errors.As(err, &answer) && slices.ContainsFunc([]string{"OOM command", "READONLY ", "MISCONF ", "NOREPLICAS "},
+	return errors.As(err, &answer) && slices.ContainsFunc([]string{"OOM command", "READONLY ", "MISCONF ", "NOREPLICAS ", "CLUSTERDOWN The cluster is down"},
 		func(text string) bool { return strings.Contains(err.Error(), text) }) // Redis 6 puts it into another error.
 }
 

@@ -1,10 +1,13 @@
 package state
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // warnOfEviction warns, once and whenever it changes, when a master may throw away what nodes write: every
@@ -21,6 +24,19 @@ func (r *Redis) warnOfEviction(addr, memory string) {
 	if policy != "" && policy != before {
 		r.log.Warn("Redis may evict rooms: set its maxmemory-policy to noeviction, or give nodes a Redis of their own",
 			"node", r.id, "redis", addr, "maxmemory_policy", policy, "maxmemory", limit)
+	}
+}
+
+// warnOfCoverage warns once, at the start, when a Cluster does nothing for any room as soon as one slot has no master. A
+// user who may not ask is told nothing.
+func (r *Redis) warnOfCoverage(ctx context.Context, addr string, c redis.Cmdable) {
+	const setting = "cluster-require-full-coverage"
+	if r.cluster == nil || r.covered.Load() {
+		return
+	}
+	answer, err := c.ConfigGet(ctx, setting).Result()
+	if err == nil && answer[setting] == "yes" && !r.covered.Swap(true) {
+		r.log.Warn("Redis refuses all when a part of it is gone: set its "+setting+" to no", "node", r.id, "redis", addr)
 	}
 }
 

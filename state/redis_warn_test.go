@@ -44,6 +44,25 @@ func beats(t *testing.T, n *Redis, times int) {
 	}
 }
 
+// TestCoverageIsWarnedOf starts nodes on a Cluster that requires all slots, and on one that does not.
+func TestCoverageIsWarnedOf(t *testing.T) {
+	masters, _ := redistest.StartCluster(t, false)
+	for _, c := range []struct {
+		setting string
+		warned  int
+	}{{"yes", 1}, {"no", 0}} {
+		for _, m := range masters {
+			m.Do("CONFIG", "SET", "cluster-require-full-coverage", c.setting)
+		}
+		var log logBook
+		n := connect(t, log.config(patiently(clusterConfig(masters))), "covered-"+c.setting, new(ear).events())
+		beats(t, n, 3)
+		if got := log.count("set its cluster-require-full-coverage to no"); got != c.warned {
+			t.Errorf("%s: warned %d times, want %d", c.setting, got, c.warned)
+		}
+	}
+}
+
 // TestEvictionIsWarnedOf changes the policy of a Redis with and without a limit.
 func TestEvictionIsWarnedOf(t *testing.T) {
 	redis := redistest.Start(t, "--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru")
