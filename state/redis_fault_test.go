@@ -36,6 +36,7 @@ func TestNodeIsKilledOnCluster(t *testing.T) {
 
 func nodeIsKilled(t *testing.T, cfg RedisConfig) {
 	t.Helper()
+	slowdown := systemtest.Slowdown(t)
 	one, two, dead := three(t, cfg)
 	for i := range 20 {
 		room := fmt.Sprint("r", i)
@@ -57,7 +58,7 @@ func nodeIsKilled(t *testing.T, cfg RedisConfig) {
 	for i := range 20 {
 		agree(t, fmt.Sprint("r", i), []string{"a", "b"}, one, two)
 	}
-	if took := time.Since(began); took > cfg.Lease+2*time.Second {
+	if took := time.Since(began); took > time.Duration(slowdown())*(cfg.Lease+2*time.Second) {
 		t.Errorf("took %v", took)
 	}
 	for _, s := range []*site{one, two} {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -224,19 +225,30 @@ func StartCluster(t testing.TB, withReplica bool) (masters []*Server, replica *S
 	if withReplica {
 		replica = start("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0")
 	}
-	for i, s := range all {
-		s.Do("CLUSTER", "SET-CONFIG-EPOCH", i+1)
-		if i > 0 {
-			all[0].Do("CLUSTER", "MEET", "127.0.0.1", s.Port(), buses[i])
+	meet := func() {
+		for i, s := range all[1:] {
+			all[0].Do("CLUSTER", "MEET", "127.0.0.1", s.Port(), buses[i+1])
 		}
 	}
+	for i, s := range all {
+		s.Do("CLUSTER", "SET-CONFIG-EPOCH", i+1)
+	}
+	meet()
+	met := time.Now()
 	if replica != nil {
 		replica.replicate(masters[0])
 	}
 	for _, s := range all {
-		systemtest.Eventually(t, "the Cluster is complete", func() bool {
+		systemtest.Until(t, "the Cluster is complete", func() error {
 			info := s.Do("CLUSTER", "INFO")
-			return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(all)))
+			if strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(all))) {
+				return nil
+			}
+			if time.Since(met) > 5*time.Second { // Servers that are slow to meet give up.
+				meet()
+				met = time.Now()
+			}
+			return errors.New(info)
 		})
 	}
 	return masters, replica
