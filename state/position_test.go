@@ -194,7 +194,9 @@ func TestAnswersComeInOrder(t *testing.T) {
 	w := newWire(t)
 	var answered []string
 	for _, name := range []string{"1", "2", "3"} {
-		of := &sending{errs: make([]error, 1), done: func(errs []error) { answered = append(answered, fmt.Sprintf("%s %v %d", name, errs[0] == nil, len(w.got))) }}
+		of := &sending{errs: make([]error, 1), done: func(errs []error) {
+			answered = append(answered, fmt.Sprintf("%s %v %d", name, errs[0] == nil, len(w.got)))
+		}}
 		of.left.Store(1)
 		w.s.push(&record{kind: recordMessage, at: time.Now(), message: Message{Frame: []byte(name)}, of: of})
 		w.leave()
