@@ -300,6 +300,14 @@ var accountCases = []struct {
 		r.life("b").lost = at(15)
 	}, ""},
 	{"an id is lost of a connection that stands", func(r *record) { r.life("b").lost = at(15) }, "id: b"},
+	{"a room is lost within the grace", func(r *record) {
+		r.returned("b", 12, 15, 1)
+		r.life("b").unplaced = []time.Time{at(15)}
+	}, "room: b"},
+	{"a room is lost after the grace", func(r *record) {
+		r.returned("b", 12, 23, 1)
+		r.life("b").unplaced = []time.Time{at(23)}
+	}, ""},
 	{"one with an older node hears all twice", func(r *record) { r.life("c").older = true; r.hear("c", 1, 10.3) }, ""},
 }
 

@@ -41,7 +41,7 @@ func newAccount(r *record) *account {
 
 // findings returns all that must not have happened.
 func (a *account) findings() (out []string) {
-	for _, rule := range []func() []string{a.lostLines, a.doubled, a.reordered, a.deniedButHeard, a.strangers, a.falseDepartures, a.falseGaps, a.lostIDs} {
+	for _, rule := range []func() []string{a.lostLines, a.doubled, a.reordered, a.deniedButHeard, a.strangers, a.falseDepartures, a.falseGaps, a.lostIDs, a.lostRooms} {
 		out = append(out, rule()...)
 	}
 	return out
@@ -303,17 +303,35 @@ func (a *account) lostIDs() (out []string) {
 		if f.lost.IsZero() || !a.bound(f.user) {
 			continue
 		}
-		gone := span{f.lost, f.lost}
-		for _, s := range a.unreachable(f) {
-			if s.contains(f.lost) {
-				gone.from = s.from
-			}
-		}
-		if gone.until.Sub(gone.from) < a.grace-margin && !a.forgotten(f, gone) {
-			out = append(out, fmt.Sprintf("id: %s lost its session at %s, after %s", f.user, clock(f.lost), gone.until.Sub(gone.from).Round(time.Millisecond)))
+		if away, rightly := a.mayLapse(f, f.lost); !rightly {
+			out = append(out, fmt.Sprintf("id: %s lost its session at %s, after %s", f.user, clock(f.lost), away.Round(time.Millisecond)))
 		}
 	}
 	return out
+}
+
+// lostRooms finds users who kept their session and were taken out of their room before the grace was over.
+func (a *account) lostRooms() (out []string) {
+	for _, f := range a.lives {
+		for _, at := range f.unplaced {
+			if away, rightly := a.mayLapse(f, at); !rightly && a.bound(f.user) {
+				out = append(out, fmt.Sprintf("room: %s was in its room no more at %s, after %s", f.user, clock(at), away.Round(time.Millisecond)))
+			}
+		}
+	}
+	return out
+}
+
+// mayLapse reports how long a user could not be reached until a time, and whether that is reason to take it for gone.
+func (a *account) mayLapse(f *life, at time.Time) (away time.Duration, rightly bool) {
+	gone := span{at, at}
+	for _, s := range a.unreachable(f) {
+		if s.contains(at) {
+			gone.from = s.from
+		}
+	}
+	away = gone.until.Sub(gone.from)
+	return away, away >= a.grace-margin || a.forgotten(f, gone)
 }
 
 // forgotten reports whether nobody can know a user any more that was unreachable: its node was gone and the shared

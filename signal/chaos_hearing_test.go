@@ -69,8 +69,20 @@ func (p *participant) hear(m client.Message) {
 		p.hearMessage(m)
 	}
 	if p.kept--; p.kept == 0 {
-		close(p.started)
+		p.start()
 	}
+}
+
+// start notes that the node has greeted and sent what it kept. Who has missed something and was not told by then of a room
+// that it is in is in none: it was away for too long, while its node ended.
+func (p *participant) start() {
+	if p.gap && p.room != "" && p.room != p.placed {
+		p.chaos.count("in no room any more")
+		p.life.unplaced = append(p.life.unplaced, p.life.away[len(p.life.away)-1].until)
+		p.endStay()
+	}
+	p.gap = false
+	close(p.started)
 }
 
 func (p *participant) hearStart(m client.Message) {
@@ -94,8 +106,9 @@ func (p *participant) hearStart(m client.Message) {
 	default:
 		p.begin(m.UserID, now)
 	}
+	p.gap, p.placed = start.Resumed && start.Gap, ""
 	if p.kept = start.Kept; p.kept == 0 {
-		close(p.started)
+		p.start()
 	}
 }
 
@@ -190,6 +203,7 @@ func (p *participant) hearJoined(m client.Message) {
 		}
 		return
 	}
+	p.placed = m.RoomID
 	if p.leaving {
 		return // It joined before it said that it leaves, which the server hears after that.
 	}

@@ -43,9 +43,11 @@ type participant struct {
 	ended   chan struct{}                  // ended is closed when the connection has ended.
 	started chan struct{}                  // started is closed when the node has greeted and sent what it kept.
 	greeted bool
-	kept    int  // kept is how many messages of before the greeting are still to come.
-	moving  bool // moving says that the node asked to go to another.
-	node    int  // node is where the connection is, or is being made.
+	kept    int    // kept is how many messages of before the greeting are still to come.
+	gap     bool   // gap says that it was greeted with one.
+	placed  string // placed is the room that it was told it is in since it was greeted.
+	moving  bool   // moving says that the node asked to go to another.
+	node    int    // node is where the connection is, or is being made.
 	source  string
 	giveUp  func() // giveUp ends the connection, or the attempt to make one.
 }

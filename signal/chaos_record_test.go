@@ -52,7 +52,8 @@ type life struct {
 	gaps       []gap
 	away       []span
 	visits     []visit
-	lost       time.Time // lost is when it was told that its session is gone, zero for never.
+	unplaced   []time.Time // unplaced are when it came back and was in its room no more.
+	lost       time.Time   // lost is when it was told that its session is gone, zero for never.
 }
 
 // stay is the time in a room, from when the user was told so until it gave it up.
