@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cline-meet/signal/state"
@@ -63,6 +64,7 @@ func (s *Server) adopt(ctx context.Context, t, at resumeToken, got *uint64) (*pa
 	if err != nil {
 		return nil, err
 	}
+	p.adopted.node = at.Node
 	s.awaitRoom()
 	view, err := s.state.Adopt(ctx, at.Node, t.User, at.Epoch, p.epoch)
 	if err == nil && view.Room != "" {
@@ -208,19 +210,41 @@ func (s *Server) roomOf(v state.View) *room {
 	return r
 }
 
-// adoptedElsewhere returns the participants of this node whose place a newer connection has at another
-// node. They were adopted while this node was taken for dead.
-func (r *room) adoptedElsewhere() []*participant {
+// takeOver takes over a view that another node or the state made, and returns the participants of this node that have no
+// place in the room any more: a newer connection has it at another node, or others have taken it out. Either happened
+// while this node was taken for dead. What was said to them here since is lost, which the new node is told.
+func (r *room) takeOver(v state.View) []*participant {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []*participant
+	before := r.members
+	r.applyLocked(v)
 	for _, m := range r.members {
 		l := r.local[m.ID]
-		if l != nil && m.Node != r.node && m.Epoch > l.participant.epoch {
+		if l == nil || m.Node == r.node || m.Epoch <= l.participant.epoch {
+			continue
+		}
+		out = append(out, l.participant)
+		if !l.doubtful.IsZero() {
+			r.srv.tellStrayed(r.id, m, r.node, time.Since(l.doubtful))
+		}
+	}
+	for _, m := range before {
+		there := func(o state.Member) bool { return o.ID == m.ID }
+		if l := r.localLocked(m); l != nil && !l.leaving && !slices.ContainsFunc(r.members, there) {
 			out = append(out, l.participant)
 		}
 	}
 	return out
+}
+
+// leaves notes that a participant is about to leave.
+func (r *room) leaves(p *participant) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.local[p.user]; l != nil && l.participant == p {
+		l.leaving = true
+	}
 }
 
 // replaced ends a participant whose session is at another node. There is nothing of it to leave.

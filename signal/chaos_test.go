@@ -155,8 +155,9 @@ func (c *chaos) calm() {
 	eventually(c.t, "everybody hears everybody", func() error {
 		for _, p := range c.people {
 			if len(p.pending) > 0 {
+				waiting := p.pending[0]
 				c.everybody(func(p *participant) { p.revive(); p.retry() })
-				return fmt.Errorf("%s waits", p.pending[0])
+				return fmt.Errorf("%s waits", waiting)
 			}
 		}
 		return nil

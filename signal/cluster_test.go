@@ -79,7 +79,7 @@ func TestEventsComeWithTheSubscription(t *testing.T) {
 	shared := state.NewMemory()
 	answers := make(chan state.Message, 10)
 	asker := shared.Node("n0")
-	asker.Subscribe(state.Events{View: func(state.View) {}, Message: func(m state.Message) { answers <- m }, Lost: func(string) {}, Died: func(string) {}})
+	asker.Subscribe(state.Events{View: func(state.View) {}, Message: func(m state.Message) { answers <- m }, Lost: func(string) {}, Died: func(string) {}, Slept: func(time.Time) {}, Present: func(string, string) bool { return true }})
 	question, err := json.Marshal(moveRequest{Ask: "7"})
 	if err != nil {
 		t.Fatal(err)

@@ -42,6 +42,8 @@ type wireNode struct {
 	srv  *Server
 	off  map[string]bool // whom it cannot reach
 	left []string        // who was to leave
+
+	doubtful bool
 }
 
 func newWire(t *testing.T, ids ...string) *wire {
@@ -56,6 +58,11 @@ func newWire(t *testing.T, ids ...string) *wire {
 
 func (n *wireNode) ID() string   { return n.id }
 func (n *wireNode) Ready() error { return nil }
+
+// Doubtful reports whether the others may have taken the node for dead.
+func (n *wireNode) Doubtful(string) bool { return n.doubtful }
+
+func (n *wireNode) AwaitTrust(context.Context, string) {}
 
 func (n *wireNode) Problems() []string { return nil }
 func (n *wireNode) Admits() error      { return nil }

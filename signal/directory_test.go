@@ -23,7 +23,7 @@ func newCluster() *cluster {
 
 func joined(shared *state.Memory, id string) *state.MemoryNode {
 	n := shared.Node(id)
-	n.Subscribe(state.Events{View: func(state.View) {}, Message: func(state.Message) {}, Lost: func(string) {}, Died: func(string) {}})
+	n.Subscribe(state.Events{View: func(state.View) {}, Message: func(state.Message) {}, Lost: func(string) {}, Died: func(string) {}, Slept: func(time.Time) {}, Present: func(string, string) bool { return true }})
 	return n
 }
 

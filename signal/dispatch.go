@@ -81,7 +81,7 @@ func (p *participant) rests(env envelope) bool {
 	return env.Type != joinRoom && (env.Type != leaveRoom || p.room == nil)
 }
 
-// errLater says that a message is under way and will be answered.
+// errLater says that a message is under way and will be answered, or that its sender is at another node.
 var errLater = errors.New("the answer comes later")
 
 func (p *participant) refuseType(env envelope) error {
@@ -182,6 +182,9 @@ func (p *participant) joinRoom(env envelope) error {
 	if err != nil {
 		return err
 	}
+	if !p.awaitTrust() {
+		return errLater
+	}
 	if err := p.awaitAnswers(); err != nil {
 		return fromState(err)
 	}
@@ -221,6 +224,9 @@ func (p *participant) leaveRoom(env envelope) error {
 	if p.room == nil {
 		return fault(codeNoRoom, "you are in no room")
 	}
+	if !p.awaitTrust() {
+		return errLater
+	}
 	if err := p.awaitAnswers(); err != nil {
 		return fromState(err)
 	}
@@ -245,6 +251,7 @@ func (p *participant) leave(why state.Reason) {
 		return
 	}
 	p.room = nil
+	r.leaves(p)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.srv.ctx), stateTimeout)
 	defer cancel()
 	view, err := p.srv.state.Leave(ctx, r.id, p.user, p.epoch, why)
@@ -288,6 +295,9 @@ func (p *participant) relay(env envelope) error {
 	r := p.room
 	if r == nil {
 		return fault(codeNoRoom, "you are in no room: join_room first")
+	}
+	if !p.awaitTrust() {
+		return errLater
 	}
 	if err := p.awaitFlying(p.srv.ctx, func(w *window) bool { return !w.full() }); err != nil {
 		return fromState(err)

@@ -141,6 +141,9 @@ func (s *Server) arrive(ctx context.Context, room string, l *localMember, t resu
 	view, err := s.state.Move(ctx, room, state.Member{ID: t.User, Node: t.Node, Epoch: t.Epoch}, p.epoch, l.told...)
 	if err != nil {
 		s.removeLocal(r, p)
+		if m, there := view.Find(t.User); there && m.Node != r.node {
+			return elsewhere{m}
+		}
 		if errors.Is(err, state.ErrNotMember) {
 			return errNotThere
 		}

@@ -43,6 +43,24 @@ type line struct {
 	// mending says that something is under way that fills holes.
 	mending bool
 	over    time.Time // when the stay was first seen to be over
+	given   [8]given  // the last numbers, in a ring
+	turn    int       // how many were given
+}
+
+// given is a number that was given, and the uptime at which it was.
+type given struct {
+	number uint64
+	at     time.Duration
+}
+
+// lastGiven returns how long ago the last number was given that was not refused, if that is known.
+func (l *line) lastGiven() (ago time.Duration, known bool) {
+	for _, g := range l.given {
+		if g.number == l.before && g.number > 0 {
+			return uptime() - g.at, true
+		}
+	}
+	return 0, false
 }
 
 // hole is a number that was refused, and the one before it.
@@ -57,6 +75,8 @@ func (r *room) numberLocked(m state.Member, number uint64) state.Receiver {
 	}
 	to := state.Receiver{ID: m.ID, Joined: m.Joined, Before: l.before, Number: number}
 	l.before = number
+	l.given[l.turn%len(l.given)] = given{number, uptime()}
+	l.turn++
 	return to
 }
 
@@ -113,7 +133,7 @@ func (r *room) alignLocked() {
 	for _, m := range r.members {
 		there[stayOf(m)] = true
 		if l := r.lines[stayOf(m)]; l != nil && l.node != m.Node {
-			r.redirectLocked(l, m.Node)
+			r.redirectLocked(l, m)
 		}
 	}
 	for id, l := range r.lines {
@@ -130,11 +150,14 @@ func (r *room) alignLocked() {
 
 // redirectLocked sends what is for a stay to another node from now on. What that does not have yet comes by way of
 // the former one, and the tip tells how much that is. From a node without numbers nothing comes that has one.
-func (r *room) redirectLocked(l *line, node string) {
+func (r *room) redirectLocked(l *line, m state.Member) {
+	if ago, known := l.lastGiven(); known {
+		r.srv.tellStrayed(r.id, m, l.node, ago)
+	}
 	if l.plain {
 		l.restart(r.number)
 	}
-	l.node, l.plain = node, r.srv.isPlain(node)
+	l.node, l.plain = m.Node, r.srv.isPlain(m.Node)
 	r.tellTipLocked(l)
 }
 

@@ -60,6 +60,8 @@ func (s *Server) onControl(m state.Message) {
 		s.onRelay(m)
 	case opFollowed:
 		s.onFollowed(m)
+	case opStrayed:
+		s.onStrayed(m)
 	case opTips, opTipsTold:
 		s.onTips(m)
 	case opMarker, opForward, opPass, opPassed, opSettled:

@@ -31,8 +31,10 @@ func (s *slowState) Join(context.Context, string, state.Member, int) (state.View
 	return s.join()
 }
 
-func (s *slowState) ID() string              { return "near" }
-func (s *slowState) Nodes() []state.NodeInfo { return nil }
+func (s *slowState) ID() string                         { return "near" }
+func (s *slowState) Doubtful(string) bool               { return false }
+func (s *slowState) AwaitTrust(context.Context, string) {}
+func (s *slowState) Nodes() []state.NodeInfo            { return nil }
 
 func (s *slowState) Send(m state.Message, copies []state.Copy, done func([]error)) {
 	var nodes []string
@@ -67,7 +69,7 @@ func (s *slowState) since() []string {
 // socketless returns a server over a state that serves nothing; what is in its rooms are deaf participants.
 func socketless(t testing.TB, shared State) *Server {
 	s := &Server{cfg: DefaultConfig(), state: shared, participants: map[string]*participant{}, rooms: map[string]*room{}, retired: map[string]*room{},
-		requests: map[string]request{}, doubts: map[string]*doubt{}}
+		requests: map[string]request{}, doubts: map[string]*doubt{}, resuming: map[string]chan struct{}{}}
 	s.cfg.Logger = slog.New(slog.DiscardHandler)
 	s.moves.byUser = map[string]*outgoingMove{}
 	s.addrs = newAddresses(addressLimits{}, 0)
@@ -108,7 +110,7 @@ func TestPassFollowsMessagesInFlight(t *testing.T) {
 
 		moved := member("x", "new", 2)
 		s.onControl(state.Message{Op: opMarker, Node: "new", Room: "r", To: "x", Frame: marker{Via: "far", Epoch: 1, New: moved}.frame()})
-		expect(t, shared, "new  ", "far pass ")
+		expect(t, shared, "new strayed far", "new  ", "far pass ")
 		t.Log("what is sent from now on goes to where the member is")
 		later(t, b, appMessage)
 		expect(t, shared, "new  b")
@@ -141,7 +143,7 @@ func TestOlderViewDoesNotBringAMemberBack(t *testing.T) {
 		t.Log("but a newer connection of the member is where the view has it, which is told how much went elsewhere")
 		s.onView(view(3, a.asMember(), member("x", "newest", 3), y))
 		later(t, a, offer)
-		expect(t, shared, "newest  ", "newest  a")
+		expect(t, shared, "newest strayed new", "newest  ", "newest  a")
 	})
 }
 

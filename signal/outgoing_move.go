@@ -243,6 +243,10 @@ func (s *Server) release(ctx context.Context, user, to string, request moveReque
 	if err != nil {
 		return snapshot{}, nil, err
 	}
+	if p.room != nil && s.state.Doubtful(p.room.id) {
+		p.letGo()
+		return snapshot{}, nil, fmt.Errorf("it may be elsewhere: %w", state.ErrUnavailable)
+	}
 	if p.room != nil && !s.awaitSettled(ctx, p, to) {
 		p.end(state.ReasonDisconnect)
 		return snapshot{}, nil, errGone

@@ -37,12 +37,15 @@ type participant struct {
 	grace  *time.Timer // ends it while it is detached
 	until  time.Time   // when the grace is over
 	over   bool        // it ends with its conn and takes no more frames
+	absent bool        // its connection had ended when the process ran again, and its client has not come since
 	gap    bool        // it missed something for good, which greetings say until the client has got one
 	former uint64      // the oldest epoch of which the client may show the token, 0 once it has got the one of here
 	place  string      // its room as its token names it, see revive
 
 	greetings uint64 // how many connections were attached in this epoch
 	proved    uint64 // the last of them whose greeting the client has got for sure
+
+	adopted adoption // where it comes from, if it was adopted
 
 	flying window           // what it has sent to other nodes
 	heard  memory[struct{}] // the ids of the messages that it was sent
@@ -106,8 +109,11 @@ func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 	}
 	p.vacate()
 	c.participant, c.log, c.holding = p, p.log, &p.holding
-	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
+	p.conn, p.owner, p.wanted, p.asked, p.absent = c, ownerConn, false, false, false
 	p.greetings++
+	if g.Gap {
+		p.adopted.warned = time.Now()
+	}
 	c.open(p.iceFrameLocked(ice, g), p.kept.frames())
 	switch {
 	case p.gap && !g.Gap: // It has missed something just now.

@@ -467,6 +467,28 @@ func (d *descriptor) flush(s *socket) { s.flush() }
 func (d *descriptor) endReading()     { d.shutdown(unix.SHUT_RD) }
 func (d *descriptor) cut()            { d.shutdown(unix.SHUT_RDWR) }
 
+func (d *descriptor) hungUp() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed || pollsHungUp(d.fd)
+}
+
+// hungUp reports whether the other side has ended a connection, as far as the system knows.
+func hungUp(conn net.Conn) (ended bool) {
+	if c, ok := conn.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { ended = pollsHungUp(int(fd)) })
+		}
+	}
+	return ended
+}
+
+func pollsHungUp(fd int) bool {
+	polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(polled, 0)
+	return err == nil && n > 0
+}
+
 // shutdown ends the reading or all; the poller reports it.
 func (d *descriptor) shutdown(how int) {
 	d.mu.Lock()

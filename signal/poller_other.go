@@ -12,3 +12,5 @@ func newPollers(*flusher) (*pollers, error) { return new(pollers), nil }
 func (*pollers) link(net.Conn) link { return nil }
 
 func (*pollers) close() {}
+
+func hungUp(net.Conn) bool { return false }

@@ -3,6 +3,7 @@ package signal
 import (
 	"bytes"
 	"slices"
+	"time"
 
 	"cline-meet/signal/state"
 )
@@ -50,6 +51,8 @@ func (r *room) deliver(c cast) delivery {
 		return notMember
 	}
 	h := heldMessage{From: c.from.user, Joined: r.members[sender].Joined, Epoch: c.from.epoch, Key: c.key, Frame: c.frame}
+	doubtful := r.srv.state.Doubtful(r.id)
+	var missed []stay
 	var space [16]int
 	remote, found, reached := space[:0], len(c.to) == 0 || c.only != nil, 0
 	for i := range r.members {
@@ -59,6 +62,13 @@ func (r *room) deliver(c cast) delivery {
 		}
 		found = true
 		if l := r.localLocked(*m); l != nil && !l.behind(r.lineLocked(m)) {
+			if doubtful && !l.participant.isConnected() {
+				missed = append(missed, stayOf(*m))
+				continue
+			}
+			if doubtful {
+				l.doubtful = time.Now()
+			}
 			l.take(source{r.node, r.run}, h)
 			reached++
 			continue
@@ -68,10 +78,10 @@ func (r *room) deliver(c cast) delivery {
 	switch {
 	case !found:
 		return notMember
-	case len(remote) == 0:
+	case len(remote) == 0 && len(missed) == 0:
 		return delivered
 	}
-	return r.castLocked(c, h.Joined, remote, reached)
+	return r.castLocked(c, h.Joined, remote, reached, missed)
 }
 
 func (r *room) lineLocked(m *state.Member) *line {
@@ -82,8 +92,8 @@ func (r *room) lineLocked(m *state.Member) *line {
 }
 
 // castLocked sends a message to members elsewhere, by their place in the room. A member that is known to be
-// here and is not has just gone to another node: the message follows it.
-func (r *room) castLocked(c cast, joined uint64, members []int, reached int) delivery {
+// here and is not has just gone to another node: the message follows it. Others are reached or missed already.
+func (r *room) castLocked(c cast, joined uint64, members []int, reached int, missed []stay) delivery {
 	m := state.Message{Node: r.node, Room: r.id, From: c.from.user, Joined: joined, Epoch: c.from.epoch, To: string(c.to), Key: c.key, Run: r.run, Frame: bytes.Clone(c.frame)}
 	r.number++
 	var copies []state.Copy
@@ -103,13 +113,14 @@ func (r *room) castLocked(c cast, joined uint64, members []int, reached int) del
 		}
 		copies[k].Receivers = append(copies[k].Receivers, to)
 	}
-	if len(copies) == 0 {
+	if len(copies) == 0 && len(missed) == 0 {
 		return delivered
 	}
 	from, typ, id, key, size := c.from, c.typ, string(c.id), c.key, len(c.frame)
 	from.launch(key, size)
 	r.srv.state.Send(m, copies, func(errs []error) {
-		missed, taken := r.results(copies, errs)
+		refused, taken := r.results(copies, errs)
+		missed = append(missed, refused...)
 		from.landed(key, size, missed, reached+taken > 0)
 		from.answerCast(typ, id, missed, reached+taken > 0)
 	})

@@ -55,6 +55,10 @@ type localMember struct {
 	marks     watermarks
 	heldBytes int
 	awaiting  bool
+	// leaving says that it leaves by itself, which a view may say before the state has answered.
+	leaving bool
+	// doubtful is when it was last given a message here while its place may have been elsewhere, zero for never.
+	doubtful time.Time
 	// owing are the nodes that it has left and that have not said that all has followed it.
 	owing []debtor
 	// move is nil unless the participant has come from another node a moment ago and nodes of protocol 1

@@ -18,6 +18,7 @@ func deaf(user string, epoch uint64) *participant {
 	srv.cfg.Logger = slog.New(slog.DiscardHandler)
 	p := newParticipant(srv, user, epoch)
 	p.owner, p.conn = ownerConn, &conn{srv: srv, from: new(address)}
+	p.conn.link = &sink{}
 	p.conn.limits, p.conn.marked = &socketLimits{queue: srv.cfg.MaxQueue}, true // Nobody flushes it.
 	return p
 }

@@ -41,6 +41,8 @@ type State interface {
 	Adopt(ctx context.Context, node, user string, old, epoch uint64) (state.View, error)
 	Send(m state.Message, copies []state.Copy, done func([]error))
 	Nodes() []state.NodeInfo
+	Doubtful(room string) bool
+	AwaitTrust(ctx context.Context, room string)
 	Ready() error
 	Admits() error
 	Problems() []string
@@ -165,6 +167,8 @@ func (s *Server) Events() state.Events {
 		Message: func(m state.Message) { s.flusher.batch(func() { s.onMessage(s.soundMessage(m)) }) },
 		Lost:    s.onLost,
 		Missed:  s.onMissed,
+		Slept:   s.onSlept,
+		Present: s.isPresent,
 		Died:    s.onDied,
 	}
 }
@@ -443,8 +447,7 @@ func (s *Server) onView(v state.View) {
 		s.moves.begin(v) // Of one that was the last to leave the room.
 		return
 	}
-	r.apply(v)
-	for _, p := range r.adoptedElsewhere() {
+	for _, p := range r.takeOver(v) {
 		s.tasks.run(p.replaced)
 	}
 }

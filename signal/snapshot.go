@@ -24,6 +24,9 @@ type snapshot struct {
 	Kept [][]byte `json:"kept"`
 	// Gap says that its client must be told that something is missing.
 	Gap bool `json:"gap,omitempty"`
+	// Adopted is where it was adopted from, and how many ms ago its client was told, 0 for not.
+	Adopted   string `json:"adopted,omitempty"`
+	WarnedAgo int64  `json:"warned_ago,omitempty"`
 	// Heard are the ids of what it was sent, and Said those of its own messages.
 	Heard remembered `json:"heard,omitzero"`
 	Said  remembered `json:"said,omitzero"`
@@ -69,6 +72,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	s.forgetLocked(p)
 	snap := snapshot{Epoch: p.epoch, Former: p.former, Sent: p.sent, Kept: p.kept.copies(), Gap: p.gap}
 	snap.Heard, snap.Said = p.packHeardLocked(), p.packSaidLocked()
+	snap.Adopted, snap.WarnedAgo = p.adopted.pack()
 	p.kept.drop(p.kept.count)
 	if r == nil {
 		move := newOutgoingMove(p, &snap, to)
@@ -103,6 +107,7 @@ func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMembe
 		p.kept.add(frame)
 	}
 	p.unpackIDs(snap.Heard, snap.Said)
+	p.adopted.unpack(snap.Adopted, snap.WarnedAgo)
 	if snap.Room == "" {
 		return p, nil
 	}

@@ -50,13 +50,13 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.srv": "here", "participant.user": "token", "participant.epoch": "anew", "participant.greetings": "of an epoch", "participant.proved": "of an epoch",
 		"participant.log": "here", "participant.room": "moves", "participant.mu": "here", "participant.owner": "here",
 		"participant.conn": "here", "participant.wanted": "here", "participant.grace": "here", "participant.until": "here",
-		"participant.over": "never packed", "participant.gap": "moves", "participant.sent": "moves", "participant.kept": "moves",
+		"participant.over": "never packed", "participant.absent": "here", "participant.adopted": "moves", "participant.gap": "moves", "participant.sent": "moves", "participant.kept": "moves",
 		"participant.flying": "landed before", "participant.heard": "moves", "participant.said": "moves",
 		"participant.asked": "here", "participant.iceRefresh": "with the greeting", "participant.former": "moves", "participant.home": "of the conn", "participant.holding": "anew", "participant.account": "anew", "participant.place": "of memory",
 		"participant.claims": "of the connection", "participant.warned": "of the connection",
 		"localMember.room": "moves", "localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early", "localMember.voices": "moves",
 		"localMember.stays": "moves", "localMember.unnamed": "empty by then", "localMember.marks": "moves",
-		"localMember.heldBytes": "of marks", "localMember.awaiting": "here", "localMember.owing": "moves", "localMember.move": "settled before", "localMember.joining": "never packed",
+		"localMember.heldBytes": "of marks", "localMember.awaiting": "here", "localMember.owing": "moves", "localMember.leaving": "never packed", "localMember.doubtful": "told to the new node", "localMember.move": "settled before", "localMember.joining": "never packed",
 	}
 	for _, kind := range []reflect.Type{reflect.TypeFor[participant](), reflect.TypeFor[localMember]()} {
 		for i := range kind.NumField() {

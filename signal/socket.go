@@ -40,6 +40,8 @@ type link interface {
 	yield()
 	// flush calls the socket's flush, in a goroutine of its own when Write waits.
 	flush(s *socket)
+	// hungUp reports whether the client has ended the connection, which who reads may not know yet.
+	hungUp() bool
 	// endReading makes Read fail from now on.
 	endReading()
 	// cut ends the connection, so that Read and Write fail.

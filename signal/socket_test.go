@@ -25,6 +25,7 @@ type script struct {
 	portions [][]byte
 	out      bytes.Buffer
 	room     int // what may be written before it would have to wait; negative for any
+	hung     bool
 }
 
 func (l *script) Read(p []byte) (int, error) {
@@ -59,6 +60,7 @@ func (l *script) serve(s *socket) {
 
 func (l *script) yield()          {}
 func (l *script) flush(s *socket) { s.flush() }
+func (l *script) hungUp() bool    { return l.hung }
 func (l *script) endReading()     {}
 func (l *script) cut()            {}
 func (l *script) close()          {}

@@ -74,6 +74,8 @@ func (l *stream) yield() {
 
 func (l *stream) flush(s *socket) { l.writer.run(s.flush) }
 
+func (l *stream) hungUp() bool { return hungUp(l.below) }
+
 func (l *stream) endReading() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }
 func (l *stream) cut()        { _ = l.below.Close() }
 

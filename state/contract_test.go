@@ -106,6 +106,8 @@ func (e *ear) events() Events {
 			defer e.mu.Unlock()
 			e.log = append(e.log, "lost "+node)
 		},
+		Slept:   func(time.Time) {},
+		Present: func(string, string) bool { return true },
 		Missed: func(room string, users []string) {
 			e.mu.Lock()
 			defer e.mu.Unlock()
@@ -292,6 +294,10 @@ func testMoveUnknown(t *testing.T, at attach) {
 		if _, err := n.Move(t.Context(), "r", old, 9); !errors.Is(err, ErrNotMember) {
 			t.Errorf("moving %+v: %v", old, err)
 		}
+	}
+	newer, err := n.Move(t.Context(), "r", Member{ID: "u", Epoch: 4}, 9)
+	if m, there := newer.Find("u"); !errors.Is(err, ErrNotMember) || !there || m.Epoch != 5 || m.Node != n.ID() {
+		t.Errorf("a newer one is there: %+v, %v", newer, err)
 	}
 	if _, err := n.Move(t.Context(), "elsewhere", Member{ID: "u", Epoch: 5}, 9); !errors.Is(err, ErrNotMember) {
 		t.Errorf("moving in another room: %v", err)

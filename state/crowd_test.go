@@ -29,6 +29,7 @@ type site struct {
 	lost     []string
 	missed   []string // room/user
 	died     []string
+	absent   map[string]bool // "room/id" whose client has gone while the node knew nothing
 }
 
 func newSite(t *testing.T, cfg RedisConfig, id string) *site {
@@ -70,12 +71,20 @@ func (s *site) events() Events {
 				s.missed = append(s.missed, room+"/"+user)
 			}
 		},
+		Slept:   func(time.Time) {},
+		Present: func(room, id string) bool { return !s.isAbsent(room, id) },
 		Died: func(node string) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.died = append(s.died, node)
 		},
 	}
+}
+
+func (s *site) isAbsent(room, id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.absent[room+"/"+id]
 }
 
 func (s *site) applyLocked(v View) {

@@ -101,7 +101,8 @@ func (n *MemoryNode) Move(_ context.Context, room string, old Member, epoch uint
 	i := slices.IndexFunc(members, old.Is)
 	if i < 0 {
 		s.mu.Unlock()
-		return View{}, fmt.Errorf("moving: %w", ErrNotMember)
+		newer := slices.DeleteFunc(members, func(m Member) bool { return m.ID != old.ID || m.Epoch < old.Epoch })
+		return View{Room: room, Members: newer}, fmt.Errorf("moving: %w", ErrNotMember)
 	}
 	from := members[i].Node
 	members[i].Node, members[i].Epoch = n.id, epoch
@@ -181,6 +182,12 @@ func (n *MemoryNode) Send(m Message, copies []Copy, done func([]error)) {
 	}
 	n.answers.add(func() { done(errs) })
 }
+
+// Doubtful reports nothing: what is in one process is not taken for dead.
+func (n *MemoryNode) Doubtful(string) bool { return false }
+
+// AwaitTrust returns.
+func (n *MemoryNode) AwaitTrust(context.Context, string) {}
 
 // Announce tells the other nodes about this one; the ID is filled in.
 func (n *MemoryNode) Announce(info NodeInfo) {

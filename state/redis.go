@@ -70,21 +70,28 @@ type Redis struct {
 	covered atomic.Bool // it is known what the Cluster does when a part of it is gone
 	// unrenewable says that no node can renew its lease.
 	unrenewable atomic.Bool
-	tags        sync.Map // node → what its channel has besides its id
+	pulse       pulse
+	doubted     atomic.Pointer[time.Time] // since when others may take this node for dead, nil when they cannot
+	doubtful    atomic.Bool               // some rooms are in doubt
+	tags        sync.Map                  // node → what its channel has besides its id
 
 	life  sync.Mutex // the innermost lock
 	ended bool       // no goroutine may be started any more; guarded by life
 
 	// mu guards what follows. A stream's lock is taken after it, never before.
 	mu         sync.Mutex
-	down       error     // why the state is not usable, nil when it is
-	fell       time.Time // when that began
-	want       uint64    // the probe that must come back to end down
-	calm       time.Time // before it no silent node is buried: it may be as short of Redis as we were
-	trust      time.Time // before it a channel without a subscriber says nothing
-	missed     bool      // Lost is to be called for all nodes
-	closed     bool      // Close was called
-	beaten     bool      // the lease was renewed before
+	down       error         // why the state is not usable, nil when it is
+	fell       time.Time     // when that began
+	want       uint64        // the probe that must come back to end down
+	calm       time.Time     // before it no silent node is buried: it may be as short of Redis as we were
+	trust      time.Time     // before it a channel without a subscriber says nothing
+	missed     bool          // Lost is to be called for all nodes
+	closed     bool          // Close was called
+	beaten     bool          // the lease was renewed before
+	leaseEnd   int64         // the end of the lease as the last beat left it, ms of Redis' clock
+	slept      bool          // the process did not run, and no beat has been answered since
+	waking     bool          // the same, and none has failed either
+	relief     chan struct{} // closed when there may be less doubt, nil while nobody waits
 	sub        *redis.PubSub
 	info       NodeInfo
 	rooms      map[string]*mirror
@@ -156,6 +163,8 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 // outage, see Ready, until Redis is there. It may be called once, and not after Close.
 func (r *Redis) Subscribe(ev Events) {
 	r.events = ev
+	r.pulse.last.Store(int64(time.Since(r.started)))
+	r.wg.Go(r.beatPulse)
 	r.wg.Go(r.keep)
 	r.wg.Go(r.listen)
 	r.wg.Go(r.repair)
@@ -324,6 +333,7 @@ func (r *Redis) goodbye(ctx context.Context) (orphans bool, err error) {
 // trip notes that the shared state is away; from now on operations fail at once until a probe that
 // is sent from now on has come back.
 func (r *Redis) trip(cause error) {
+	r.doubt()
 	r.mu.Lock()
 	was := r.down
 	r.want = r.probe.Load() + 1

@@ -157,7 +157,7 @@ func TestDeathCostsItsRooms(t *testing.T) {
 		return one.client.Exists(t.Context(), directoryKeys(cfg.Prefix)[2], one.indexKey("n3")).Val() == 0
 	})
 	cost := commands(redis) - asserted(one, two) - before
-	t.Logf("%d commands", cost)
+	t.Logf("%d commands, %d assertions", cost, asserted(one, two))
 	if cost > rooms/5 { // Most of it are beats, should the death be noticed late.
 		t.Errorf("the death of a node with one member among %d rooms costs %d commands", rooms, cost)
 	}

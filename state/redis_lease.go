@@ -65,6 +65,8 @@ func (r *Redis) beat() (due time.Time, err error) {
 	if err != nil {
 		return due, err
 	}
+	r.feelPulse()
+	defer r.awake(time.Now())
 	if err := r.lapsed(); err != nil {
 		r.trip(err)
 	}
@@ -153,7 +155,7 @@ func (r *Redis) sendProbe(ctx context.Context) error {
 // lease is the reply of the lease script.
 type lease struct {
 	now     int64 // Redis' clock, µs
-	had     bool  // the node had a lease before
+	had     int64 // the end of the lease that the node had before, 0 for none
 	buried  bool  // it had been declared dead
 	nodes   map[string]int64
 	infos   map[string]NodeInfo
@@ -167,11 +169,12 @@ func parseLease(raw []any) (lease, error) {
 		return lease{}, errReply
 	}
 	now, _ := raw[0].(string)
-	had, _ := raw[1].(int64)
+	had, _ := raw[1].(string)
 	buried, _ := raw[2].(int64)
-	l := lease{had: had == 1, buried: buried == 1, infos: map[string]NodeInfo{}, secrets: pairs(raw[7])}
-	var errs [3]error
+	l := lease{buried: buried == 1, infos: map[string]NodeInfo{}, secrets: pairs(raw[7])}
+	var errs [4]error
 	l.now, errs[0] = strconv.ParseInt(now, 10, 64)
+	l.had, errs[3] = strconv.ParseInt(had, 10, 64)
 	l.nodes, errs[1] = parseTimes(raw[3])
 	l.dead, errs[2] = parseTimes(raw[5])
 	for node, text := range pairs(raw[4]) {
@@ -218,8 +221,10 @@ func (r *Redis) learn(l lease, masters map[string]master, began time.Time) time.
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	changed := r.mastersChangedLocked(masters)
-	if r.beaten && !l.had || changed {
-		r.log.Info("shared state was lost or this node taken for dead", "node", r.id, "lapsed", !l.had, "buried", l.buried, "other_redis", changed)
+	lapsed := l.had == 0
+	r.reassureLocked(l, began)
+	if r.beaten && lapsed || changed {
+		r.log.Info("shared state was lost or this node taken for dead", "node", r.id, "lapsed", lapsed, "buried", l.buried, "other_redis", changed)
 		r.doubtLocked()
 		r.distrustLocked(now)
 	}

@@ -287,7 +287,7 @@ func TestLateNodeRestoresNobodyWhoLeft(t *testing.T) {
 	one, late, last := three(t, cfg)
 	settled(t, 1, one, late, last)
 	late.Redis.mu.Lock()
-	known, args := late.assertionLocked(late.rooms["r0"])
+	known, args := late.assertionLocked(late.rooms["r0"], nil)
 	late.Redis.mu.Unlock()
 	redis.Do("FLUSHALL")
 	eventually(t, "the room is back", func() bool { return len(stored(t, one.Redis, "r0")) == 3 })

@@ -25,6 +25,10 @@ type mirror struct {
 	asserting chan struct{}
 	// indexed says that the node's index of rooms may have this one.
 	indexed bool
+	// doubts counts the reasons to doubt the node's own members since the last assertion, and stale says that the
+	// others acted while this node heard nothing. See redis_doubt.go.
+	doubts int
+	stale  bool
 	// touched is when this node last made Redis keep the room for longer.
 	touched time.Time
 }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -155,18 +156,30 @@ func (r *Redis) Adopt(ctx context.Context, node, user string, old, epoch uint64)
 	if !known {
 		return View{}, nil
 	}
-	i := slices.IndexFunc(left, func(b bequest) bool { return b.Node == node && b.Epoch <= old })
-	if i < 0 {
+	stays := slices.DeleteFunc(slices.Clone(left), func(b bequest) bool { return b.Node != node || b.Epoch > old })
+	if len(stays) == 0 {
 		return r.newer(ctx, node, left, old), fmt.Errorf("adopting from node %s: %w", node, ErrNotMember)
 	}
-	v, err := r.Move(ctx, left[i].room, left[i].member(), epoch)
+	slices.SortFunc(stays, func(a, b bequest) int { return cmp.Compare(b.Joined, a.Joined) })
+	v, err := r.move(ctx, stays[0].room, stays[0].member(), epoch, r.cfg.Grace+2*r.cfg.Lease, nil)
 	switch {
 	case err == nil:
 		r.metrics.adoptions.Inc()
-	case errors.Is(err, ErrNotMember):
-		v = r.newer(ctx, node, left[i:i+1], old)
+		r.leaveFormer(ctx, stays[1:])
+	case errors.Is(err, ErrNotMember) && len(v.Members) == 0:
+		v = r.newer(ctx, node, stays[:1], old)
 	}
 	return v, err
+}
+
+// leaveFormer takes an orphan out of the rooms that it was leaving for the one in which it was adopted: a node joins the
+// new room before it leaves the former.
+func (r *Redis) leaveFormer(ctx context.Context, stays []bequest) {
+	for _, b := range stays {
+		if _, err := r.Leave(ctx, b.room, b.ID, b.Epoch, ReasonLeave); err != nil {
+			r.log.Debug("leaving a former room", "node", r.id, "room", b.room, "error", err) // The grace will end it.
+		}
+	}
 }
 
 // newer returns a view that has nobody but a newer connection, at another node, of one whom a node left behind in those

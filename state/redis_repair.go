@@ -26,6 +26,7 @@ func (r *Redis) repair() {
 		r.askAround()
 		r.tellMissed()
 		r.assertDirty(r.ctx)
+		r.endDoubt()
 		r.sweep(r.ctx)
 		r.fileRooms(r.ctx)
 	}
@@ -67,7 +68,11 @@ func (r *Redis) assert(ctx context.Context, room string) {
 	}
 	delete(r.dirty, room)
 	m.asserting = make(chan struct{})
-	known, args := r.assertionLocked(m)
+	doubts, stale, users := m.doubts, m.stale, slices.Collect(maps.Keys(m.own))
+	r.mu.Unlock()
+	absent := r.absent(room, users)
+	r.mu.Lock()
+	known, args := r.assertionLocked(m, absent)
 	r.mu.Unlock()
 
 	rep, err := r.change(ctx, "assert", assertScript, room, known, args...)
@@ -81,16 +86,20 @@ func (r *Redis) assert(ctx context.Context, room string) {
 		return
 	}
 	missed := m.returned(rep.back)
+	m.leave(rep.over)
 	view, news := r.agreeLocked(room, m, rep, known)
-	r.tidyLocked(room, m)
 	r.mu.Unlock()
 	if len(missed) > 0 {
 		r.events.Missed(room, missed)
 	}
-	r.log.Debug("room asserted", "node", r.id, "room", room, "version", rep.version, "members", len(rep.members), "changed", rep.changed)
+	r.log.Debug("room asserted", "node", r.id, "room", room, "version", rep.version, "members", len(rep.members), "changed", rep.changed, "stale", stale, "over", len(rep.over))
 	if news {
 		r.events.View(view)
 	}
+	r.mu.Lock()
+	r.trustLocked(m, doubts) // Whoever was to be told has been told.
+	r.tidyLocked(room, m)
+	r.mu.Unlock()
 }
 
 // returned returns those of this node's members that others had taken out of the room, as when they took this
@@ -104,15 +113,27 @@ func (m *mirror) returned(back []any) (users []string) {
 	return users
 }
 
-// assertionLocked returns the version that this node knows and what it asserts: its members, and
-// those of other nodes, orphans included, in case Redis has lost the room.
-func (r *Redis) assertionLocked(m *mirror) (known uint64, args []any) {
+// leave forgets members of this node whom others have taken out rightly. Redis' mu is held.
+func (m *mirror) leave(over []any) {
+	for _, id := range over {
+		user, _ := id.(string)
+		delete(m.own, user)
+	}
+}
+
+// assertionLocked returns the version that this node knows and what it asserts: its members, of whom some may be absent, and
+// those of other nodes, orphans included, in case Redis has lost the room and this node has heard all that happened.
+func (r *Redis) assertionLocked(m *mirror, absent map[string]bool) (known uint64, args []any) {
 	var own, left, others []any
 	for id, s := range m.own {
-		own = append(own, id, epochText(s.epoch), s.joined)
+		gone := 0
+		if absent[id] && s.known {
+			gone = 1
+		}
+		own = append(own, id, epochText(s.epoch), s.joined, gone)
 	}
 	for _, e := range m.members {
-		if e.Node != r.id && !r.overLocked(e.Node) && len(m.own) > 0 {
+		if e.Node != r.id && !r.overLocked(e.Node) && len(m.own) > 0 && !m.stale {
 			r.rumourLocked(e.Node, time.Now()) // This node may be the one that brings it back to Redis.
 			others = append(others, e.ID, epochText(e.Epoch), e.Joined, e.Node)
 		}
@@ -137,6 +158,8 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 			reason = d.Reason
 		} else if r.closed {
 			reason = ReasonNodeLost
+		} else if _, there := find(rep.members, e.ID); there {
+			continue // It has moved, and somebody who had not heard of that had restored it here.
 		}
 		c.Left = append(c.Left, Departure{Member: e.member(), Reason: reason})
 	}

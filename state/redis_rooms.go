@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// begin announces a change of a room, once no assertion is under way. It must be followed by end.
+// begin announces a change of a room, once it is not in doubt and no assertion is under way. It must be followed by end.
 func (r *Redis) begin(ctx context.Context, room string) (*mirror, error) {
+	r.AwaitTrust(ctx, room)
 	for {
 		r.mu.Lock()
 		m := r.mirrorLocked(room)
@@ -107,11 +108,16 @@ func (r *Redis) Join(ctx context.Context, room string, who Member, limit int) (V
 }
 
 // Move puts a member's newer connection, on this node, into the place of the older one, at whatever
-// node that is, without a departure. It fails with ErrNotMember when the older one is not there, and
-// with ErrUnavailable while Redis is away, unless the older one is on this node too. Known are the members
+// node that is, without a departure. It fails with ErrNotMember when the older one is not there, with a view that has
+// another newer one alone if there is such, and with ErrUnavailable while Redis is away, unless the older one is on this node too. Known are the members
 // that the room had when the member was at its former node, itself included: if Redis has lost the
 // room meanwhile, they are there all the same.
 func (r *Redis) Move(ctx context.Context, room string, old Member, epoch uint64, known ...Member) (View, error) {
+	return r.move(ctx, room, old, epoch, 0, known)
+}
+
+// move is Move, which Redis remembers for a time if the older connection's node does not know of it.
+func (r *Redis) move(ctx context.Context, room string, old Member, epoch uint64, remember time.Duration, known []Member) (View, error) {
 	began := time.Now()
 	m, err := r.begin(ctx, room)
 	if err != nil {
@@ -131,26 +137,37 @@ func (r *Redis) Move(ctx context.Context, room string, old Member, epoch uint64,
 	if i := slices.IndexFunc(known, func(m Member) bool { return m.ID == old.ID }); i >= 0 {
 		joined = max(joined, known[i].Joined)
 	}
-	rep, err := r.change(ctx, "move", moveScript, room, 0, old.ID, epochText(old.Epoch), epochText(epoch), joined, old.Node)
+	rep, err := r.change(ctx, "move", moveScript, room, 0, old.ID, epochText(old.Epoch), epochText(epoch), joined, old.Node, remember.Milliseconds())
 	if err != nil && own && ctx.Err() == nil {
 		return r.moveLocally(room, m, who, before), nil
 	}
-	if err == nil && rep.status == "none" {
-		err = ErrNotMember
-	} else if err != nil {
+	status, from, _ := strings.Cut(rep.status, " ")
+	var newer View
+	switch {
+	case err != nil:
 		r.suspect(room)
+	case status == "none":
+		newer, err = newerView(room, old.ID, from), ErrNotMember
 	}
 	if err != nil {
 		undo()
-		return View{}, fmt.Errorf("moving: %w", err)
+		return newer, fmt.Errorf("moving: %w", err)
 	}
-	status, from, _ := strings.Cut(rep.status, " ")
 	if status == "back" {
 		r.learnMembers(m, known)
 	}
 	v := r.conclude(room, m, rep, nil, from)
 	r.follow("move", v, who, began)
 	return v, nil
+}
+
+// newerView returns a view that has one member alone, as Redis holds it, and an empty one for none.
+func newerView(room, id, text string) View {
+	found, err := parseEntries([]any{id, text})
+	if err != nil || len(found) == 0 {
+		return View{}
+	}
+	return View{Room: room, Members: []Member{found[0].member()}}
 }
 
 // Leave removes the member with that id and epoch and returns the room as it is then. It fails with

@@ -71,6 +71,7 @@ type reply struct {
 	members []entry
 	founded uint64 // the version at which Redis' copy of the room began, 0 when that is not known
 	back    []any  // of an assertion: the ids of the caller's members that others had taken out
+	over    []any  // of an assertion: the ids of those that others had taken out for good
 }
 
 var errReply = errors.New("unexpected reply of a script")
@@ -97,8 +98,9 @@ func parseReply(raw any) (reply, error) {
 	r.version, errs[0] = strconv.ParseUint(version, 10, 64)
 	r.left, errs[1] = parseEntries(fields[3])
 	r.members, errs[2] = parseEntries(fields[4])
-	if len(fields) > 6 {
+	if len(fields) > 7 {
 		r.back, _ = fields[6].([]any)
+		r.over, _ = fields[7].([]any)
 	}
 	return r, errors.Join(errs[:]...)
 }

@@ -63,7 +63,7 @@ func (r *Redis) Send(m Message, copies []Copy, done func([]error)) {
 func (r *Redis) queue(node string, rec *record) error {
 	r.mu.Lock()
 	dead := r.dead[node] != nil
-	hopeless := r.lapsed() != nil || r.down != nil && time.Since(r.fell) > insistTime
+	hopeless := r.lapsed() != nil || errors.Is(r.down, errLapsed) || r.down != nil && time.Since(r.fell) > insistTime
 	s := r.streamLocked(node)
 	r.mu.Unlock()
 	switch {

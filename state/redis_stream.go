@@ -143,8 +143,9 @@ func (s *stream) run() {
 // false when there is nothing to do any more.
 func (s *stream) look() (time.Time, bool) {
 	now := time.Now()
+	woke := s.r.woke()
 	s.mu.Lock()
-	late := s.lateLocked(now.Add(-maxQueueTime))
+	late := s.lateLocked(maxTime(now.Add(-maxQueueTime), woke))
 	todo := s.todoLocked()
 	s.waiting = !todo
 	s.running = todo || s.flying > 0
@@ -228,11 +229,11 @@ func (s *stream) launch() {
 		return
 	}
 	fly := func() {
-		payload := encodeBatch(s.r.id, b.before, b.first, b.lost, b.blobs)
+		began, payload := time.Now(), encodeBatch(s.r.id, b.before, b.first, b.lost, b.blobs)
 		err := s.r.publishNow(b.kind, s.node, payload)
 		<-s.r.publishes
 		if err != nil && b.records != nil {
-			err = s.insist(b.kind, payload, err)
+			err = s.insist(b.kind, payload, began, err)
 		}
 		s.land(b, err)
 	}
@@ -243,10 +244,11 @@ func (s *stream) launch() {
 }
 
 // insist publishes once more what nobody heard, or what may not have been heard, for as long as a living node
-// needs to subscribe again. A receiver that has heard it knows it by its numbers.
-func (s *stream) insist(kind string, payload []byte, err error) error {
-	for until := time.Now().Add(insistTime); errors.Is(err, ErrUnavailable) && time.Now().Before(until); {
-		if !s.r.pause(time.Now().Add(insistTime / 4)) {
+// needs to subscribe again. A receiver that has heard it knows it by its numbers. What was refused because this node may
+// be taken for dead, or was to leave before the process did not run for a while, is refused for good: its senders may speak elsewhere by now.
+func (s *stream) insist(kind string, payload []byte, began time.Time, err error) error {
+	for until := time.Now().Add(insistTime); errors.Is(err, ErrUnavailable) && !errors.Is(err, errLapsed) && time.Now().Before(until); {
+		if !s.r.pause(time.Now().Add(insistTime/4)) || s.r.woke().After(began) {
 			break
 		}
 		err = s.r.publish(kind, s.node, payload)

@@ -10,6 +10,7 @@ package state
 import (
 	"errors"
 	"slices"
+	"time"
 )
 
 // Errors of the contract. Implementations wrap them, callers test with errors.Is.
@@ -164,6 +165,12 @@ type Events struct {
 	// Missed says that members of this node had been taken out of a room by other nodes, which took this one for
 	// dead, and are in it again: what was said there meanwhile was not sent to them.
 	Missed func(room string, users []string)
+	// Slept says, before this node acts again, that its process did not run from a time on: what has happened
+	// since is old news.
+	Slept func(since time.Time)
+	// Present reports whether this node has a member and, if the process did not run for a while, its client was there
+	// when it ran again or has come since.
+	Present func(room, user string) bool
 	// Died says that a node is dead. What it sent before has been delivered, or Lost was called.
 	Died func(node string)
 }

@@ -1,30 +1,36 @@
 -- Makes the room right about the calling node's members, about which nobody else knows better.
 -- ARGV[6] the version that the node knows, ARGV[7] the founding, ARGV[8] how many members it has, then
--- (id, epoch, joined) of each, then how many have left of whom Redis may not know, then (id, epoch) of each,
+-- (id, epoch, joined, 1 if its client has gone while the node knew nothing) of each, then how many have left of whom Redis may not know, then (id, epoch) of each,
 -- then (id, epoch, joined, node) of other nodes' members: whom to restore when Redis lost the room, also when somebody
 -- has founded it anew since, unless they have left. A node that has left meanwhile removes its own. The reply says last which of the caller's were not
--- there although the room was.
+-- there although the room was and are there again, and which are not put back: those who have been at another node and left there, and those
+-- without a client, of whom the others knew better.
 local known, knew, count = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local lost = version == 0
 if founding > 0 and knew > 0 then lost = founding ~= knew
 elseif founding > 0 and known > 0 then lost = founding > known end
-local own, back = {}, {}
-for i = 9, 9 + (count - 1) * 3, 3 do
+local own, back, over = {}, {}, {}
+for i = 9, 9 + (count - 1) * 4, 4 do
   local id, epoch = ARGV[i], ARGV[i + 1]
   own[id] = true
   local there = members[id]
-  if not there and not lost then back[#back + 1] = id end
-  if not there or there.epoch < epoch then put(id, epoch, ARGV[i + 2], node) end
+  local gone = not there and redis.call('HGET', departed, id)
+  if gone and gone > epoch or not there and ARGV[i + 3] == '1' and version > 0 then
+    over[#over + 1] = id
+  elseif not there or there.epoch < epoch then
+    if not there and not lost then back[#back + 1] = id end
+    put(id, epoch, ARGV[i + 2], node)
+  end
 end
 local ghosts = {}
 for id, m in pairs(members) do
   if m.node == node and not own[id] then ghosts[#ghosts + 1] = id end
 end
 for _, id in ipairs(ghosts) do remove(id) end
-local rest = 9 + count * 3
+local rest = 9 + count * 4
 local leaving = tonumber(ARGV[rest])
 if lost then
-  for i = rest + 1, rest + leaving * 2, 2 do bury(ARGV[i], ARGV[i + 1]) end
+  for i = rest + 1, rest + leaving * 2, 2 do bury(ARGV[i], ARGV[i + 1], young) end
   for i = rest + 1 + leaving * 2, #ARGV, 4 do
     local there, gone = members[ARGV[i]], redis.call('HGET', departed, ARGV[i])
     if (not there or there.epoch < ARGV[i + 1]) and (not gone or gone < ARGV[i + 1]) then put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
@@ -33,4 +39,5 @@ end
 if size > 0 and version < known then changed = true end
 local answer = reply('ok')
 answer[#answer + 1] = back
+answer[#answer + 1] = over
 return answer

@@ -10,7 +10,7 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local ends = now + tonumber(ARGV[2])
-local had = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0
+local had = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 redis.call('ZADD', KEYS[1], ends, ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 local buried = redis.call('ZREM', KEYS[3], ARGV[1])
@@ -28,5 +28,5 @@ if now <= tonumber(ARGV[4]) then
 end
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
 for i = 8, #ARGV, 2 do redis.call('HSETNX', KEYS[4], ARGV[i], ARGV[i + 1]) end
-return {string.format('%.0f', clock[1] * 1000000 + clock[2]), had, buried, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'),
+return {string.format('%.0f', clock[1] * 1000000 + clock[2]), string.format('%.0f', had), buried, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'),
   redis.call('HGETALL', KEYS[2]), redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES'), sweep, redis.call('HGETALL', KEYS[4])}

@@ -44,16 +44,17 @@ end
 
 -- While the room is young, nodes may restore in it whom they knew before Redis lost it. So who has left is
 -- remembered for that time, beside the room: a node of protocol 1 would take it for a member. It is some leases (ms), since
--- a node may be back, or hear of the loss, later than the others.
+-- a node may be back, or hear of the loss, later than the others. So is who was adopted, because its former node may come
+-- back and know nothing of it.
 local departed, young = room .. ':left', 4 * tonumber(ARGV[4])
 
-local function bury(id, epoch)
+local function bury(id, epoch, ms)
   redis.call('HSET', departed, id, epoch)
-  redis.call('PEXPIRE', departed, young)
+  if redis.call('PTTL', departed) < tonumber(ms) then redis.call('PEXPIRE', departed, ms) end
 end
 
 local function remove(id)
-  if founding > 0 and now - founding < young * 1000 then bury(id, members[id].epoch) end
+  if founding > 0 and now - founding < young * 1000 then bury(id, members[id].epoch, young) end
   left[#left + 1] = id
   left[#left + 1] = text(members[id])
   members[id] = nil

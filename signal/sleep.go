@@ -1,0 +1,65 @@
+package signal
+
+import "time"
+
+// A node whose process did not run for a while, or that cannot reach the shared state, may have been taken for dead.
+// Then what it has of its participants may be a leftover: the client is at another node by now, or has left. The
+// state says when that can be, see state.Redis.Doubtful. Meanwhile this node hands nobody over, and takes a message
+// as handed on only to a client that has a connection here; and where others have taken a member out, it comes back only
+// if its client was there all the time.
+
+// onSlept notes whose connection has ended while the process did not run. The system knows it already, but not since when.
+func (s *Server) onSlept(time.Time) {
+	for _, p := range s.everybody() {
+		p.noteAbsence()
+	}
+}
+
+func (p *participant) noteAbsence() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.absent = p.conn == nil || p.conn.link.hungUp()
+}
+
+// isPresent reports whether the user is a member of a room here whose client was there when the process ran again, or
+// has come since.
+func (s *Server) isPresent(id, user string) bool {
+	r := s.room(id)
+	if r == nil {
+		return false
+	}
+	r.mu.Lock()
+	l := r.local[user]
+	r.mu.Unlock()
+	if l == nil {
+		return false
+	}
+	p := l.participant
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.absent
+}
+
+// awaitTrust waits, in the read loop, while the participant's place may be elsewhere. It reports false when it turns out
+// to be, or when its client has gone meanwhile and may be there: then what it asks here is asked too late.
+func (p *participant) awaitTrust() bool {
+	room := ""
+	if p.room != nil {
+		room = p.room.id
+	}
+	if !p.srv.state.Doubtful(room) {
+		return true
+	}
+	p.yield()
+	p.srv.state.AwaitTrust(p.srv.ctx, room)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.over && p.conn != nil && !p.conn.link.hungUp()
+}
+
+// isConnected reports whether the client has a connection that it has not ended.
+func (p *participant) isConnected() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn != nil && !p.conn.link.hungUp()
+}
