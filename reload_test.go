@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -10,8 +11,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/signal/client"
 )
 
 // TestHangupReloads changes the settings file of a running node. SIGHUP takes over what a node can, names the rest,
@@ -64,6 +69,46 @@ func TestHangupReloads(t *testing.T) {
 		t.Errorf("wrong settings replaced the ones before: %v", err)
 	}
 	stopsDespite(t, node, next)
+}
+
+// TestHangupReplacesSecretsOfTokens takes a secret of tokens away from a running node.
+func TestHangupReplacesSecretsOfTokens(t *testing.T) {
+	const old, next = "the secret of tokens that was before", "the newest of the secrets of tokens"
+	file := filepath.Join(t.TempDir(), "signal.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("auth-secret: [" + old + "]\n")
+	node := systemtest.StartNode(t, "--config", file)
+	hangup := reloads(t, node)
+	enters := func(secret string) bool {
+		t.Helper()
+		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Hour).Unix()}).SignedString([]byte(secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := client.Token(token).Dial(t.Context(), node.URL+"ws", nil)
+		if err == nil {
+			_ = c.Close()
+		} else if !errors.Is(err, client.ErrUnauthorized) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if !enters(old) || enters(next) {
+		t.Error("before: the secret opens nothing, or another one does")
+	}
+	write("auth-secret: [" + next + "]\n")
+	if taken, _ := hangup(""); !slices.Equal(taken, []string{"auth-secret"}) || enters(old) || !enters(next) {
+		t.Errorf("%q was taken over", taken)
+	}
+	write("")
+	if _, waiting := hangup(""); !slices.Equal(waiting, []string{"auth-secret"}) || !enters(next) {
+		t.Errorf("to let everybody in needs a restart, yet %q waits", waiting)
+	}
 }
 
 // reloads returns a function that sends SIGHUP and returns what the log says of it: which settings were taken over and

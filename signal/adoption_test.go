@@ -73,15 +73,15 @@ func (m mortal) Adopt(ctx context.Context, _, user string, old, epoch uint64) (s
 }
 
 // startMortals runs nodes that may be killed by their numbers.
-func startMortals(t *testing.T, count int) ([]*testServer, *deaths) {
+func startMortals(t *testing.T, count int, change ...func(*Config)) ([]*testServer, *deaths) {
 	t.Helper()
 	shared, dead := state.NewMemory(), &deaths{dying: map[string]int{}, adopted: map[string]state.Member{}}
 	next := 0
-	nodes := startNodes(t, count, func(c *Config) {
+	die := func(c *Config) {
 		c.State = mortal{shared.Node(fmt.Sprint("n", next)), dead}
 		next++
-	})
-	return nodes, dead
+	}
+	return startNodes(t, count, append(change, die)...), dead
 }
 
 // resumed is back for a session that has a gap and is in a room of those users.

@@ -9,6 +9,7 @@ import (
 	"github.com/gorilla/websocket"
 	"golang.org/x/time/rate"
 
+	"cline-meet/signal/signal/auth"
 	"cline-meet/signal/state"
 )
 
@@ -45,8 +46,10 @@ type conn struct {
 	from   *address // what it counts for
 	number uint64   // its place among all that were asked for
 
-	// Fixed once it is attached; before that nobody else knows it.
+	// Nobody else knows it before it is attached. From then on the participant's lock guards the visitor, whom the read
+	// loop replaces, and the rest is fixed.
 	visitor
+	inRoom      *auth.Claims // those in the room to which it comes back, nil for none
 	participant *participant
 	log         *slog.Logger
 

@@ -232,6 +232,7 @@ func (p *participant) leaveRoom(env envelope) error {
 	}
 	p.yield()
 	p.leave(state.ReasonLeave)
+	p.trust(p.visitor().claims)
 	p.done(env.key)
 	return nil
 }

@@ -26,8 +26,16 @@ const expiryNotice = time.Minute
 // visitor is who is at the other end of a connection, as its request says.
 type visitor struct {
 	bound   binding
-	claims  *auth.Claims // nil where everybody may come in
-	request auth.Request // what the owner's backend is asked with, empty where it is not
+	claims  *auth.Claims  // nil where everybody may come in; others may hold in a room
+	request *auth.Request // what the owner's backend is asked with, nil where it is not
+}
+
+// asking returns what the owner's backend is asked with, if it is.
+func (v visitor) asking() auth.Request {
+	if v.request == nil {
+		return auth.Request{}
+	}
+	return *v.request
 }
 
 func openDoor(cfg Config) (*auth.Door, error) {
@@ -77,7 +85,7 @@ func (s *Server) presumedSession(r *http.Request, who clientID, token string) st
 	if p == nil {
 		return ""
 	}
-	if claims := p.visitor().claims; claims != nil {
+	if claims := p.granted(); claims != nil {
 		return sessionOf(claims)
 	}
 	return ""
@@ -87,7 +95,7 @@ func (s *Server) presumedSession(r *http.Request, who clientID, token string) st
 func (s *Server) known(claims *auth.Claims, request auth.Request) visitor {
 	v := visitor{bound: binding{sessionOf(claims), true}, claims: claims}
 	if s.door.Waits() {
-		v.request = request
+		v.request = &request
 	}
 	return v
 }
@@ -180,9 +188,9 @@ func (s *Server) mayReturn(c *conn, p *participant) error {
 	if s.door == nil || p.room == nil {
 		return nil
 	}
-	claims, err := s.door.Join(s.ctx, c.claims, c.request, p.user, p.room.id)
+	claims, err := s.door.Join(s.ctx, c.claims, c.asking(), p.user, p.room.id)
 	if err == nil {
-		c.claims = claims
+		c.inRoom = claims
 		return nil
 	}
 	refused := s.refusal(err)
@@ -207,15 +215,18 @@ func (p *participant) setAside(from *address) {
 	p.letGo()
 }
 
-// visitor returns who is at the other end, with the claims that it has now.
+// visitor returns who is at the other end of a live participant.
 func (p *participant) visitor() visitor {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v := visitor{claims: p.claims}
-	if p.conn != nil {
-		v.request = p.conn.request
-	}
-	return v
+	return p.conn.visitor
+}
+
+// granted returns the claims that hold now.
+func (p *participant) granted() *auth.Claims {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.claims
 }
 
 // mayJoin returns the claims that the client has in a room, in the read loop, which may have to wait for them.
@@ -228,7 +239,7 @@ func (p *participant) mayJoin(room string) (*auth.Claims, error) {
 		p.yieldAnyway()
 	}
 	v := p.visitor()
-	claims, err := s.door.Join(s.ctx, v.claims, v.request, p.user, room)
+	claims, err := s.door.Join(s.ctx, v.claims, v.asking(), p.user, room)
 	if err != nil {
 		return nil, s.refusal(err)
 	}
@@ -251,13 +262,13 @@ func (p *participant) renewClaims(env envelope) error {
 	}
 	p.yieldAnyway()
 	v := p.visitor()
-	v.request = v.request.With(token)
-	claims, err := s.door.Renew(s.ctx, v.claims, v.request, p.user, room)
+	request := v.asking().With(token)
+	fresh, inRoom, err := s.door.Renew(s.ctx, v.claims, request, p.user, room)
 	if err != nil {
 		return s.refusal(err)
 	}
-	p.keepRequest(v.request)
-	p.trust(claims)
+	p.replaceVisitor(s.known(fresh, request))
+	p.trust(inRoom)
 	return nil
 }
 
@@ -279,13 +290,11 @@ func tokenOf(data []byte) (string, error) {
 	return string(token), nil
 }
 
-// keepRequest keeps what the owner's backend is to be asked with from now on.
-func (p *participant) keepRequest(r auth.Request) {
+// replaceVisitor takes over, in the read loop, what a fresh token says of who is at the other end.
+func (p *participant) replaceVisitor(v visitor) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.conn != nil && p.srv.door.Waits() {
-		p.conn.request = r
-	}
+	p.conn.visitor = v
 }
 
 // trust takes over claims in the read loop and tells the client what follows from them, if they are others than before.

@@ -474,6 +474,34 @@ func TestResumeNeedsATokenOfTheSubject(t *testing.T) {
 	}
 }
 
+// TestAdoptionNeedsAToken kills the node of one who may relay. Somebody else shows its resume token in vain, and for the one
+// itself the claims of the fresh token hold.
+func TestAdoptionNeedsAToken(t *testing.T) {
+	nodes, dead := startMortals(t, 2, withTokens, func(c *Config) { c.ResumeGrace = time.Hour })
+	p, q := nodes[0].dial(bearer(token(t, nil))), nodes[1].dial(bearer(token(t, jwt.MapClaims{"sub": "bob"})))
+	p.join("r")
+	q.join("r")
+	p.expect("user_joined")
+	dead.kill("n0", 0)
+	p.Cut()
+	_ = p.ended()
+	thief, err := p.Resume(t.Context(), nodes[1].url+"/ws", bearer(token(t, jwt.MapClaims{"sub": "eve"})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = thief.Close() }()
+	other := &peer{Client: thief, t: t}
+	if m := other.expect("stun_config"); m.UserID == p.user {
+		t.Errorf("somebody else got %s", m.Raw)
+	}
+	other.expectError(410)
+	p.header = bearer(token(t, jwt.MapClaims{"relay": nil}))
+	back := p.resumed(nodes[1], p.user, q.user)
+	if _, credentials := offeredTo(t, back.hub); credentials {
+		t.Errorf("who may not relay any more got %s", back.hub.Raw)
+	}
+}
+
 // TestBearerTokensResumeNobodyWithAuthentication shows one that a node without authentication has issued.
 func TestBearerTokensResumeNobodyWithAuthentication(t *testing.T) {
 	text, err := json.Marshal(resumeToken{User: "user-x", Session: "s", Expires: time.Now().Add(time.Hour).Unix()})
@@ -567,6 +595,11 @@ func TestHookDecides(t *testing.T) {
 			t.Errorf("the answer to %s came before that to %s", m.ID, want)
 		}
 	}
+	p.say(`{"type":"leave_room","id":"5"}`)
+	if _, credentials := offeredTo(t, p.expect("stun_config")); credentials {
+		t.Error("the grant of the room has outlived it")
+	}
+	p.expect("ack")
 	if got, want := b.asked(), []string{"connect  sid=7", "join r sid=7", "join x sid=7", "join x sid=7", "join x sid=7"}; !slices.Equal(got, want) {
 		t.Errorf("asked %q, want %q", got, want)
 	}
@@ -675,20 +708,20 @@ func TestTokensAreInNoLog(t *testing.T) {
 			query, header := by(token)
 			for _, at := range []*testServer{s, asks} {
 				_, _, body := knockAt(t, at, query, header)
-				log.Write([]byte(body)) // It must not have it either.
+				log.add(body) // It must not have it either.
 				_, body = at.get("/ice"+query, header)
-				log.Write([]byte(body))
+				log.add(body)
 			}
 		}
 	}
 	p := s.dial(bearer(good))
 	for _, token := range tokens {
 		p.say(fmt.Sprintf(`{"type":"auth","data":{"token":%q}}`, token))
-		log.Write(p.next().Raw)
+		log.add(string(p.next().Raw))
 		p.say(fmt.Sprintf(`{"type":"auth","data":{"token":{"x":%q}}}`, token))
-		log.Write(p.next().Raw)
+		log.add(string(p.next().Raw))
 		p.say(fmt.Sprintf(`{"type":"auth","data":{"token":%q`, token))
-		log.Write(p.next().Raw)
+		log.add(string(p.next().Raw))
 	}
 	_ = p.Close()
 	s.stop()
@@ -716,6 +749,8 @@ func (b *syncBuffer) Write(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	return b.buf.Write(p)
 }
+
+func (b *syncBuffer) add(text string) { _, _ = b.Write([]byte(text)) }
 
 func (b *syncBuffer) String() string {
 	b.mu.Lock()

@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -97,13 +98,14 @@ type greeting struct {
 // ICE servers, then with all that is kept and that it has not got. It fails with errGone, and the
 // participant stays the caller's, when there is no going on.
 func (p *participant) attach(c *conn, g greeting, got *uint64) error {
-	ice := p.srv.ice(c.host, p.user, c.claims)
+	claims := cmp.Or(c.inRoom, c.claims)
+	ice := p.srv.ice(c.host, p.user, claims)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.rewindLocked(got); err != nil {
 		return err
 	}
-	p.trustLocked(c, c.claims)
+	p.trustLocked(c, claims)
 	if g.Resumed {
 		g.Kept = p.kept.count
 	}

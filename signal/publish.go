@@ -13,7 +13,10 @@ import (
 
 // receivesOnly reports whether this client may not publish, in the read loop.
 func (p *participant) receivesOnly() bool {
-	claims := p.visitor().claims
+	if p.srv.door == nil {
+		return false
+	}
+	claims := p.granted()
 	return claims != nil && !claims.Publish
 }
 

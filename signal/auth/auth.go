@@ -172,17 +172,18 @@ func (r Request) With(token string) Request {
 	return r
 }
 
-// Renew returns the claims of a request with a fresh token in place of those that somebody has who is in a room, or in
-// none if that is empty. It may wait. Its error is an *Error.
-func (d *Door) Renew(ctx context.Context, c *Claims, r Request, user, room string) (*Claims, error) {
-	fresh, err := d.Enter(ctx, r)
+// Renew returns the claims of a request with a fresh token in place of those that somebody has, and those in the room
+// where it is, the same if that is empty. It may wait. Its error is an *Error.
+func (d *Door) Renew(ctx context.Context, c *Claims, r Request, user, room string) (fresh, inRoom *Claims, err error) {
+	fresh, err = d.Enter(ctx, r)
 	if err == nil {
 		err = sameSubject(c, fresh)
 	}
 	if err != nil || room == "" {
-		return fresh, err
+		return fresh, fresh, err
 	}
-	return d.Join(ctx, fresh, r, user, room)
+	inRoom, err = d.Join(ctx, fresh, r, user, room)
+	return fresh, inRoom, err
 }
 
 func sameSubject(a, b *Claims) error {
