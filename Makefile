@@ -66,6 +66,14 @@ lint-js: ## Check the types of the JavaScript with tsc
 	elif [ "$$CI" = true ]; then echo "npm is not installed: run make dev-setup" >&2; exit 1; \
 	else echo "npm is not installed, so the types of the JavaScript are not checked: run make dev-setup"; fi
 
+.PHONY: licenses
+licenses: ## Write packaging/licenses.txt anew, after modules have changed
+	@go test -count=1 -run '^TestLicensesAreComplete$$' ./packaging -update-licenses
+
+.PHONY: vulncheck
+vulncheck: ## Ask the vulnerability database of the Go project about the program (needs the Internet)
+	@go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)
 	@set -e; for package in $$(go list ./...); do \

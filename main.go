@@ -61,7 +61,7 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
 		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), turnsrv.CredentialsCommand(stdout),
-			state.RotateCommand(stdout), benchCommand(stdout, stderr), packaging.VersionCommand(stdout), packaging.CompletionCommand(stdout), packaging.ManCommand(stdout)},
+			state.RotateCommand(stdout), benchCommand(stdout, stderr), packaging.VersionCommand(stdout), packaging.LicensesCommand(stdout), packaging.CompletionCommand(stdout), packaging.ManCommand(stdout)},
 	}
 }
 

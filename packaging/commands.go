@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -16,6 +17,20 @@ import (
 
 //go:embed completion
 var completions embed.FS
+
+// licenses are the texts of all modules that are linked, which a test keeps complete.
+//
+//go:embed licenses.txt
+var licenses string
+
+// LicensesCommand is `signal licenses`.
+func LicensesCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:   "licenses",
+		Usage:  "Print the licenses of everything that the program contains",
+		Action: func(*cli.Context) error { return printText(stdout, licenses) },
+	}
+}
 
 // CompletionCommand is `signal completion`, which prints what makes a shell complete commands and flags.
 func CompletionCommand(stdout io.Writer) *cli.Command {
@@ -45,10 +60,32 @@ func ManCommand(stdout io.Writer) *cli.Command {
 		Name:  "man",
 		Usage: "Print the manual page signal(1)",
 		Action: func(c *cli.Context) error {
-			page, err := c.Lineage()[1].App.ToManWithSection(1)
-			return errors.Join(err, printText(stdout, page))
+			app := c.Lineage()[1].App
+			page, err := app.ToManWithSection(1)
+			return errors.Join(err, printText(stdout, page+environment(app)+manualEnd))
 		},
 	}
+}
+
+// manualEnd has what no table of settings says.
+//
+//go:embed manual.roff
+var manualEnd string
+
+// environment is the section of the manual with the variables of serve.
+func environment(app *cli.App) string {
+	var text strings.Builder
+	text.WriteString("\n.SH ENVIRONMENT\nA flag wins over its variable, the variable over the file of \\fBSIGNAL_CONFIG\\fP.\n")
+	for _, f := range app.Command("serve").Flags {
+		doc, ok := f.(cli.DocGenerationFlag)
+		if !ok {
+			continue
+		}
+		for _, name := range doc.GetEnvVars() {
+			fmt.Fprintf(&text, ".TP\n\\fB%s\\fP\nas \\fB\\-\\-%s\\fP\n", name, strings.ReplaceAll(f.Names()[0], "-", "\\-"))
+		}
+	}
+	return text.String()
 }
 
 func printText(w io.Writer, text string) error {

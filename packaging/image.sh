@@ -13,8 +13,9 @@ fi
 packaging/compile.sh "$platform"
 arch=${platform%v7}
 variant=${platform#"$arch"}
+install -D -m 0644 -t dist/licenses LICENSE packaging/licenses.txt
 built=$image-$platform # Not the tag itself, which is for what can run here.
-{ sed '/^FROM .* AS build$/,$d' packaging/Dockerfile && echo "COPY linux-$platform/signal /signal"; } |
+{ sed '/^FROM .* AS build$/,$d' packaging/Dockerfile && printf 'COPY %s\n' "licenses /licenses" "linux-$platform/signal /signal"; } |
   docker build -q -f - -t "$built" --build-arg VERSION="${VERSION:-unknown}" \
     --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" dist >/dev/null
 docker save "$built" | go run -C packaging/image . -tag "$image" -platform "linux/$arch${variant:+/$variant}" \

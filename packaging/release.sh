@@ -17,7 +17,7 @@ archive() {
   local name=signal-$version-linux-$1 && rm -rf "dist/$name" && mkdir -p "dist/$name/bin" "dist/$name/packaging"
   cp "dist/linux-$1/signal" "dist/$name/bin"
   cp README.md LICENSE CHANGELOG.md "dist/$name"
-  cp -r packaging/{install.sh,systemd,scripts,signal.yaml,secrets.env} "dist/$name/packaging"
+  cp -r packaging/{install.sh,systemd,scripts,signal.yaml,secrets.env,licenses.txt} "dist/$name/packaging"
   tar -C dist --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" --mode=u=rwX,go=rX -c "$name" |
     gzip -9n >"dist/$name.tar.gz"
   rm -r "dist/$name"
