@@ -162,8 +162,8 @@ func (s *Server) arrive(ctx context.Context, room string, l *localMember, t resu
 
 // takeBack ends a move to another node of a participant that has come back. What was to be forwarded is its own.
 func (s *Server) takeBack(move *outgoingMove) {
-	move.end()
 	s.moves.remove(move)
+	move.end()
 	for _, m := range move.dequeue() {
 		s.onControl(m)
 	}

@@ -273,6 +273,7 @@ func (s *Server) seeOff(move *outgoingMove) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, lineRetention)
 	defer cancel()
+	done := move.done
 	for followed := false; ; followed = true {
 		to, plain := move.target()
 		batch := move.dequeue()
@@ -284,8 +285,11 @@ func (s *Server) seeOff(move *outgoingMove) {
 		}
 		select {
 		case <-move.wake:
-		case <-move.done:
-			return
+		case <-done:
+			if s.moves.of(move.user) != move {
+				return // It is back.
+			}
+			done = nil // It needs nothing more, but its client may not know yet where it is.
 		case <-ctx.Done():
 			return
 		}

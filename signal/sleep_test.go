@@ -177,6 +177,28 @@ func TestBackFromTheDeadTellsWhatStrayed(t *testing.T) {
 	}
 }
 
+// TestMovedIsKnownWhenNothingFollows asks the node that a participant has left for another where it is, when nothing more is to follow
+// it, which nodes of protocol 1 say. The client may not have heard its new token.
+func TestMovedIsKnownWhenNothingFollows(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		a, old := g.nodes["A"].srv, g.x.epoch
+		g.x = g.hop(g.x, "B")
+		g.show(g.view(2))
+		a.moves.of("x").end()
+		synctest.Wait()
+		_, _, err := a.release(t.Context(), "x", "C", moveRequest{Epoch: old})
+		var on elsewhere
+		if !errors.As(err, &on) || on.Node != "B" || on.Epoch != g.x.epoch {
+			t.Errorf("%v", err)
+		}
+		time.Sleep(lineRetention + time.Second)
+		synctest.Wait()
+		if a.moves.of("x") != nil {
+			t.Error("it is remembered for ever")
+		}
+	})
+}
+
 // connected returns both ends of a connection, and of one over TLS if that is wanted.
 func connected(t *testing.T) (near, far net.Conn) {
 	t.Helper()
