@@ -182,7 +182,7 @@ func (p *participant) joinRoom(env envelope) error {
 	if err != nil {
 		return err
 	}
-	if !p.awaitTrust() {
+	if !p.awaitTrust(id) {
 		return errLater
 	}
 	if err := p.awaitAnswers(); err != nil {
@@ -224,7 +224,7 @@ func (p *participant) leaveRoom(env envelope) error {
 	if p.room == nil {
 		return fault(codeNoRoom, "you are in no room")
 	}
-	if !p.awaitTrust() {
+	if !p.awaitTrust("") {
 		return errLater
 	}
 	if err := p.awaitAnswers(); err != nil {
@@ -297,7 +297,7 @@ func (p *participant) relay(env envelope) error {
 	if r == nil {
 		return fault(codeNoRoom, "you are in no room: join_room first")
 	}
-	if !p.awaitTrust() {
+	if !p.awaitTrust("") {
 		return errLater
 	}
 	if err := p.awaitFlying(p.srv.ctx, func(w *window) bool { return !w.full() }); err != nil {

@@ -1,6 +1,9 @@
 package signal
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A node whose process did not run for a while, or that cannot reach the shared state, may have been taken for dead.
 // Then what it has of its participants may be a leftover: the client is at another node by now, or has left. The
@@ -40,18 +43,21 @@ func (s *Server) isPresent(id, user string) bool {
 	return !p.absent
 }
 
-// awaitTrust waits, in the read loop, while the participant's place may be elsewhere. It reports false when it turns out
-// to be, or when its client has gone meanwhile and may be there: then what it asks here is asked too late.
-func (p *participant) awaitTrust() bool {
-	room := ""
+// awaitTrust waits, in the read loop, while the participant's place may be elsewhere, or that of others in a room that it is about
+// to enter. It reports false when its own turns out to be, or when its client has gone meanwhile and may be there: then what
+// it asks here is asked too late.
+func (p *participant) awaitTrust(entering string) bool {
+	rooms := []string{entering}
 	if p.room != nil {
-		room = p.room.id
+		rooms = append(rooms, p.room.id)
 	}
-	if !p.srv.state.Doubtful(room) {
+	if !slices.ContainsFunc(rooms, p.srv.state.Doubtful) {
 		return true
 	}
 	p.yield()
-	p.srv.state.AwaitTrust(p.srv.ctx, room)
+	for _, room := range rooms {
+		p.srv.state.AwaitTrust(p.srv.ctx, room)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.over && p.conn != nil && !p.conn.link.hungUp()
