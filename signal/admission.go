@@ -97,7 +97,7 @@ var refusals = map[limit]struct {
 func (s *Server) connect(w http.ResponseWriter, who clientID, isBack bool) *address {
 	var from *address
 	reached, wait := limitMemory, retryPlace
-	if isBack || !s.budget.isTight() {
+	if isBack || !s.isCrowded() {
 		from, reached, wait = s.addrs.connect(who.prefix(), isBack)
 	}
 	if reached == noLimit {

@@ -17,8 +17,8 @@ import (
 // The budget of memory keeps strangers from making the node hold more than it may. What is held for clients is accounted to their
 // participants: a fixed size for each, frames that are kept or queued, parts of messages that are still to come, messages that wait for
 // others before them, ids, and the buffers of who waits for the shared state. Half of the memory is for that; the
-// rest is what the garbage collector needs beside it, and what is held for nobody in particular. When the half is
-// used up, nobody new comes in, and when it is exceeded, those that hold most end, until an eighth is free.
+// rest is what the garbage collector needs beside it, and what is held for nobody in particular. When the half is exceeded, those that
+// hold most end, until an eighth is free. Nobody new comes in only when it is used up by the number of participants.
 
 // participantSize is about what a participant and its connection hold besides what is counted.
 const participantSize = 4 << 10
@@ -52,7 +52,7 @@ func (b *budget) add(n int64) {
 	}
 }
 
-// isTight reports whether there is no room for somebody new.
+// isTight reports whether hardly anything is left.
 func (b *budget) isTight() bool {
 	limit := b.limit.Load()
 	return limit > 0 && b.used.Load() > limit-limit/16
@@ -136,16 +136,27 @@ func (c *Config) collectWithin() {
 	}
 }
 
-// ownSize is what a node may hold for itself and for what is not accounted.
-const ownSize = 64 << 20
+// ownSize is what a node may hold for itself and for what is not accounted, with the floor of its heap.
+const ownSize = 48 << 20
 
 // hasGarbage reports whether there is much to give back to the system. What was in use at the last collection may be
 // garbage meanwhile, but hardly what is accounted.
 func (s *Server) hasGarbage(now time.Time) bool {
-	mapped, live := s.waste.measure()
+	mapped, live, cycles := s.waste.measure()
 	held := ownSize + 2*uint64(max(0, s.budget.used.Load()))
 	many := s.memory.due(s.Connections(), now)
-	return s.waste.due(mapped, min(live, held), now) || many
+	return s.waste.due(mapped, min(live, held), cycles, now) || many
+}
+
+// isCrowded reports whether memory is short because there are many participants. If a few hold much, they go before
+// somebody new is refused.
+func (s *Server) isCrowded() bool {
+	if !s.budget.isTight() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(len(s.participants))*participantSize > s.budget.limit.Load()/2
 }
 
 // keepBudget ends participants that hold most whenever too much is held, until ctx ends.

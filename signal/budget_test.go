@@ -193,21 +193,23 @@ func TestWaste(t *testing.T) {
 		for i, step := range []struct {
 			after         time.Duration
 			mapped, inUse uint64
+			cycles        uint64
 			due           bool
 		}{
-			{0, 100 * mb, 90 * mb, false}, {time.Hour, 140 * mb, 90 * mb, false}, // what a collector needs
-			{0, 800 * mb, 90 * mb, false}, {4 * time.Second, 800 * mb, 90 * mb, false}, {time.Second, 800 * mb, 90 * mb, true},
-			{time.Second, 800 * mb, 90 * mb, false}, {6 * time.Second, 800 * mb, 90 * mb, false}, // not again so soon
-			{15 * time.Second, 800 * mb, 90 * mb, true},
-			{time.Minute, 800 * mb, 90 * mb, false}, {time.Second, 800 * mb, 700 * mb, false}, {time.Minute, 800 * mb, 90 * mb, false}, // in use meanwhile
-			{5 * time.Second, 800 * mb, 90 * mb, true},
+			{0, 100 * mb, 90 * mb, 1, false}, {time.Hour, 128 * mb, 90 * mb, 1, false}, // what a collector needs
+			{0, 800 * mb, 90 * mb, 1, false}, {4 * time.Second, 800 * mb, 90 * mb, 1, false}, {time.Second, 800 * mb, 90 * mb, 1, true},
+			{time.Second, 800 * mb, 90 * mb, 1, false}, {6 * time.Second, 800 * mb, 90 * mb, 1, false}, // not again so soon
+			{15 * time.Second, 800 * mb, 90 * mb, 1, true},
+			{time.Minute, 800 * mb, 90 * mb, 1, false}, {time.Second, 800 * mb, 700 * mb, 1, false}, {time.Minute, 800 * mb, 90 * mb, 1, false}, // in use meanwhile
+			{5 * time.Second, 800 * mb, 90 * mb, 2, false}, {4 * time.Second, 800 * mb, 90 * mb, 2, false}, // somebody makes garbage
+			{time.Second, 800 * mb, 90 * mb, 2, true},
 		} {
 			time.Sleep(step.after)
-			if due := w.due(step.mapped, step.inUse, time.Now()); due != step.due {
+			if due := w.due(step.mapped, step.inUse, step.cycles, time.Now()); due != step.due {
 				t.Errorf("step %d: %v, want %v", i, due, step.due)
 			}
 		}
-		if mapped, live := w.measure(); mapped == 0 || live > mapped {
+		if mapped, live, _ := w.measure(); mapped == 0 || live > mapped {
 			t.Errorf("%d of %d bytes are live", live, mapped)
 		}
 	})

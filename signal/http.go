@@ -182,7 +182,7 @@ func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 	}
 	if wait := s.mayMint(s.addrs.of(who.prefix())); wait > 0 {
 		w.Header().Set("Retry-After", inSeconds(wait))
-		writeJSON(w, http.StatusTooManyRequests, map[string]string{"error": "too many credentials for your address"})
+		writeJSON(w, http.StatusTooManyRequests, map[string]string{"error": "too many requests of your address: wait"})
 		return
 	}
 	ice := s.ice(who.host, user, claims)

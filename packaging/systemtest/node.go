@@ -211,6 +211,16 @@ func (n *Node) Running() bool {
 	return n.cmd != nil
 }
 
+// PID returns the number of the process, 0 while the node does not run.
+func (n *Node) PID() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cmd == nil {
+		return 0
+	}
+	return n.cmd.Process.Pid
+}
+
 // Kill ends the process at once.
 func (n *Node) Kill() { _ = n.End(syscall.SIGKILL) }
 
