@@ -13,6 +13,8 @@ import (
 	"os"
 	ossignal "os/signal"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,6 +30,7 @@ import (
 	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/signal/service"
+	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/state"
 	"cline-meet/signal/turnsrv"
 	turnbench "cline-meet/signal/turnsrv/bench"
@@ -74,22 +77,22 @@ func benchCommand(stdout, stderr io.Writer) *cli.Command {
 }
 
 func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
-	s := newSettings()
+	s := service.NewSettings()
 	var check bool
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "Run one node",
 		Description: "Every setting is a flag, an environment variable and a key of the config file (the flag's\n" +
 			"name without the leading dashes), in that order of precedence.",
-		Flags: append(s.table.Flags(), &cli.BoolFlag{Name: checkFlag, Destination: &check,
+		Flags: append(s.Table.Flags(), &cli.BoolFlag{Name: service.CheckFlag, Destination: &check,
 			Usage: "read the settings and certificate files, say what is wrong with them and end"}),
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return s.usageProblems(args, err) },
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return s.UsageProblems(args, err) },
 		Action: func(c *cli.Context) error {
-			if err := s.complete(c); err != nil {
+			if err := s.Complete(c); err != nil {
 				return err
 			}
 			if check {
-				return s.report(stdout)
+				return report(s, stdout)
 			}
 			return serve(c.Context, s, args, stdout, stderr)
 		},
@@ -98,22 +101,22 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 
 // healthCommand is the health check of containers that hold nothing but this executable.
 func healthCommand() *cli.Command {
-	s := newSettings()
+	s := service.NewSettings()
 	path := client.PathReady
 	return &cli.Command{
 		Name:  "health",
 		Usage: "Ask the node on this machine whether it takes new users",
 		Description: "Give it the settings of the node; in a container it takes those of the node there. The exit status is 0\n" +
 			"when /ready says yes, else 1.",
-		Flags: append(s.table.Flags(), &cli.BoolFlag{Name: "alive", Usage: "ask whether it lives instead: /health, for what restarts it",
+		Flags: append(s.Table.Flags(), &cli.BoolFlag{Name: "alive", Usage: "ask whether it lives instead: /health, for what restarts it",
 			Action: func(*cli.Context, bool) error { path = client.PathHealth; return nil }}),
 		Action: func(c *cli.Context) error {
 			if args := service.NodeArguments(); args != nil {
-				s.reread(args) // The node has said what is wrong with them.
-			} else if err := s.complete(c); err != nil {
+				s.Reread(args) // The node has said what is wrong with them.
+			} else if err := s.Complete(c); err != nil {
 				return err
 			}
-			return client.Ask(c.Context, s.signal.LocalURL(), path)
+			return client.Ask(c.Context, s.Signal.LocalURL(), path)
 		},
 	}
 }
@@ -124,21 +127,21 @@ func healthCommand() *cli.Command {
 const heapFloor = 32 << 20
 
 // serve runs one node until ctx ends.
-func serve(ctx context.Context, s *settings, args []string, stdout, stderr io.Writer) error {
+func serve(ctx context.Context, s *service.Settings, args []string, stdout, stderr io.Writer) error {
 	hangups := service.CatchHangups()
 	defer hangups.Release()
 	floor := make([]byte, heapFloor) // It is never touched, hence takes no memory.
 	defer runtime.KeepAlive(floor)
-	level, current := new(slog.LevelVar), s.table.Texts()
-	service.SetLevel(level, s.logLevel)
-	log := service.NewLogger(stderr, s.logFormat, level)
+	level, current := new(slog.LevelVar), s.Table.Texts()
+	service.SetLevel(level, s.LogLevel)
+	log := service.NewLogger(stderr, s.LogFormat, level)
 	n, err := newNode(s, log)
 	if err != nil {
 		return err
 	}
 	defer hangups.Serve(func() { n.reload(args, level, current) })()
 	n.notes().Log(log)
-	if s.logFormat == service.FormatText {
+	if s.LogFormat == service.FormatText {
 		n.introduction().Print(stdout)
 	}
 	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.signal.AdminAddr()),
@@ -160,7 +163,7 @@ func text(a net.Addr) string {
 
 // node is one running node: the parts and what they were built from.
 type node struct {
-	settings  *settings
+	settings  *service.Settings
 	log       *slog.Logger
 	registry  *prometheus.Registry
 	secrets   *state.Secrets
@@ -181,17 +184,17 @@ type sharedState interface {
 }
 
 // newNode builds every part and binds every address. When one fails, what was built is closed.
-func newNode(s *settings, log *slog.Logger) (*node, error) {
+func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
 	registry := prometheus.NewRegistry()
 	n := &node{settings: s, log: log, registry: registry, secrets: state.NewSecrets()}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector())
-	s.signal.SessionSecrets = n.secrets.Provide(state.SessionSecret, s.signal.SessionSecrets, s.redis.Enabled())
-	if s.turn.Enabled || s.redis.Enabled() {
-		s.turn.Secrets = n.secrets.Provide(state.TURNSecret, s.turn.Secrets, s.redis.Enabled())
+	s.Signal.SessionSecrets = n.secrets.Provide(state.SessionSecret, s.Signal.SessionSecrets, s.Redis.Enabled())
+	if s.TURN.Enabled || s.Redis.Enabled() {
+		s.TURN.Secrets = n.secrets.Provide(state.TURNSecret, s.TURN.Secrets, s.Redis.Enabled())
 	}
-	cfg := s.signal
-	if err := n.loadCertificate(&cfg, &s.turn); err != nil {
+	cfg := s.Signal
+	if err := n.loadCertificate(&cfg, &s.TURN); err != nil {
 		return nil, err
 	}
 	var err error
@@ -199,12 +202,12 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 		return nil, err
 	}
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
-	cfg.Clustered, cfg.State, cfg.LastingSecret = s.redis.Enabled(), n.state, n.secrets.IsGiven(state.SessionSecret)
+	cfg.Clustered, cfg.State, cfg.LastingSecret = s.Redis.Enabled(), n.state, n.secrets.IsGiven(state.SessionSecret)
 	cfg.ICE = func(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) } // Nobody asks before run.
 	if n.signal, err = signal.New(cfg); err != nil {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
 	}
-	if err := n.buildTURN(s.turn); err != nil {
+	if err := n.buildTURN(s.TURN); err != nil {
 		return nil, errors.Join(err, n.signal.Shutdown(context.Background()), n.state.Close(context.Background()))
 	}
 	n.secrets.Use(state.SessionSecret, n.signal.SetSessionSecrets)
@@ -218,11 +221,11 @@ func newNode(s *settings, log *slog.Logger) (*node, error) {
 // newState returns the shared state, which is not subscribed to yet. Redis need not be there then: the
 // node says so, is not ready and goes on trying.
 func (n *node) newState() (sharedState, error) {
-	cfg := n.settings.redis
+	cfg := n.settings.Redis
 	if !cfg.Enabled() {
 		return state.NewMemory().Node(state.NewNodeID()), nil
 	}
-	cfg.Logger, cfg.Registerer, cfg.Grace = n.log, n.registry, n.settings.signal.ResumeGrace
+	cfg.Logger, cfg.Registerer, cfg.Grace = n.log, n.registry, n.settings.Signal.ResumeGrace
 	n.secrets.Tell(&cfg)
 	return state.NewRedis(cfg, state.NewNodeID())
 }
@@ -230,8 +233,8 @@ func (n *node) newState() (sharedState, error) {
 // newDirectory puts the parts of the node that others are told of into one place among them.
 func (n *node) newDirectory() *signal.Directory {
 	return signal.NewDirectory(signal.DirectoryConfig{
-		State: n.state, Beat: n.settings.redis.Beat, Lost: n.signal.RefreshICE,
-		Relaying: n.turn != nil, External: len(n.settings.turn.TURNURLs) > 0,
+		State: n.state, Beat: n.settings.Redis.Beat, Lost: n.signal.RefreshICE,
+		Relaying: n.turn != nil, External: len(n.settings.TURN.TURNURLs) > 0,
 		Own: func(host, user string) signal.ICEConfig {
 			servers, ttl := n.issuer.ICEServers(host, user, time.Now())
 			out := signal.ICEConfig{TTL: ttl}
@@ -299,7 +302,7 @@ func (n *node) ownServices() []netip.AddrPort {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return append(own, n.settings.redis.AddrPorts(ctx)...)
+	return append(own, n.settings.Redis.AddrPorts(ctx)...)
 }
 
 // run serves until ctx ends or a part fails, then stops every part within the drain timeout.
@@ -316,12 +319,12 @@ func (n *node) run(ctx context.Context) error {
 	case failure = <-ended:
 		ended <- nil
 	}
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.settings.drainTimeout)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.settings.DrainTimeout)
 	defer cancel()
 	n.directory.Drain()
 	n.turn.Drain() // Who restarts ICE now must not end up here again.
 	if failure == nil {
-		most, cancel := context.WithTimeout(limit, n.settings.drainTimeout*3/4) // The rest is for those who do not go.
+		most, cancel := context.WithTimeout(limit, n.settings.DrainTimeout*3/4) // The rest is for those who do not go.
 		n.signal.Drain(most)
 		cancel()
 	}
@@ -348,7 +351,7 @@ func (n *node) closeState(ctx context.Context) {
 // drainTURN lets calls that are relayed end by themselves until ctx ends.
 func (n *node) drainTURN(ctx context.Context) error {
 	if left := n.turn.Allocations(); left > 0 {
-		n.log.Info("waiting for relayed calls to end", "allocations", left, "at_most_s", n.settings.drainTimeout.Seconds())
+		n.log.Info("waiting for relayed calls to end", "allocations", left, "at_most_s", n.settings.DrainTimeout.Seconds())
 	}
 	return n.turn.Shutdown(ctx)
 }
@@ -362,11 +365,11 @@ func (n *node) relayIP() string {
 
 // introduction is what a person reads who starts the node.
 func (n *node) introduction() signal.Introduction {
-	in := signal.Introduction{Version: packaging.Version(), State: n.settings.redis.Where(n.state.Ready())}
+	in := signal.Introduction{Version: packaging.Version(), State: n.settings.Redis.Where(n.state.Ready())}
 	var hosts []string
 	in.Pages, hosts = n.signal.Pages(n.turn.RelayIP())
 	if n.turn != nil {
-		in.Relay = fmt.Sprintf("%s, UDP ports %d-%d", n.relayIP(), n.settings.turn.MinPort, n.settings.turn.MaxPort)
+		in.Relay = fmt.Sprintf("%s, UDP ports %d-%d", n.relayIP(), n.settings.TURN.MinPort, n.settings.TURN.MaxPort)
 	}
 	servers, _ := n.issuer.ICEServers(hosts[0], "you", time.Now())
 	for _, s := range servers {
@@ -376,4 +379,91 @@ func (n *node) introduction() signal.Introduction {
 		in.Metrics = "http://" + addr.String() + "/metrics"
 	}
 	return in
+}
+
+// report says what is good about the settings, which are valid, and what is most likely not meant.
+func report(s *service.Settings, w io.Writer) error {
+	n := &node{settings: s, log: slog.New(slog.DiscardHandler)}
+	if err := n.loadCertificate(&s.Signal, &s.TURN); err != nil {
+		return err
+	}
+	if err := s.Signal.Auth.CheckFiles(); err != nil {
+		return err
+	}
+	var good setting.Report
+	good.Addf("settings", "%s", s.Table.Sources())
+	good.Addf("state", "%s", s.Redis.Where(nil))
+	good.Addf("signaling", "%s", s.Signal.LocalURL())
+	good.Addf("entry", "%s", s.Signal.Auth.Who())
+	if s.TURN.Enabled {
+		good.Addf("TURN", "%s port %d, relays on UDP ports %d-%d", strings.Join(s.TURN.Listen, ", "), s.TURN.Port, s.TURN.MinPort, s.TURN.MaxPort)
+	}
+	if n.cert != nil {
+		good.Addf("TLS", "%v", n.cert)
+	}
+	return errors.Join(good.Print(w), n.notes().Print(w))
+}
+
+// notes tell what about the node is open, unsafe or most likely not meant. It need not be wholly built.
+func (n *node) notes() setting.Notes {
+	s := n.settings
+	notes := slices.Concat(s.Table.Strangers(os.Environ()), s.Table.Quoted(os.Environ()), s.Signal.Notes(), s.Signal.RelayNotes(s.TURN.Enabled), s.TURN.Notes(), s.Redis.Notes(), n.turn.Notes())
+	if tls := turnsrv.DefaultConfig().TLSPort; n.cert == nil && s.TURN.Enabled && s.TURN.TLSPort != tls && s.TURN.TLSPort != 0 {
+		notes.Warnf("no_certificate", "--turn-tls-port %d is closed without a certificate: set --tls-cert and --tls-key", s.TURN.TLSPort)
+	}
+	host := s.TURN.PublicHost
+	if host == turnsrv.Auto || !s.TURN.Enabled {
+		host = ""
+	}
+	notes = append(notes, n.cert.Notes(time.Now(), host)...)
+	for _, name := range n.secrets.Generated() {
+		notes.Warnf("generated_secret", "--%s is generated: what was signed with it is void after a restart", name)
+	}
+	return notes
+}
+
+// reload takes over what is set otherwise since the texts in current, as far as a running node can, and says
+// what waits for a restart.
+func (n *node) reload(args []string, level *slog.LevelVar, current map[string]string) {
+	service.Reloading(n.log)
+	defer service.Tell(n.log, service.Ready)
+	s := service.NewSettings()
+	if err := errors.Join(s.Reread(args).Err(), s.Validate()); err != nil {
+		n.log.Warn("settings not reloaded, the old ones stay in use", "error", err)
+		return
+	}
+	taken, waiting, err := s.Table.TakeOver(current, n.live(s, level))
+	if err != nil {
+		n.log.Warn("settings not reloaded, the old ones stay in use", "error", err)
+	}
+	if len(waiting) > 0 {
+		n.log.Warn("settings have changed that need a restart", "settings", waiting)
+	}
+	n.log.Info("settings reloaded", "settings", taken)
+}
+
+// live takes over single settings of s.
+func (n *node) live(s *service.Settings, level *slog.LevelVar) map[string]func() error {
+	peers := func() error { return n.turn.SetPeers(s.TURN.AllowPeers, s.TURN.DenyPeers) }
+	return map[string]func() error{
+		"log-level":         func() error { service.SetLevel(level, s.LogLevel); return nil },
+		state.SessionSecret: func() error { return n.replaceSecret(state.SessionSecret, s.Signal.SessionSecrets) },
+		state.TURNSecret:    func() error { return n.replaceSecret(state.TURNSecret, s.TURN.Secrets) },
+		"auth-secret":       func() error { return n.signal.SetAuthSecrets(s.Signal.Auth.Secrets) },
+		"turn-users":        func() error { n.turn.SetUsers(s.TURN.Users); return nil },
+		"turn-allow-peer":   peers,
+		"turn-deny-peer":    peers,
+	}
+}
+
+// replaceSecret takes over a configured secret. What was generated, or will be, is not replaced in a running node.
+func (n *node) replaceSecret(name string, values []string) error {
+	if !n.secrets.IsGiven(name) || len(values) == 0 {
+		return setting.ErrRestart
+	}
+	n.secrets.Set(name, values)
+	if redis, ok := n.state.(*state.Redis); ok {
+		redis.Configure(name, values)
+	}
+	return nil
 }

@@ -37,6 +37,7 @@ import (
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal"
 	"cline-meet/signal/signal/client"
+	"cline-meet/signal/signal/service"
 	"cline-meet/signal/state/redistest"
 	"cline-meet/signal/turnsrv"
 )
@@ -290,7 +291,7 @@ func TestEveryKindOfSettingRefusesInWords(t *testing.T) {
 		"*setting.list":     nil,
 	}
 	seen := map[string]int{}
-	for _, s := range newSettings().table {
+	for _, s := range service.NewSettings().Table {
 		kind := fmt.Sprintf("%T", s.Value)
 		texts, known := wrong[kind]
 		if seen[kind]++; !known {
@@ -323,7 +324,7 @@ func refused(t *testing.T, name, text string, args ...string) {
 // TestEveryTimeIsSecondsOrHasAUnit reads both forms into every setting that is a time.
 func TestEveryTimeIsSecondsOrHasAUnit(t *testing.T) {
 	times := 0
-	for _, s := range newSettings().table {
+	for _, s := range service.NewSettings().Table {
 		if fmt.Sprintf("%T", s.Value) != "*setting.duration" {
 			continue
 		}
@@ -347,14 +348,14 @@ func TestPrecedence(t *testing.T) {
 	}
 	t.Setenv("SERVER_PORT", "2")
 	t.Setenv("READ_TIMEOUT", "2")
-	s := newSettings()
-	app := &cli.App{Flags: s.table.Flags(), Writer: io.Discard, Action: s.complete}
+	s := service.NewSettings()
+	app := &cli.App{Flags: s.Table.Flags(), Writer: io.Discard, Action: s.Complete}
 	if err := app.Run([]string{"signal", "--config", file, "--server-port", "3"}); err != nil {
 		t.Fatal(err)
 	}
-	if s.signal.Port != 3 || s.signal.ReadTimeout != 2*time.Second || s.signal.MaxRoomUsers != 1 ||
-		s.signal.WriteTimeout != time.Minute || s.turn.Enabled || !slices.Equal(s.turn.Listen, []string{"127.0.0.1", "::1"}) {
-		t.Errorf("settings %+v %+v", s.signal, s.turn)
+	if s.Signal.Port != 3 || s.Signal.ReadTimeout != 2*time.Second || s.Signal.MaxRoomUsers != 1 ||
+		s.Signal.WriteTimeout != time.Minute || s.TURN.Enabled || !slices.Equal(s.TURN.Listen, []string{"127.0.0.1", "::1"}) {
+		t.Errorf("settings %+v %+v", s.Signal, s.TURN)
 	}
 }
 
@@ -523,7 +524,7 @@ func TestPagesAndCompletionsNameEverySetting(t *testing.T) {
 			t.Fatalf("%v: exit status %d", args, status)
 		}
 		text := strings.ReplaceAll(out.String(), `\-`, "-")
-		for _, f := range newSettings().table.Flags() {
+		for _, f := range service.NewSettings().Table.Flags() {
 			if !strings.Contains(text, f.Names()[0]) {
 				t.Errorf("%v lacks %s", args, f.Names()[0])
 			}
@@ -607,7 +608,7 @@ func TestREADMENamesEverySetting(t *testing.T) {
 	if status := run(t.Context(), []string{"signal", "serve", "--help"}, &help, io.Discard); status != 0 {
 		t.Fatalf("--help: exit status %d", status)
 	}
-	for _, f := range newSettings().table.Flags() {
+	for _, f := range service.NewSettings().Table.Flags() {
 		name, env := f.Names()[0], f.(cli.DocGenerationFlag).GetEnvVars()
 		want := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 		if name == "config" {
@@ -645,7 +646,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"signal/client": nil,
 		"turnsrv/bench": {"turnsrv", "turnsrv/bench/internal/udpio", "signal/bench/measure"}, // Its tests measure a server.
 		"state":         nil,
-		"assets":        nil,
+		"assets":        {"signal/client"}, // Its tests have a client beside the pages.
 		"packaging":     {"signal/client"},
 		"k8s":           nil,
 
@@ -657,7 +658,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"signal/bench/measure":         nil,
 		"signal/auth":                  nil,
 		"signal/certificate":           nil,
-		"signal/service":               nil,
+		"signal/service":               {"signal", "state", "turnsrv"},
 		leaf:                           nil,
 		"turnsrv/bench/internal/udpio": nil,
 
@@ -724,9 +725,9 @@ func TestREADMEsNameEveryMetric(t *testing.T) {
 		readmes = append(readmes, text...)
 	}
 	port := redistest.Start(t).Port()
-	n := startNode(t, func(s *settings) {
-		s.redis.Host, s.redis.Port = "127.0.0.1", port
-		s.signal.TLSCert, s.signal.TLSKey = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
+	n := startNode(t, func(s *service.Settings) {
+		s.Redis.Host, s.Redis.Port = "127.0.0.1", port
+		s.Signal.TLSCert, s.Signal.TLSKey = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
 	})
 	descriptions := make(chan *prometheus.Desc, 1000)
 	n.registry.Describe(descriptions)
@@ -754,9 +755,9 @@ func TestREADMEsNameEveryMetric(t *testing.T) {
 // signaling.
 func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
 	port := redistest.Start(t).Port()
-	onRedis := func(s *settings) { s.redis.Host, s.redis.Port = "127.0.0.1", port }
-	turn := startNode(t, func(s *settings) { onRedis(s); s.turn.PublicHost = turnsrv.Auto })
-	web := startNode(t, func(s *settings) { onRedis(s); s.turn.Enabled = false })
+	onRedis := func(s *service.Settings) { s.Redis.Host, s.Redis.Port = "127.0.0.1", port }
+	turn := startNode(t, func(s *service.Settings) { onRedis(s); s.TURN.PublicHost = turnsrv.Auto })
+	web := startNode(t, func(s *service.Settings) { onRedis(s); s.TURN.Enabled = false })
 	want := "turn:127.0.0.1:" + strconv.Itoa(turn.turn.Port()) + "?transport=udp"
 	var servers []signal.ICEServer
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
@@ -769,17 +770,17 @@ func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
 	}
 	unix, _, _ := strings.Cut(servers[0].Username, ":")
 	expiry, _ := strconv.ParseInt(unix, 10, 64)
-	if _, credential := turnsrv.Credentials(turn.settings.turn.Secrets[0], "bob", time.Unix(expiry, 0)); credential != servers[0].Credential {
+	if _, credential := turnsrv.Credentials(turn.settings.TURN.Secrets[0], "bob", time.Unix(expiry, 0)); credential != servers[0].Credential {
 		t.Error("the credential is not of the secret that the cluster agreed on")
 	}
 }
 
 // startNode builds a node on loopback, which the test's end stops.
-func startNode(t *testing.T, change func(*settings)) *node {
+func startNode(t *testing.T, change func(*service.Settings)) *node {
 	t.Helper()
-	s := newSettings()
-	s.signal.Host, s.signal.Port, s.signal.AdminAddr = "127.0.0.1", 0, ""
-	s.turn.Listen, s.turn.Port, s.turn.RelayIP = []string{"127.0.0.1"}, 0, []string{"127.0.0.1"}
+	s := service.NewSettings()
+	s.Signal.Host, s.Signal.Port, s.Signal.AdminAddr = "127.0.0.1", 0, ""
+	s.TURN.Listen, s.TURN.Port, s.TURN.RelayIP = []string{"127.0.0.1"}, 0, []string{"127.0.0.1"}
 	change(s)
 	n, err := newNode(s, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -869,7 +870,9 @@ func TestNodesShareSecretsAndTURN(t *testing.T) {
 // TestDrainingNodeNamesTheOtherFirst has a node that goes away send clients elsewhere.
 func TestDrainingNodeNamesTheOtherFirst(t *testing.T) {
 	port := redistest.Start(t).Port()
-	change := func(s *settings) { s.redis.Host, s.redis.Port, s.redis.Beat = "127.0.0.1", port, 200*time.Millisecond }
+	change := func(s *service.Settings) {
+		s.Redis.Host, s.Redis.Port, s.Redis.Beat = "127.0.0.1", port, 200*time.Millisecond
+	}
 	one, two := startNode(t, change), startNode(t, change)
 	deadline := time.Now().Add(patience)
 	for len(one.state.Nodes()) != 1 || len(one.state.Nodes()[0].TURN) == 0 {

@@ -1,5 +1,5 @@
-// Package service is a node as whoever runs it sees it: its log, the signals that it is sent, and what it tells
-// systemd.
+// Package service is a node as whoever runs it sees it: its settings, its log, the signals that it is sent, and what it
+// tells systemd.
 package service
 
 import (
