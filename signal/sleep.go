@@ -1,9 +1,6 @@
 package signal
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // A node whose process did not run for a while, or that cannot reach the shared state, may have been taken for dead.
 // Then what it has of its participants may be a leftover: the client is at another node by now, or has left. The
@@ -47,17 +44,16 @@ func (s *Server) isPresent(id, user string) bool {
 // to enter. It reports false when its own turns out to be, or when its client has gone meanwhile and may be there: then what
 // it asks here is asked too late.
 func (p *participant) awaitTrust(entering string) bool {
-	rooms := []string{entering}
+	room := ""
 	if p.room != nil {
-		rooms = append(rooms, p.room.id)
+		room = p.room.id
 	}
-	if !slices.ContainsFunc(rooms, p.srv.state.Doubtful) {
+	if !p.srv.state.Doubtful(room) && !p.srv.state.Doubtful(entering) {
 		return true
 	}
 	p.yield()
-	for _, room := range rooms {
-		p.srv.state.AwaitTrust(p.srv.ctx, room)
-	}
+	p.srv.state.AwaitTrust(p.srv.ctx, room)
+	p.srv.state.AwaitTrust(p.srv.ctx, entering)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.over && p.conn != nil && !p.conn.link.hungUp()
