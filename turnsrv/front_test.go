@@ -511,7 +511,7 @@ func TestStaticUsersAndRotation(t *testing.T) {
 	s := startServer(t, cfg)
 	allocated(t, s, "udp", "old secret")
 	c := wired(t, s, "udp", "x")
-	c.username, c.password = Credentials("newest", "new secret", time.Now().Add(time.Hour))
+	c.username, c.password = Credentials("the newest of all secrets", "new secret", time.Now().Add(time.Hour))
 	if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
 		t.Error(err)
 	}
