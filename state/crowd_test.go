@@ -113,10 +113,15 @@ func (s *site) applyLocked(v View) {
 
 // enter joins a client of this node.
 func (s *site) enter(room, id string) error {
+	return s.enterBy(room, id, uint64(time.Now().UnixNano())) // As signaling has it: later is newer, on any node.
+}
+
+// enterBy enters by a connection that may have been in the room before.
+func (s *site) enterBy(room, id string, epoch uint64) error {
 	s.mu.Lock()
 	s.local[room]++
-	s.epochs[room+"/"+id] = uint64(time.Now().UnixNano()) // As signaling has it: later is newer, on any node.
-	who := Member{ID: id, Epoch: s.epochs[room+"/"+id]}
+	s.epochs[room+"/"+id] = epoch
+	who := Member{ID: id, Epoch: epoch}
 	s.mu.Unlock()
 	v, err := s.Join(s.t.Context(), room, who, 10)
 	s.mu.Lock()

@@ -305,3 +305,29 @@ func TestLateNodeRestoresNobodyWhoLeft(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoCameBackIsRestored has somebody leave a young room and enter it again by the same connection. When the key is gone,
+// whichever node brings the room back, all are in it, and nobody is seen to leave.
+func TestWhoCameBackIsRestored(t *testing.T) {
+	redis := redistest.Start(t)
+	one, two, last := three(t, steady(single(redis)))
+	settled(t, 1, one, two, last)
+	redis.Do("FLUSHALL")
+	eventually(t, "the room is back", func() bool { return len(stored(t, one.Redis, "r0")) == 3 })
+	last.must(last.exit("r0", "at-n3"))
+	agree(t, "r0", []string{"at-n1", "at-n2"}, one, two)
+	last.must(last.enterBy("r0", "at-n3", last.epochs["r0/at-n3"]))
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3"}, one, two)
+	one.Redis.mu.Lock()
+	known, args := one.assertionLocked(one.rooms["r0"], nil)
+	one.Redis.mu.Unlock()
+	redis.Do("DEL", "sig:{r:r0}")
+	_, err := one.change(t.Context(), "assert", assertScript, "r0", known, args...)
+	one.must(err)
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3"}, one, two)
+	for _, s := range []*site{one, two} {
+		if n := s.count(s.left, "r0/at-n3"); n != 1 {
+			t.Errorf("%s saw it leave %d times", s.id, n)
+		}
+	}
+}

@@ -12,4 +12,7 @@ end
 if size - #gone >= tonumber(ARGV[8]) then return {'full'} end
 for _, other in ipairs(gone) do remove(other) end
 put(id, epoch, next, node)
+-- Who is back by the connection by which it left may be restored again, its older ones may not: the beginning of an
+-- epoch is less than it, and more than those before.
+if redis.call('HGET', departed, id) == epoch then redis.call('HSET', departed, id, string.sub(epoch, 1, -2)) end
 return reply('ok')
