@@ -3,7 +3,6 @@ package assets
 import (
 	"context"
 	"io/fs"
-	"os"
 	"os/exec"
 	"path"
 	"regexp"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -145,23 +146,10 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// findNode skips the test without Node, or fails it in CI.
-func findNode(t *testing.T) string {
-	t.Helper()
-	node, err := exec.LookPath("node")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("node is not installed: run make dev-setup")
-		}
-		t.Skip("node is not installed: run make dev-setup")
-	}
-	return node
-}
-
 func TestModulesParse(t *testing.T) {
-	node := findNode(t)
+	systemtest.Need(t, "node")
 	for _, name := range modules(t) {
-		cmd := exec.Command(node, "--input-type=module", "--check", "-")
+		cmd := exec.Command("node", "--input-type=module", "--check", "-")
 		cmd.Stdin = strings.NewReader(read(t, name))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", name, err, out)
@@ -171,10 +159,10 @@ func TestModulesParse(t *testing.T) {
 
 // TestClientAgainstAScript runs the tests of the client that need no browser.
 func TestClientAgainstAScript(t *testing.T) {
-	node := findNode(t)
+	systemtest.Need(t, "node")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, node, "--test", "signal/client.test.mjs").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "node", "--test", "signal/client.test.mjs").CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -69,7 +71,7 @@ func TestPercentiles(t *testing.T) {
 
 func TestServerIsStartedWeighedAndStopped(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("starting servers needs Linux")
+		systemtest.Unable(t, "starting servers needs Linux")
 	}
 	s := &Server{Name: "burner"}
 	file := t.TempDir() + "/port"

@@ -1,4 +1,4 @@
-package main
+package service_test
 
 import (
 	"encoding/json"
@@ -14,9 +14,12 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/pion/turn/v3"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/packaging/systemtest/relaytest"
 	"cline-meet/signal/signal/client"
+	"cline-meet/signal/turnsrv"
 )
 
 // TestHangupReloads changes the settings file of a running node. SIGHUP takes over what a node can, names the rest,
@@ -46,12 +49,11 @@ func TestHangupReloads(t *testing.T) {
 		t.Errorf("waits for a restart: %q", waiting)
 	}
 	for _, secret := range []string{old, next} {
-		caller, relay := allocate(t, node.Serving, secret)
+		caller, relay := allocated(t, node, secret)
 		_ = relay.Close()
 		caller.Close()
 	}
-	_, servers := iceOf(t, node.Serving, nil)
-	if relayable(t, node, servers[1].Username, servers[1].Credential) != nil {
+	if user, password := minted(t, node); relayable(t, node, user, password) != nil {
 		t.Error("what the node mints after the reload opens nothing")
 	}
 	if err := relayable(t, node, "alice", "wonderland"); err != nil {
@@ -141,10 +143,36 @@ func reloads(t *testing.T, node *systemtest.Node) func(refused string) (taken, w
 	}
 }
 
+// allocated makes a client with a relay by a shared secret.
+func allocated(t *testing.T, node *systemtest.Node, secret string) (*turn.Client, net.PacketConn) {
+	t.Helper()
+	user, password := turnsrv.Credentials(secret, "bob", time.Now().Add(time.Minute))
+	return relaytest.Allocate(t, node.Serving, user, password)
+}
+
+// minted returns the credentials that the node gives to who comes in.
+func minted(t *testing.T, node *systemtest.Node) (user, password string) {
+	t.Helper()
+	c, err := client.Dial(t.Context(), "ws://"+node.HTTP+"/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	hello, err := c.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ice struct{ ICEServers []turnsrv.ICEServer }
+	if err := hello.Document(&ice); err != nil || len(ice.ICEServers) != 2 {
+		t.Fatalf("%s (%v)", hello.Raw, err)
+	}
+	return ice.ICEServers[1].Username, ice.ICEServers[1].Credential
+}
+
 // relayable says whether the credentials open an allocation.
 func relayable(t *testing.T, node *systemtest.Node, username, credential string) error {
 	t.Helper()
-	client := turnClient(t, node.Serving, username, credential)
+	client := relaytest.Client(t, node.Serving, username, credential)
 	defer client.Close()
 	relay, err := client.Allocate()
 	if err != nil {
@@ -156,7 +184,7 @@ func relayable(t *testing.T, node *systemtest.Node, username, credential string)
 // stopsDespite stops a node that a call keeps from ending, and sends SIGHUP meanwhile.
 func stopsDespite(t *testing.T, node *systemtest.Node, secret string) {
 	t.Helper()
-	caller, relay := allocate(t, node.Serving, secret)
+	caller, relay := allocated(t, node, secret)
 	ended := make(chan error, 1)
 	go func() { ended <- node.End(syscall.SIGTERM) }()
 	systemtest.Eventually(t, "the node waits for its call", func() bool {
@@ -179,7 +207,7 @@ func TestSystemdHearsOfTheNode(t *testing.T) {
 	manager.Hears(`RELOADING=1\nMONOTONIC_USEC=\d+\n`)
 	manager.Hears("READY=1")
 	_, port, _ := net.SplitHostPort(node.HTTP)
-	out, err := exec.Command(node.Program, append(slices.Clone(quiet[1:]), "--server-port", port)...).CombinedOutput()
+	out, err := exec.Command(node.Program, append(slices.Clone(systemtest.Serve), "--server-port", port)...).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "--server-port") {
 		t.Errorf("on a port that is taken: %v, %s", err, out)
 	}

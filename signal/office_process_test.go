@@ -1,4 +1,4 @@
-package main
+package signal_test
 
 import (
 	"context"

@@ -1,13 +1,16 @@
-package main
+package service_test
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,8 +147,19 @@ func TestEveryWrongSettingHasOneMessage(t *testing.T) {
 	}
 }
 
+// signal runs the program until ctx ends, which asks it to stop, and returns its exit status.
+func signal(ctx context.Context, t *testing.T, out io.Writer, args ...string) int {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, systemtest.Executable(t), args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	_ = cmd.Run() // Its status says it.
+	return cmd.ProcessState.ExitCode()
+}
+
 // ownEnvironmentAlone takes away what this process was given for tests.
 func ownEnvironmentAlone(t *testing.T) {
+	systemtest.Executable(t) // It may be one of those.
 	for _, pair := range os.Environ() {
 		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "SIGNAL_") {
 			t.Setenv(name, "")
@@ -161,7 +175,7 @@ func (w wrongSetting) check(t *testing.T) []string {
 		name, value, _ := strings.Cut(pair, "=")
 		t.Setenv(name, value)
 	}
-	args := []string{"signal", "serve", "--check"}
+	args := []string{"serve", "--check"}
 	if !slices.Contains(w.args, "--server-host") {
 		args = append(args, "--server-host", "127.0.0.1")
 	}
@@ -173,7 +187,7 @@ func (w wrongSetting) check(t *testing.T) []string {
 		args = append(args, "--config", path)
 	}
 	var out bytes.Buffer
-	status := run(t.Context(), append(args, w.args...), &out, &out)
+	status := signal(t.Context(), t, &out, append(args, w.args...)...)
 	var said []string
 	for line := range strings.Lines(out.String()) {
 		if status == 1 || strings.HasPrefix(line, "warning") {
@@ -191,7 +205,7 @@ func TestCheck(t *testing.T) {
 	certFile, keyFile := systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
 	t.Setenv("TURN_SECRET", "a-secret-that-is-not-said")
 	var out bytes.Buffer
-	if status := run(t.Context(), []string{"signal", "serve", "--check", "--tls-cert", certFile, "--tls-key", keyFile}, &out, &out); status != 0 {
+	if status := signal(t.Context(), t, &out, "serve", "--check", "--tls-cert", certFile, "--tls-key", keyFile); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
 	for _, part := range []string{"ok ", "the command line sets tls-cert, tls-key", "the environment sets turn-secret", "in memory", "https://127.0.0.1:8080",
@@ -214,7 +228,7 @@ func TestNotesAreLogged(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			run(ctx, slices.Concat(quiet, []string{"--server-host", "0.0.0.0", "--log-format", format}), new(bytes.Buffer), log)
+			signal(ctx, t, log, append(slices.Clone(systemtest.Serve), "--server-host", "0.0.0.0", "--log-format", format)...)
 		}()
 		systemtest.Eventually(t, "the node serves", func() bool { return strings.Contains(log.String(), "serving") })
 		stop()
