@@ -41,14 +41,14 @@ func (s *Server) isPresent(id, user string) bool {
 }
 
 // awaitTrust waits, in the read loop, while the participant's place may be elsewhere, or that of others in a room that it is about
-// to enter. It reports false when its own turns out to be, or when its client has gone meanwhile and may be there: then what
+// to enter, if that is not empty. It reports false when its own turns out to be, or when its client has gone meanwhile and may be there: then what
 // it asks here is asked too late.
 func (p *participant) awaitTrust(entering string) bool {
 	room := ""
 	if p.room != nil {
 		room = p.room.id
 	}
-	if !p.srv.state.Doubtful(room) && !p.srv.state.Doubtful(entering) {
+	if !p.srv.state.Doubtful(room) && (entering == "" || !p.srv.state.Doubtful(entering)) {
 		return true
 	}
 	p.yield()
