@@ -111,7 +111,8 @@ func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 	}
 	p.vacate()
 	c.participant, c.log, c.holding = p, p.log, &p.holding
-	p.conn, p.owner, p.wanted, p.asked, p.absent = c, ownerConn, false, false, false
+	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
+	p.absent = p.absent && c.link.hungUp() // Its client may have come, and gone again, while the process did not run.
 	p.greetings++
 	if g.Gap {
 		p.adopted.warned = time.Now()

@@ -79,6 +79,25 @@ func TestInDoubtNobodyIsHandedOver(t *testing.T) {
 	})
 }
 
+// TestWhoCameAndWentIsAbsent has connections come back that waited while the process did not run: one that its client has
+// ended meanwhile does not bring it back.
+func TestWhoCameAndWentIsAbsent(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.x.srv.cfg.ICE = func(string, string) ICEConfig { return ICEConfig{} }
+		g.x.srv.sessions = newSessions(nil)
+		for _, hung := range []bool{true, false} {
+			g.x.absent = true
+			c := newConn(g.x.srv, &sink{script{hung: hung}}, visitor{bound: binding{session: "session"}}, "host", g.x.conn.from)
+			if err := g.x.attach(c, greeting{Resumed: true}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if present := g.x.srv.isPresent("r", "x"); present == hung {
+				t.Errorf("its connection has ended: %v, it is there: %v", hung, present)
+			}
+		}
+	})
+}
+
 // TestWhoWasTakenOutEnds has a view without a member that was there: others have adopted it and it has left, or they have seen
 // it leave.
 func TestWhoWasTakenOutEnds(t *testing.T) {
