@@ -445,12 +445,15 @@ func (n *node) reload(args []string, level *slog.LevelVar, current map[string]st
 // live takes over single settings of s.
 func (n *node) live(s *service.Settings, level *slog.LevelVar) map[string]func() error {
 	peers := func() error { return n.turn.SetPeers(s.TURN.AllowPeers, s.TURN.DenyPeers) }
+	trusted := func() error { n.signal.SetTrusted(s.Signal); return nil }
 	return map[string]func() error{
 		"log-level":         func() error { service.SetLevel(level, s.LogLevel); return nil },
 		state.SessionSecret: func() error { return n.replaceSecret(state.SessionSecret, s.Signal.SessionSecrets) },
 		state.TURNSecret:    func() error { return n.replaceSecret(state.TURNSecret, s.TURN.Secrets) },
 		"auth-secret":       func() error { return n.signal.SetAuthSecrets(s.Signal.Auth.Secrets) },
 		"turn-users":        func() error { n.turn.SetUsers(s.TURN.Users); return nil },
+		"allowed-origins":   trusted,
+		"trusted-proxies":   trusted,
 		"turn-allow-peer":   peers,
 		"turn-deny-peer":    peers,
 	}

@@ -32,7 +32,7 @@ type callers struct {
 	// Fixed after construction.
 	perAddress int // 0 for any number
 	many, most int
-	proxies    []netip.Prefix
+	trusted    *trusted
 	cut        *prometheus.CounterVec // by reason
 
 	mu     sync.Mutex
@@ -48,8 +48,8 @@ type caller struct {
 }
 
 // newCallers keeps a tenth of the descriptors for requests.
-func newCallers(cfg *Config, proxies []netip.Prefix, cut *prometheus.CounterVec) *callers {
-	v := &callers{perAddress: requestsEach * cfg.AddrConns, many: manyCallers, most: maxCallers, proxies: proxies, cut: cut,
+func newCallers(cfg *Config, trusted *trusted, cut *prometheus.CounterVec) *callers {
+	v := &callers{perAddress: requestsEach * cfg.AddrConns, many: manyCallers, most: maxCallers, trusted: trusted, cut: cut,
 		places: map[netip.Prefix]int{}, known: map[net.Conn]*list.Element{}}
 	if descriptors := setting.Descriptors(); descriptors > 0 {
 		v.many, v.most = min(v.many, max(1, descriptors/20)), min(v.most, max(1, descriptors/10))
@@ -73,7 +73,7 @@ func (v *callers) arrive(conn net.Conn) {
 		return
 	}
 	who := clientID{addr: ap.Addr().Unmap().WithZone("")}
-	if contains(v.proxies, who.addr) {
+	if contains(*v.trusted.proxies.Load(), who.addr) {
 		return
 	}
 	if pushed, reason := v.add(caller{conn, who.prefix(), uptime()}); pushed != nil {

@@ -17,7 +17,7 @@ import (
 // TestCallersMakeRoom: an address has its bound, all together have theirs, and the oldest go first.
 func TestCallersMakeRoom(t *testing.T) {
 	v := &callers{perAddress: 2, many: 3, most: 4, places: map[netip.Prefix]int{}, known: nil}
-	v.known = newCallers(new(Config), nil, nil).known
+	v.known = newCallers(new(Config), new(trusted), nil).known
 	var conns []net.Conn
 	arrive := func(addr int, came time.Duration) (pushed net.Conn, reason string) {
 		conn, other := net.Pipe()

@@ -45,7 +45,7 @@ func (s *Server) allowOrigin(h http.Header, r *http.Request, credentials bool) {
 	h.Add("Vary", "Origin")
 	h.Set("Access-Control-Expose-Headers", "Retry-After")
 	origin := r.Header.Get("Origin")
-	switch allows(s.cfg.AllowedOrigins, origin) {
+	switch allows(*s.trusted.origins.Load(), origin) {
 	case allowedByName:
 		h.Set("Access-Control-Allow-Origin", origin)
 		if credentials {
@@ -54,7 +54,7 @@ func (s *Server) allowOrigin(h http.Header, r *http.Request, credentials bool) {
 	case allowedAsAll:
 		h.Set("Access-Control-Allow-Origin", "*")
 	case notAllowed:
-		if who := identify(r, s.proxies); origin != "" && !who.isOwn(origin) {
+		if who := s.identify(r); origin != "" && !who.isOwn(origin) {
 			s.noteRefusal(origin, who)
 		}
 	}

@@ -66,9 +66,9 @@ func (s *Server) handler() http.Handler {
 // its own, so that an idle one costs no HTTP buffers.
 func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 	number := s.asked.Add(1)
-	who := identify(r, s.proxies)
+	who := s.identify(r)
 	origin := r.Header.Get("Origin")
-	if err := checkOrigin(origin, who, s.cfg.AllowedOrigins, s.cfg.RequireOrigin); err != nil {
+	if err := checkOrigin(origin, who, *s.trusted.origins.Load(), s.cfg.RequireOrigin); err != nil {
 		if errors.Is(err, errOrigin) {
 			s.noteRefusal(origin, who)
 		}
@@ -174,7 +174,7 @@ func (s *Server) readiness() (reasons map[string]string, problems []string) {
 
 // serveICE issues ICE servers for the session of the request's cookie, or for the user of a bearer token.
 func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
-	who := identify(r, s.proxies)
+	who := s.identify(r)
 	user, claims, err := s.knockForICE(r, who)
 	if err != nil {
 		writeJSON(w, challenge(w, err), map[string]string{"error": textOf(err)})
@@ -254,7 +254,7 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	if r.URL.Path == "/" {
-		if _, cookie := s.sessions.ensure(r, identify(r, s.proxies).secure); cookie != nil {
+		if _, cookie := s.sessions.ensure(r, s.identify(r).secure); cookie != nil {
 			http.SetCookie(w, cookie)
 		}
 		h.Set("Content-Security-Policy", contentPolicy)

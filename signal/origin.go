@@ -8,7 +8,28 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
+
+// trusted are the proxies whose word about clients is believed and the origins of other sites whose pages may come in. SetTrusted
+// replaces both while they are in use.
+type trusted struct {
+	proxies atomic.Pointer[[]netip.Prefix]
+	origins atomic.Pointer[[]string]
+}
+
+// set takes both from a config that Validate has seen.
+func (t *trusted) set(cfg *Config) {
+	proxies, _ := parseProxies(cfg.TrustedProxies)
+	origins := cfg.AllowedOrigins
+	t.proxies.Store(&proxies)
+	t.origins.Store(&origins)
+}
+
+// SetTrusted takes over TrustedProxies and AllowedOrigins of a valid config. Who is connected stays.
+func (s *Server) SetTrusted(cfg Config) { s.trusted.set(&cfg) }
+
+func (s *Server) identify(r *http.Request) clientID { return identify(r, *s.trusted.proxies.Load()) }
 
 // clientID is what we believe about who sent a request. The forwarded headers count only when the
 // request comes from a trusted proxy, because anybody can send them.

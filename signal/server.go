@@ -19,7 +19,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -57,7 +56,7 @@ type Server struct {
 	cfg      Config
 	state    State
 	sessions sessions
-	proxies  []netip.Prefix
+	trusted  trusted
 	addrs    *addresses
 	callers  *callers
 	refusals noticeRate
@@ -133,7 +132,7 @@ func New(cfg Config) (*Server, error) {
 	if s.door, err = openDoor(cfg); err != nil {
 		return nil, err
 	}
-	s.proxies, _ = parseProxies(cfg.TrustedProxies) // Validate has seen them.
+	s.trusted.set(&cfg)
 	s.moves.byUser = map[string]*outgoingMove{}
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: cfg.WriteTimeout,
@@ -147,7 +146,7 @@ func New(cfg Config) (*Server, error) {
 	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
 	s.limits = socketLimits{cfg.MaxFrame, cfg.MaxQueue, cfg.ReadTimeout, cfg.WriteTimeout}
 	s.metrics = newMetrics(s, cfg.Registry)
-	s.callers = newCallers(&cfg, s.proxies, s.metrics.cut)
+	s.callers = newCallers(&cfg, &s.trusted, s.metrics.cut)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.pollers, err = newPollers(&s.flusher); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +111,41 @@ func TestHangupReplacesSecretsOfTokens(t *testing.T) {
 	write("")
 	if _, waiting := hangup(""); !slices.Equal(waiting, []string{"auth-secret"}) || !enters(next) {
 		t.Errorf("to let everybody in needs a restart, yet %q waits", waiting)
+	}
+}
+
+// TestHangupReplacesWhoIsTrusted lets in a page of another site, and then one of ours that a proxy serves, both of which were refused.
+func TestHangupReplacesWhoIsTrusted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "signal.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	node := systemtest.StartNode(t, "--config", file)
+	hangup := reloads(t, node)
+	enters := func(origin string) bool {
+		c, err := client.Dial(t.Context(), node.URL+"ws", http.Header{"Origin": {origin}, "X-Forwarded-Proto": {"https"}})
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}
+	const friend = "https://app.example.org"
+	ours := "https://" + node.HTTP
+	if enters(friend) || enters(ours) {
+		t.Error("before: a page is let in that nobody allowed")
+	}
+	write("allowed-origins: " + friend + "\n")
+	if taken, _ := hangup(""); !slices.Equal(taken, []string{"allowed-origins"}) || !enters(friend) || enters(ours) {
+		t.Errorf("%q was taken over, and the page of the new origin is let in: %v", taken, enters(friend))
+	}
+	write("trusted-proxies: 127.0.0.1\n")
+	taken, waiting := hangup("")
+	if slices.Sort(taken); !slices.Equal(taken, []string{"allowed-origins", "trusted-proxies"}) || len(waiting) > 0 || enters(friend) || !enters(ours) {
+		t.Errorf("%q was taken over, and our page behind the proxy is let in: %v", taken, enters(ours))
 	}
 }
 
