@@ -23,8 +23,10 @@ const (
 // while there are others, data of that client is dropped as soon as it is read,
 // which takes a fraction of relaying it, until the queue has been empty: that
 // client gets what the others leave. A client alone, or many that are alike, get
-// what the kernel lets through. The loop of the listener owns it; the zero value
-// is ready.
+// what the kernel lets through. Only what was read since the queue was empty counts,
+// two windows of it: a loop that the machine has kept waiting finds the bursts of
+// honest clients in its queue, and time alone would take them for a flood. The loop
+// of the listener owns it; the zero value is ready.
 type fairShare struct {
 	since time.Time // since is when the queue was empty last, zero while it is.
 
@@ -43,7 +45,9 @@ type fairShare struct {
 // says that there may be more.
 func (s *fairShare) read(full bool, now time.Time) {
 	if !full {
-		s.since, s.unfair = time.Time{}, false
+		if !s.since.IsZero() {
+			*s = fairShare{}
+		}
 		return
 	}
 	if s.since.IsZero() {

@@ -80,6 +80,22 @@ func TestShareForgets(t *testing.T) {
 	}
 }
 
+// TestShareOfALateLoop finds bursts of an honest client in the queue again and again, since
+// the loop had to wait for a processor.
+func TestShareOfALateLoop(t *testing.T) {
+	var s fairShare
+	now := time.Now()
+	for range 1000 {
+		for _, full := range []bool{true, true, false} {
+			now = now.Add(10 * time.Millisecond)
+			s.read(full, now)
+			if s.drops(shareClient(0), 60, now) || s.drops(shareClient(1), 4, now) {
+				t.Fatal("a burst is taken for a flood")
+			}
+		}
+	}
+}
+
 func shareClient(i int) transport.FiveTuple {
 	return transport.FiveTuple{Protocol: transport.UDP, Client: netip.AddrPortFrom(loopbackIPv4, uint16(1000+i)), Server: netip.AddrPortFrom(loopbackIPv4, 3478)}
 }
