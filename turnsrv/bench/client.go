@@ -88,6 +88,9 @@ func (c *client) allocate() error {
 	if err != nil {
 		return err
 	}
+	if value, _ := answer.Get(stun.AttrXORRelayedAddress); len(value) < 8 { // At less than two bytes the library panics.
+		return errors.New("the relayed address is no address")
+	}
 	var relay stun.XORMappedAddress
 	if err := relay.GetFromAs(answer, stun.AttrXORRelayedAddress); err != nil {
 		return fmt.Errorf("reading the relayed address: %w", err)

@@ -250,6 +250,21 @@ func TestBestIPv6(t *testing.T) {
 	}
 }
 
+// TestReadBinding reads answers whose address is too short, the last of a packet that is no longer than it must be.
+func TestReadBinding(t *testing.T) {
+	for size := range 8 {
+		answer := stun.MustBuild(stun.TransactionID, stun.BindingSuccess)
+		answer.Add(stun.AttrXORMappedAddress, []byte{0, 1, 0, 1, 8, 8, 8}[:size])
+		if seen, ok, err := readBinding(answer.Raw[:len(answer.Raw):len(answer.Raw)], answer.TransactionID); !ok || err == nil {
+			t.Errorf("an address of %d bytes: %v, %v, %v", size, seen, ok, err)
+		}
+	}
+	answer := bindingSuccess(stun.MustBuild(stun.TransactionID, stun.BindingRequest), "198.51.100.7")
+	if seen, ok, err := readBinding(answer, [stun.TransactionIDSize]byte(answer[8:20])); !ok || err != nil || seen.String() != "198.51.100.7" {
+		t.Errorf("got %v, %v, %v", seen, ok, err)
+	}
+}
+
 func FuzzBindingAnswer(f *testing.F) {
 	request := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
 	f.Add(bindingSuccess(request, "198.51.100.7"))

@@ -130,7 +130,9 @@ func readBinding(packet []byte, transaction [stun.TransactionIDSize]byte) (seen 
 		return netip.Addr{}, true, fmt.Errorf("the server answered error %d", code.Code)
 	}
 	var mapped stun.XORMappedAddress
-	if reply.Type != stun.BindingSuccess || mapped.GetFrom(reply) != nil {
+	value, _ := reply.Get(stun.AttrXORMappedAddress)
+	// The library panics at less than two bytes, and makes up what an address lacks.
+	if reply.Type != stun.BindingSuccess || len(value) < 8 || mapped.GetFrom(reply) != nil {
 		return netip.Addr{}, true, errors.New("the server answered without a mapped address")
 	}
 	seen, _ = netip.AddrFromSlice(mapped.IP)
