@@ -27,7 +27,9 @@ for platform in "$@"; do
   packaging/package.sh "$platform"
   packaging/image.sh "$platform"
   archive "$platform"
-  go run "$sbom" bin -json -output "dist/signal-$version-linux-$platform.cdx.json" "dist/linux-$platform/signal"
+  bill=dist/signal-$version-linux-$platform.cdx.json
+  go run "$sbom" bin -json -std -version "$version" -output "$bill" "dist/linux-$platform/signal"
+  go run ./packaging/bill "$bill" packaging/licenses.txt LICENSE
 done
 (cd dist && sha256sum -- *.deb *.rpm *.tar *.tar.gz *.cdx.json >SHA256SUMS)
 echo "dist/SHA256SUMS names what was made"

@@ -55,6 +55,15 @@ func checkExecutable(t *testing.T, file string, machine elf.Machine) {
 	}
 }
 
+// component is one in a bill of materials (CycloneDX).
+type component struct {
+	Name, Version string
+	Licenses      []struct {
+		License    struct{ ID string }
+		Expression string
+	}
+}
+
 func checkBillOfMaterials(t *testing.T, file string) {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -63,17 +72,23 @@ func checkBillOfMaterials(t *testing.T, file string) {
 	}
 	var bill struct {
 		BOMFormat  string
-		Components []struct{ Name, Version string }
+		Metadata   struct{ Component component }
+		Components []component
 	}
 	if err := json.Unmarshal(text, &bill); err != nil || bill.BOMFormat != "CycloneDX" {
 		t.Fatalf("%s is %q (%v)", file, bill.BOMFormat, err)
+	}
+	for _, c := range append(bill.Components, bill.Metadata.Component) {
+		if len(c.Licenses) != 1 || c.Licenses[0].License.ID+c.Licenses[0].Expression == "" {
+			t.Errorf("%s names no license of %s", file, c.Name)
+		}
 	}
 	mod, err := os.ReadFile("../go.mod")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"github.com/gorilla/websocket", "github.com/pion/turn/v3", "github.com/redis/go-redis/v9"} {
-		i := slices.IndexFunc(bill.Components, func(c struct{ Name, Version string }) bool { return c.Name == name })
+		i := slices.IndexFunc(bill.Components, func(c component) bool { return c.Name == name })
 		if i < 0 || !strings.Contains(string(mod), name+" "+bill.Components[i].Version) {
 			t.Errorf("%s does not have %s", file, name)
 		}
