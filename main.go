@@ -172,7 +172,7 @@ type node struct {
 	issuer    *turnsrv.Issuer
 	state     sharedState
 	directory *signal.Directory
-	cert      *certificate.Files // nil without TLS
+	certs     *certificate.Set
 }
 
 // sharedState is what a node needs of memory or Redis.
@@ -194,9 +194,10 @@ func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
 		s.TURN.Secrets = n.secrets.Provide(state.TURNSecret, s.TURN.Secrets, s.Redis.Enabled())
 	}
 	cfg := s.Signal
-	if err := n.loadCertificate(&cfg, &s.TURN); err != nil {
+	if err := n.loadCertificates(&cfg); err != nil {
 		return nil, err
 	}
+	registry.MustRegister(n.certs)
 	var err error
 	if n.state, err = n.newState(); err != nil {
 		return nil, err
@@ -258,19 +259,13 @@ func (n *node) setTURNSecrets(values []string) {
 	n.issuer.SetSecrets(values)
 }
 
-// loadCertificate gives both parts the certificate, if there is one.
-func (n *node) loadCertificate(web *signal.Config, turn *turnsrv.Config) error {
-	if web.TLSCert == "" {
-		return nil
-	}
-	var err error
-	if n.cert, err = certificate.Load(web.TLSCert, web.TLSKey, n.log); err != nil {
+// loadCertificates gives both parts their certificates, if there are any.
+func (n *node) loadCertificates(web *signal.Config) (err error) {
+	turn := &n.settings.TURN
+	if n.certs, err = certificate.Load(n.settings.Certificate, n.log); err != nil {
 		return err
 	}
-	if n.registry != nil { // A check has none.
-		n.registry.MustRegister(n.cert.Collector())
-	}
-	web.TLS, turn.TLS = n.cert.TLSConfig(), n.cert.TLSConfig()
+	web.TLS, turn.TLS, turn.Covers = n.certs.HTTPS(), n.certs.TURN(), n.certs.Covers
 	return nil
 }
 
@@ -309,7 +304,7 @@ func (n *node) ownServices() []netip.AddrPort {
 func (n *node) run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- n.signal.Run() }()
-	defer n.cert.KeepCurrent()()
+	defer n.certs.KeepCurrent()()
 	stopAnnouncing := n.directory.KeepAnnouncing()
 	var failure error
 	select {
@@ -384,7 +379,7 @@ func (n *node) introduction() signal.Introduction {
 // report says what is good about the settings, which are valid, and what is most likely not meant.
 func report(s *service.Settings, w io.Writer) error {
 	n := &node{settings: s, log: slog.New(slog.DiscardHandler)}
-	if err := n.loadCertificate(&s.Signal, &s.TURN); err != nil {
+	if err := n.loadCertificates(&s.Signal); err != nil {
 		return err
 	}
 	if err := s.Signal.Auth.CheckFiles(); err != nil {
@@ -398,9 +393,7 @@ func report(s *service.Settings, w io.Writer) error {
 	if s.TURN.Enabled {
 		good.Addf("TURN", "%s port %d, relays on UDP ports %d-%d", strings.Join(s.TURN.Listen, ", "), s.TURN.Port, s.TURN.MinPort, s.TURN.MaxPort)
 	}
-	if n.cert != nil {
-		good.Addf("TLS", "%v", n.cert)
-	}
+	n.certs.Report(&good)
 	return errors.Join(good.Print(w), n.notes().Print(w))
 }
 
@@ -408,14 +401,10 @@ func report(s *service.Settings, w io.Writer) error {
 func (n *node) notes() setting.Notes {
 	s := n.settings
 	notes := slices.Concat(s.Table.Strangers(os.Environ()), s.Table.Quoted(os.Environ()), s.Signal.Notes(), s.Signal.RelayNotes(s.TURN.Enabled), s.TURN.Notes(), s.Redis.Notes(), n.turn.Notes())
-	if tls := turnsrv.DefaultConfig().TLSPort; n.cert == nil && s.TURN.Enabled && s.TURN.TLSPort != tls && s.TURN.TLSPort != 0 {
-		notes.Warnf("no_certificate", "--turn-tls-port %d is closed without a certificate: set --tls-cert and --tls-key", s.TURN.TLSPort)
+	notes = append(notes, n.certs.Notes(time.Now())...)
+	if host, ok := s.TURN.TLSHost(n.turn.RelayIP()); ok {
+		notes = append(notes, n.certs.TURNNotes(host)...)
 	}
-	host := s.TURN.PublicHost
-	if host == turnsrv.Auto || !s.TURN.Enabled {
-		host = ""
-	}
-	notes = append(notes, n.cert.Notes(time.Now(), host)...)
 	for _, name := range n.secrets.Generated() {
 		notes.Warnf("generated_secret", "--%s is generated: what was signed with it is void after a restart", name)
 	}

@@ -629,7 +629,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"signal/bench/measure":         nil,
 		"signal/auth":                  nil,
 		"signal/certificate":           nil,
-		"signal/service":               {"signal", "state", "turnsrv", "signal/client"},
+		"signal/service":               {"signal", "state", "turnsrv", "signal/client", "signal/certificate"},
 		leaf:                           nil,
 		"turnsrv/bench/internal/udpio": nil,
 
@@ -698,7 +698,7 @@ func TestREADMEsNameEveryMetric(t *testing.T) {
 	port := redistest.Start(t).Port()
 	n := startNode(t, func(s *service.Settings) {
 		s.Redis.Host, s.Redis.Port = "127.0.0.1", port
-		s.Signal.TLSCert, s.Signal.TLSKey = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
+		s.Certificate.Cert, s.Certificate.Key = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
 	})
 	descriptions := make(chan *prometheus.Desc, 1000)
 	n.registry.Describe(descriptions)

@@ -58,10 +58,10 @@ type Config struct {
 	MaxMemory    int
 	AdminAddr    string
 	AdminToken   string
-	TLSCert      string
-	TLSKey       string
 	Auth         auth.Config
 
+	// HTTPS says that browsers come by TLS, also before there is a TLS config.
+	HTTPS bool
 	// TLS is nil to serve plain HTTP.
 	TLS *tls.Config
 	// Logger receives all logs.
@@ -115,8 +115,6 @@ func (c *Config) Settings() setting.Table {
 			setting.Duration("write-timeout", &c.WriteTimeout, minWriteTimeout, setting.Longest, "`SECONDS` after which a blocked WebSocket write is given up"),
 		),
 		setting.Category("Security",
-			setting.Text("tls-cert", &c.TLSCert, "PEM `FILE` with the certificate chain of HTTPS and TURNS, reloaded when it changes"),
-			setting.Text("tls-key", &c.TLSKey, "PEM `FILE` with the key of --tls-cert"),
 			setting.Secrets("session-secret", &c.SessionSecrets, setting.LeastSecret, "`SECRETS` that sign cookies and resume tokens, comma separated, newest first; without Redis clients outlive a restart only if they are set").Otherwise("generated at start"),
 			setting.List("allowed-origins", &c.AllowedOrigins, "`ORIGINS` beside our own whose pages may import signal.js, open a WebSocket and fetch /ice, comma separated, such as https://app.example.org; * allows all, without cookies"),
 			setting.Bool("require-origin", &c.RequireOrigin, "refuse WebSocket clients that send no Origin (anything but browsers)"),
@@ -151,7 +149,6 @@ func (c *Config) Validate() error {
 	c.Settings().Check(&p)
 	p.Check(c.Host == "" || net.ParseIP(c.Host) != nil || c.Host == "localhost", "server-host", "%q is not an IP address", c.Host)
 	p.Check(c.MaxQueue >= 2*c.MaxFrame, "max-queue-bytes", "%d must hold at least two messages of --max-frame-bytes", c.MaxQueue)
-	p.Check((c.TLSCert == "") == (c.TLSKey == ""), "tls-cert", "give it and --tls-key, or neither")
 	p.Check(c.MaxMemory <= 0 || c.MaxMemory >= minMemory, "max-memory", "%d is too little, give 0 or at least %d", c.MaxMemory, minMemory)
 	for _, origin := range c.AllowedOrigins {
 		checkOriginSetting(&p, origin)
@@ -182,7 +179,7 @@ func (c *Config) checkAdmin(p *setting.Problems) {
 // LocalURL is where a process on the same machine reaches a node with these settings.
 func (c *Config) LocalURL() string {
 	scheme, host := "http", c.Host
-	if c.TLSCert != "" {
+	if c.HTTPS {
 		scheme = "https"
 	}
 	switch ip := net.ParseIP(host); {

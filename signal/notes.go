@@ -17,7 +17,7 @@ func (c *Config) Notes() setting.Notes {
 			n.Warnf("trusts_everybody", "--trusted-proxies %s lets everybody choose the address that limits and logs see: name the proxies alone", c.TrustedProxies[i])
 		}
 	}
-	if c.TLSCert == "" && len(c.TrustedProxies) == 0 && !c.onLoopback() {
+	if !c.HTTPS && len(c.TrustedProxies) == 0 && !c.onLoopback() {
 		n.Warnf("no_tls", "no TLS: browsers open cameras on http://localhost only; set --tls-cert and --tls-key, or put a TLS proxy in front and name it in --trusted-proxies")
 	}
 	return n

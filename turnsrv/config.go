@@ -71,6 +71,7 @@ type Config struct {
 	TotalBandwidth int      // TotalBandwidth is in bytes per second for all that is relayed; 0 means no limit.
 	STUNURL        string   // STUNURL is advertised instead of the derived STUN URL.
 	TURNURLs       []string // TURNURLs are advertised instead of the derived TURN URLs.
+	TLSURLs        []string // TLSURLs are advertised instead of the derived URL of TURN over TLS.
 
 	Users          []string // Users are static users, "name:password".
 	StrictExpiry   bool     // StrictExpiry ends an allocation with its credential.
@@ -88,9 +89,10 @@ type Config struct {
 	IdleTimeout    time.Duration
 	Software       string // Software is sent in SOFTWARE attributes, if it is not empty.
 
-	TLS        *tls.Config           // TLS may be nil, which means neither TLS nor DTLS.
-	Logger     *slog.Logger          // Logger may be nil, which discards.
-	Registerer prometheus.Registerer // Registerer may be nil, which registers nothing.
+	TLS        *tls.Config            // TLS may be nil, which means neither TLS nor DTLS.
+	Covers     func(host string) bool // Covers says whether the certificate is for a host; nil means for every one.
+	Logger     *slog.Logger           // Logger may be nil, which discards.
+	Registerer prometheus.Registerer  // Registerer may be nil, which registers nothing.
 
 	now func() time.Time // now is the clock, of which tests have their own.
 
@@ -146,7 +148,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Text("turn-realm", &c.Realm, "authentication realm (`TEXT`)"),
 		setting.List("turn-listen", &c.Listen, "listen addresses (comma separated `LIST` of IP addresses)"),
 		setting.Port("turn-port", &c.Port, 0, "port of STUN and TURN over UDP and TCP, 0 picks a free one (`PORT`)"),
-		setting.Port("turn-tls-port", &c.TLSPort, 0, "port of TURN over TLS and DTLS, which need --tls-cert (`PORT`)"),
+		setting.Port("turn-tls-port", &c.TLSPort, 0, "port of TURN over TLS and DTLS, which need a certificate (`PORT`)"),
 		setting.Int("turn-udp-sockets", &c.UDPSockets, 0, maxUDPSockets, "sockets that share each UDP listen address, 0 for one a core (`NUMBER`)"),
 		setting.Bool("turn-data-path", &c.DataPath, "relay packets in batches, where the system can; =false is for diagnosis"),
 		setting.Duration("turn-max-nap", &c.MaxNap, 0, batch.LongestNap, "how long a batch may wait for more packets while many come, at most 0.01, 0 for not at all (`SECONDS`)"),
@@ -178,6 +180,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Int("turn-total-bandwidth", &c.TotalBandwidth, 0, setting.Most, "relayed traffic of the node, both directions together, 0 is no limit (`BYTES` per second)"),
 		setting.Text("stun-url", &c.STUNURL, "advertised STUN server instead of this node (`URL`)").Otherwise("derived"),
 		setting.List("turn-url", &c.TURNURLs, "advertised TURN servers with the same shared secret, instead of this node (comma separated `LIST` of URLs)").Otherwise("derived"),
+		setting.List("turn-tls-url", &c.TLSURLs, "advertised for TURN over TLS instead of --turn-tls-port, as those of a balancer that ends TLS before --turn-port (comma separated `LIST` of turns: URLs)").Otherwise("derived"),
 	)
 }
 
@@ -199,6 +202,9 @@ func (c *Config) Validate() error {
 	}
 	for _, url := range c.TURNURLs {
 		p.Add("turn-url", checkURL(url, stun.SchemeTypeTURN, stun.SchemeTypeTURNS))
+	}
+	for _, url := range c.TLSURLs {
+		p.Add("turn-tls-url", checkURL(url, stun.SchemeTypeTURNS))
 	}
 	return p.Err()
 }
@@ -362,7 +368,11 @@ func checkURL(url string, schemes ...stun.SchemeType) error {
 		parsed, err = stun.ParseURI(url)
 	}
 	if err != nil || !slices.Contains(schemes, parsed.Scheme) {
-		return fmt.Errorf("%q is not a %s: or %s: URL", url, schemes[0], schemes[1])
+		var names []string
+		for _, s := range schemes {
+			names = append(names, s.String()+":")
+		}
+		return fmt.Errorf("%q is not a %s URL", url, strings.Join(names, " or "))
 	}
 	return nil
 }

@@ -42,6 +42,8 @@ type Issuer struct {
 	ttl      time.Duration
 	stunURL  string
 	turnURLs []string
+	tlsURLs  []string
+	covers   func(host string) bool
 }
 
 // NewIssuer returns an issuer for cfg; port is the one the Server listens on,
@@ -55,6 +57,11 @@ func NewIssuer(cfg Config, port int) *Issuer {
 		ttl:      cfg.TTL,
 		stunURL:  cfg.STUNURL,
 		turnURLs: slices.Clone(cfg.TURNURLs),
+		tlsURLs:  slices.Clone(cfg.TLSURLs),
+		covers:   cfg.Covers,
+	}
+	if i.covers == nil {
+		i.covers = func(string) bool { return true }
 	}
 	if cfg.TLS != nil {
 		i.tlsPort = strconv.Itoa(cfg.TLSPort)
@@ -131,14 +138,18 @@ func (i *Issuer) stun(host string) string {
 	return "stun:" + net.JoinHostPort(host, i.port)
 }
 
-// turn names the ways to relay, the fastest first: browsers try all of them.
+// turn names the ways to relay, the fastest first: browsers try all of them. A way over TLS whose certificate
+// they would refuse costs them time and brings nothing.
 func (i *Issuer) turn(host string) []string {
 	if len(i.turnURLs) > 0 || !i.enabled {
 		return slices.Clone(i.turnURLs)
 	}
 	plain := "turn:" + net.JoinHostPort(host, i.port)
 	urls := []string{plain + "?transport=udp", plain + "?transport=tcp"}
-	if i.tlsPort != "" {
+	switch {
+	case len(i.tlsURLs) > 0:
+		urls = append(urls, i.tlsURLs...)
+	case i.tlsPort != "" && i.covers(host):
 		urls = append(urls, "turns:"+net.JoinHostPort(host, i.tlsPort)+"?transport=tcp")
 	}
 	return urls

@@ -1,6 +1,7 @@
 package turnsrv
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -53,6 +54,11 @@ func TestICEServersByHost(t *testing.T) {
 	}
 }
 
+// tlsServers are the servers of a node, with more URLs of TURN.
+func tlsServers(more string) string {
+	return "stun:h:40000;turn:h:40000?transport=udp,turn:h:40000?transport=tcp" + more
+}
+
 func TestICEServersByConfiguration(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -71,6 +77,22 @@ func TestICEServersByConfiguration(t *testing.T) {
 		{"external server only", func(c *Config) { c.Enabled = false; c.TURNURLs = []string{"turn:t.example"} }, "turn:t.example"},
 		{"external STUN only", func(c *Config) { c.Enabled = false; c.STUNURL = "stun:s.example" }, "stun:s.example"},
 		{"nothing", func(c *Config) { c.Enabled = false }, ""},
+		{"TLS of ours", func(c *Config) { c.TLS = new(tls.Config) }, tlsServers(",turns:h:0?transport=tcp")},
+		{"TLS of another name", func(c *Config) {
+			c.TLS, c.Covers = new(tls.Config), func(host string) bool { return host == "other.example.org" }
+		}, tlsServers("")},
+		{"TLS of the public host", func(c *Config) {
+			c.TLS, c.Covers, c.PublicHost = new(tls.Config), func(host string) bool { return host == "h.example.org" }, "h.example.org"
+		}, strings.ReplaceAll(tlsServers(",turns:h:0?transport=tcp"), ":h:", ":h.example.org:")},
+		{"TLS that ends before us", func(c *Config) { c.TLSURLs = []string{"turns:lb.example.org:443?transport=tcp"} },
+			tlsServers(",turns:lb.example.org:443?transport=tcp")},
+		{"TLS that ends before us, and a certificate for something else", func(c *Config) {
+			c.TLS, c.Covers = new(tls.Config), func(string) bool { return false }
+			c.TLSURLs = []string{"turns:lb.example.org:443?transport=tcp"}
+		}, tlsServers(",turns:lb.example.org:443?transport=tcp")},
+		{"overrides are not looked into", func(c *Config) {
+			c.TLS, c.Covers, c.TURNURLs = new(tls.Config), func(string) bool { return false }, []string{"turns:t.example"}
+		}, "stun:h:40000;turns:t.example"},
 		{"no secret", func(c *Config) { c.Secrets = nil }, "stun:h:40000"},
 	}
 	for _, tt := range tests {

@@ -1,6 +1,9 @@
 package turnsrv
 
 import (
+	"net/netip"
+	"strings"
+
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
@@ -26,8 +29,24 @@ func (c *Config) Notes() setting.Notes {
 	if external, err := relayaddr.ParseExternal(c.ExternalIP); err == nil && !external.Asks() && c.ExternalSTUN != "" {
 		n.Warnf("unused_setting", "--turn-external-stun %s is asked only with --turn-external-ip %s", c.ExternalSTUN, Auto)
 	}
+	if port := DefaultConfig().TLSPort; c.TLS == nil && c.TLSPort != port && c.TLSPort != 0 {
+		n.Warnf("no_certificate", "--turn-tls-port %d is closed without a certificate: set --tls-cert and --tls-key, or --turn-tls-cert and --turn-tls-key", c.TLSPort)
+	}
+	if len(c.TURNURLs) > 0 && len(c.TLSURLs) > 0 {
+		n.Warnf("unused_setting", "--turn-tls-url %s is not advertised beside --turn-url: add it there", strings.Join(c.TLSURLs, ","))
+	}
 	c.noteBounds(&n)
 	return n
+}
+
+// TLSHost returns the host in the URL of TURN over TLS, empty for the one that the client used. It is not ok when no
+// such URL is derived. External is the external address, which may not be known.
+func (c *Config) TLSHost(external netip.Addr) (host string, ok bool) {
+	derived := c.Enabled && c.TLS != nil && len(c.TURNURLs) == 0 && len(c.TLSURLs) == 0
+	if c.PublicHost == Auto {
+		return external.String(), derived && external.IsValid()
+	}
+	return c.PublicHost, derived
 }
 
 // noteBounds finds bounds that nobody, or one user alone, can live within.

@@ -3,16 +3,19 @@ package certificate
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"cline-meet/signal/packaging/systemtest"
@@ -64,7 +67,7 @@ func dial(t *testing.T, addr string) (conn *tls.Conn, name string) {
 func TestCertificateIsReplacedUnderConnections(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := systemtest.WriteCertificate(t, dir, systemtest.Certificate(t, "old"))
-	files, err := Load(certFile, keyFile, slog.New(slog.DiscardHandler))
+	files, err := load("tls", certFile, keyFile, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,11 +75,11 @@ func TestCertificateIsReplacedUnderConnections(t *testing.T) {
 	hangup, watched := make(chan os.Signal), make(chan struct{})
 	go func() {
 		defer close(watched)
-		files.Watch(ctx, hangup)
+		files.watch(ctx, hangup)
 	}()
 	defer func() { cancel(); <-watched }()
 
-	addr := echo(t, files.TLSConfig())
+	addr := echo(t, files.tlsConfig())
 	old, name := dial(t, addr)
 	if name != "old" {
 		t.Errorf("certificate %q", name)
@@ -106,8 +109,89 @@ func TestCertificateIsReplacedUnderConnections(t *testing.T) {
 }
 
 func TestErrorsNameTheFlags(t *testing.T) {
-	_, err := Load("/does/not/exist", "/neither", slog.Default())
-	if err == nil || !strings.Contains(err.Error(), "--tls-cert") {
-		t.Errorf("got %v", err)
+	for flag, c := range map[string]Config{
+		"--tls-cert":      {Cert: "/does/not/exist", Key: "/neither"},
+		"--turn-tls-cert": {TURNCert: "/does/not/exist", TURNKey: "/neither"},
+		"--tls-key":       {Cert: "cert.pem"},
+		"--turn-tls-key":  {TURNKey: "key.pem"},
+	} {
+		_, err := Load(c, slog.New(slog.DiscardHandler))
+		if err = errors.Join(c.Validate(), err); err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%s: got %v", flag, err)
+		}
 	}
+}
+
+// TestCertificatesByService gives the services certificates of their own, one for both, and one to TURN alone.
+func TestCertificatesByService(t *testing.T) {
+	web, turn := Config{}, Config{}
+	web.Cert, web.Key = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "web.example.org"))
+	turn.TURNCert, turn.TURNKey = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "*.turn.example.org", "192.0.2.1"))
+	both := web
+	both.TURNCert, both.TURNKey = turn.TURNCert, turn.TURNKey
+	for _, test := range []struct {
+		name              string
+		config            Config
+		https, turn       string // names of the certificates, empty for none
+		covered, refused  string
+		metrics, warnings []string
+	}{
+		{"none", Config{}, "", "", "", "web.example.org", nil, nil},
+		{"shared", web, "web.example.org", "web.example.org", "web.example.org", "a.turn.example.org", []string{"https,turn"}, []string{"certificate_for_other_name"}},
+		{"TURN alone", turn, "", "*.turn.example.org", "192.0.2.1", "192.0.2.2", []string{"turn"}, nil},
+		{"each", both, "web.example.org", "*.turn.example.org", "a.turn.example.org", "web.example.org", []string{"https", "turn"}, nil},
+	} {
+		set, err := Load(test.config, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := nameIn(set.HTTPS()); got != test.https || test.config.HTTPS() != (got != "") {
+			t.Errorf("%s: HTTPS with %q", test.name, got)
+		}
+		if got := nameIn(set.TURN()); got != test.turn || test.config.TURN() != (got != "") {
+			t.Errorf("%s: TURN with %q", test.name, got)
+		}
+		if test.covered != "" && !set.Covers(test.covered) || set.Covers(test.refused) {
+			t.Errorf("%s: covers %s %v, %s %v", test.name, test.covered, set.Covers(test.covered), test.refused, set.Covers(test.refused))
+		}
+		var codes []string
+		for _, note := range append(set.Notes(time.Now()), set.TURNNotes("a.turn.example.org")...) {
+			codes = append(codes, note.Code)
+		}
+		if got := served(t, set); !slices.Equal(got, test.metrics) || !slices.Equal(codes, test.warnings) {
+			t.Errorf("%s: metrics %v, notes %v", test.name, got, codes)
+		}
+	}
+}
+
+// nameIn returns the first name in the certificate of a config, if there is one.
+func nameIn(cfg *tls.Config) string {
+	if cfg == nil {
+		return ""
+	}
+	cert, err := cfg.GetCertificate(&tls.ClientHelloInfo{})
+	if err != nil {
+		return err.Error()
+	}
+	return cert.Leaf.DNSNames[0]
+}
+
+// served returns what the metrics say that certificates serve.
+func served(t *testing.T, set *Set) (labels []string) {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(set)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if end := time.Unix(int64(m.GetGauge().GetValue()), 0); end.Before(time.Now()) {
+				t.Errorf("%v ends %v", m.GetLabel(), end)
+			}
+			labels = append(labels, m.GetLabel()[0].GetValue())
+		}
+	}
+	return labels
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"cline-meet/signal/signal"
+	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/state"
 	"cline-meet/signal/turnsrv"
@@ -22,6 +23,7 @@ type Settings struct {
 	LogFormat    string
 	DrainTimeout time.Duration
 	Signal       signal.Config
+	Certificate  certificate.Config
 	TURN         turnsrv.Config
 	Redis        state.RedisConfig
 	Table        setting.Table // fills all of the above
@@ -37,7 +39,7 @@ func NewSettings() *Settings {
 		TURN:         turnsrv.DefaultConfig(),
 		Redis:        state.DefaultRedisConfig(),
 	}
-	s.Table = slices.Concat(s.Signal.Settings(), s.TURN.Settings(), s.Redis.Settings(), s.own())
+	s.Table = slices.Concat(s.Signal.Settings(), s.Certificate.Settings(), s.TURN.Settings(), s.Redis.Settings(), s.own())
 	return s
 }
 
@@ -54,7 +56,9 @@ func (s *Settings) own() setting.Table {
 // Complete adds the config file to what the flags and the environment set, and returns every
 // problem of all three in one error.
 func (s *Settings) Complete(c *cli.Context) error {
-	return setting.Wrong(s.Table.Stray(c.Args().First()), s.Table.ReadFile(configFlag, s.configFile).Err(), s.Validate())
+	stray, file := s.Table.Stray(c.Args().First()), s.Table.ReadFile(configFlag, s.configFile).Err()
+	s.derive()
+	return setting.Wrong(stray, file, s.Validate())
 }
 
 // Validate returns every problem that can be seen without a look at anything else.
@@ -64,12 +68,12 @@ func (s *Settings) Validate() error {
 	if s.TURN.Enabled {
 		s.Signal.CheckPort(&p, "turn-port", s.TURN.Port, s.TURN.Listen...)
 	}
-	if s.TURN.Enabled && s.Signal.TLSCert != "" {
+	if s.TURN.Enabled && s.Certificate.TURN() {
 		s.Signal.CheckPort(&p, "turn-tls-port", s.TURN.TLSPort, s.TURN.Listen...)
 	}
 	p.Check(s.TURN.Enabled || s.Redis.Enabled() || len(s.TURN.TURNURLs) == 0 || len(s.TURN.Secrets) > 0, "turn-url",
 		"%s: the server there needs credentials: set its shared secret as --turn-secret", strings.Join(s.TURN.TURNURLs, ","))
-	return errors.Join(p.Err(), s.Signal.Validate(), s.TURN.Validate(), s.Redis.Validate())
+	return errors.Join(p.Err(), s.Signal.Validate(), s.Certificate.Validate(), s.TURN.Validate(), s.Redis.Validate())
 }
 
 // UsageProblems finds all that is wrong after the CLI has stopped at the first value that it could
@@ -87,8 +91,13 @@ func (s *Settings) Reread(args []string) setting.Problems {
 	set := flag.NewFlagSet("serve", flag.ContinueOnError)
 	set.Bool(CheckFlag, false, "")
 	problems := s.Table.Reread(set, args[slices.Index(args, "serve")+1:])
-	return append(problems, s.Table.ReadFile(configFlag, s.configFile)...)
+	problems = append(problems, s.Table.ReadFile(configFlag, s.configFile)...)
+	s.derive()
+	return problems
 }
+
+// derive sets what follows from the settings of another part.
+func (s *Settings) derive() { s.Signal.HTTPS = s.Certificate.HTTPS() }
 
 // CheckFlag is no setting, it changes what serve does with them.
 const CheckFlag = "check"

@@ -1,0 +1,115 @@
+package certificate
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	ossignal "os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// poll is how often the files of a certificate are looked at.
+const poll = 5 * time.Second
+
+// Files are a certificate and its key, which may be replaced while they are in
+// use: new handshakes see the new ones, connections live on.
+type Files struct {
+	// Fixed after construction.
+	flags             string // what the names of the two settings begin with
+	certFile, keyFile string
+	log               *slog.Logger
+
+	current atomic.Pointer[tls.Certificate]
+
+	seen stamp // Owned by who calls reload or watch.
+}
+
+// stamp tells versions of the two files apart.
+type stamp struct {
+	cert, key           time.Time
+	certBytes, keyBytes int64
+}
+
+func load(flags, certFile, keyFile string, log *slog.Logger) (*Files, error) {
+	f := &Files{flags: flags, certFile: certFile, keyFile: keyFile, log: log}
+	return f, f.reload()
+}
+
+// reload reads the files again. On error the old certificate stays in use.
+func (f *Files) reload() error {
+	seen, err := f.stat()
+	if err != nil {
+		return fmt.Errorf("--%s-cert, --%s-key: %w", f.flags, f.flags, err)
+	}
+	f.seen = seen
+	pair, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
+	if err != nil {
+		return fmt.Errorf("--%s-cert %s, --%s-key %s: %w", f.flags, f.certFile, f.flags, f.keyFile, err)
+	}
+	f.current.Store(&pair)
+	return nil
+}
+
+func (f *Files) leaf() *x509.Certificate { return f.current.Load().Leaf }
+
+func (f *Files) stat() (stamp, error) {
+	cert, err := os.Stat(f.certFile)
+	if err != nil {
+		return stamp{}, err
+	}
+	key, err := os.Stat(f.keyFile)
+	if err != nil {
+		return stamp{}, err
+	}
+	return stamp{cert.ModTime(), key.ModTime(), cert.Size(), key.Size()}, nil
+}
+
+// keepCurrent watches the files, and reads them again on SIGHUP, until ctx ends.
+func (f *Files) keepCurrent(ctx context.Context) {
+	hangup := make(chan os.Signal, 1)
+	ossignal.Notify(hangup, syscall.SIGHUP)
+	defer ossignal.Stop(hangup)
+	f.watch(ctx, hangup)
+}
+
+// watch reloads when a file has changed, and whenever hangup receives, until ctx
+// ends. What cannot be loaded, such as a certificate without its key yet, is
+// logged, and tried again with the next change.
+func (f *Files) watch(ctx context.Context, hangup <-chan os.Signal) {
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		case <-tick.C:
+			if seen, err := f.stat(); err != nil || seen == f.seen {
+				continue
+			}
+		}
+		if err := f.reload(); err != nil {
+			f.log.Warn("certificate not reloaded, the old one stays in use", "error", err)
+			continue
+		}
+		f.log.Info("certificate reloaded", "file", f.certFile)
+	}
+}
+
+// tlsConfig returns a server's config that always uses the current certificate, nil without files.
+func (f *Files) tlsConfig() *tls.Config {
+	if f == nil {
+		return nil
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return f.current.Load(), nil
+		},
+	}
+}
