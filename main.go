@@ -130,6 +130,7 @@ const heapFloor = 32 << 20
 func serve(ctx context.Context, s *service.Settings, args []string, stdout, stderr io.Writer) error {
 	hangups := service.CatchHangups()
 	defer hangups.Release()
+	service.AllowLowPorts()
 	floor := make([]byte, heapFloor) // It is never touched, hence takes no memory.
 	defer runtime.KeepAlive(floor)
 	level, current := new(slog.LevelVar), s.Table.Texts()

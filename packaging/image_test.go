@@ -35,6 +35,7 @@ func TestImage(t *testing.T) {
 	if info.Size() > pullLimit {
 		t.Errorf("%d bytes to pull", info.Size())
 	}
+	m.bindsLowPorts()
 	const secret = "a secret of the image's test"
 	m.docker("run", "--detach", "--name", "node", "--network", "host", "--read-only", "--cap-drop", "ALL",
 		"--security-opt", "no-new-privileges", "--health-interval", "1s", "--env", "TURN_SECRET="+secret,
@@ -48,6 +49,17 @@ func TestImage(t *testing.T) {
 	m.docker("stop", "--time", "40", "node")
 	if status := m.docker("inspect", "--format", "{{.State.ExitCode}}", "node"); status != "0" {
 		t.Errorf("ended with status %s:\n%s", status, m.docker("logs", "node"))
+	}
+}
+
+// bindsLowPorts starts the image on port 443 without root, with the rights that it has by default and with that one alone.
+func (m *machine) bindsLowPorts() {
+	m.t.Helper()
+	for _, rights := range [][]string{nil, {"--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE"}} {
+		args := append([]string{"run", "--detach", "--name", "low", "--network", "host", "--read-only", "--health-interval", "1s"}, rights...)
+		m.docker(append(args, "signal:test", "serve", "--server-port", "443", "--turn-enabled=false")...)
+		m.healthy("low")
+		m.docker("rm", "--force", "low")
 	}
 }
 
