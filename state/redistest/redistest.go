@@ -64,8 +64,7 @@ func (s *Server) find() {
 			return
 		}
 	}
-	log, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
-	s.t.Fatalf("the server does not start:\n%s", log)
+	s.t.Fatalf("the server does not start:\n%s", s.log())
 }
 
 // Start runs a server again that was killed, empty, on the same port.
@@ -79,6 +78,7 @@ func (s *Server) Start() {
 // run starts the process and waits until it listens; it returns false if it ends instead.
 func (s *Server) run() bool {
 	s.t.Helper()
+	before := len(s.log())
 	s.cmd, s.ended = s.command(strconv.Itoa(s.Port())), make(chan struct{})
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -90,20 +90,30 @@ func (s *Server) run() bool {
 	}()
 	listens := false
 	systemtest.Until(s.t, "the server listens", func() error {
-		conn, err := net.Dial("tcp", s.Addr)
-		if err == nil {
-			listens = true
-			return conn.Close()
+		if listens = saysItListens(s.log()[before:]); listens {
+			return nil
 		}
 		select {
 		case <-ended:
 			s.cmd = nil
 			return nil
 		default:
-			return err
+			return errors.New("it does not say so")
 		}
 	})
 	return listens
+}
+
+// log returns what the server has said so far.
+func (s *Server) log() string {
+	text, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
+	return string(text)
+}
+
+// saysItListens looks for what a server and a Sentinel say when they have bound their ports. That somebody answers there would not
+// tell: another process may have been faster.
+func saysItListens(log string) bool {
+	return strings.Contains(log, "Ready to accept connections") || strings.Contains(log, "Sentinel ID is")
 }
 
 // Kill ends the process as a crash does; a server that does not run stays as it is.
