@@ -84,6 +84,7 @@ type poller struct {
 	flusher *flusher
 
 	workers sync.WaitGroup
+	closing sync.Once
 
 	mu      sync.Mutex
 	serving []*descriptor // by descriptor
@@ -165,11 +166,14 @@ func (p *poller) remove(d *descriptor) {
 	}
 }
 
+// close may be called again: what it closed may be the number of somebody else's descriptor by then.
 func (p *poller) close() {
-	one := [8]byte{1, 7: 1}           // It counts, in either byte order.
-	_, _ = unix.Write(p.wake, one[:]) // It can only be full, which wakes as well.
-	p.workers.Wait()
-	p.closeAll()
+	p.closing.Do(func() {
+		one := [8]byte{1, 7: 1}           // It counts, in either byte order.
+		_, _ = unix.Write(p.wake, one[:]) // It can only be full, which wakes as well.
+		p.workers.Wait()
+		p.closeAll()
+	})
 }
 
 func (p *poller) closeAll() {

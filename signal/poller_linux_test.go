@@ -107,3 +107,24 @@ func TestResumesTakeTurns(t *testing.T) {
 		}
 	}
 }
+
+// TestPollerIsClosedOnce closes a poller again when its descriptors' numbers mean something else.
+func TestPollerIsClosedOnce(t *testing.T) {
+	var fl flusher
+	p, err := newPoller(&fl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	numbers := []int{p.fd, p.wake}
+	p.close()
+	for _, fd := range numbers { // Other tests may be faster, whose descriptors these are then.
+		if other, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, fd); err == nil {
+			defer func() {
+				if err := unix.Close(other); err != nil {
+					t.Errorf("descriptor %d was closed by a poller that was closed before: %v", other, err)
+				}
+			}()
+		}
+	}
+	p.close()
+}
