@@ -280,9 +280,7 @@ func (n *node) buildTURN(cfg turnsrv.Config) error {
 		}
 		cfg.Port, cfg.TLSPort = n.turn.Port(), n.turn.TLSPort()
 		cfg.ExternalIP = []string{n.relayIP()} // It may have been asked for, or be one of several nodes'.
-		if cfg.PublicHost == turnsrv.Auto {
-			cfg.PublicHost = n.relayIP()
-		}
+		cfg.PublicHost, _ = cfg.HostAt(n.turn.RelayIP())
 	}
 	n.issuer = turnsrv.NewIssuer(cfg, cfg.Port)
 	return nil

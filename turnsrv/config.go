@@ -166,7 +166,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Int("turn-address-connections", &c.AddrConns, 1, setting.Most, "TCP, TLS and DTLS connections that one client address (IPv6: /64) may have (`NUMBER`)"),
 		setting.Duration("turn-idle-timeout", &c.IdleTimeout, time.Second, setting.Longest, "time after which a TCP, TLS or DTLS connection without a message is closed (`SECONDS`)"),
 		setting.Text("turn-software", &c.Software, "name that responses carry in SOFTWARE, empty for none (`TEXT`)"),
-		setting.Text("turn-public-host", &c.PublicHost, "host in the advertised URLs (`HOST` name, IP address, or auto for the external address)").Otherwise("the host the client used"),
+		setting.Text("turn-public-host", &c.PublicHost, "host in the advertised URLs (`HOST` name, in which {node} and {address} are filled in, IP address, or auto for the external address)").Otherwise("the host the client used"),
 		setting.List("turn-relay-ip", &c.RelayIP, "addresses that relays are bound to (IPv4 `ADDRESS`, IPv6 address or both, comma separated)").Otherwise("primary addresses"),
 		setting.List("turn-external-ip", &c.ExternalIP, "addresses that relays are seen at behind a 1:1 NAT (comma separated `LIST` of IP addresses or external/relay pairs, or auto)").Otherwise("relay addresses"),
 		setting.Text("turn-external-stun", &c.ExternalSTUN, "STUN server that tells the external address when that is auto (`HOST:PORT`)"),
@@ -320,30 +320,6 @@ func checkRealm(realm string) error {
 		return fmt.Errorf("%q holds a character that a realm must not hold", realm)
 	}
 	return nil
-}
-
-// checkPublicHost accepts a host, or none. The URLs get scheme and port of their own.
-func checkPublicHost(text string) error {
-	if text == "" || cleanHost(text) != "" && !hasPort(text) {
-		return nil
-	}
-	host := text
-	if _, rest, ok := strings.Cut(text, "://"); ok {
-		host, _, _ = strings.Cut(rest, "/")
-	} else if scheme, rest, ok := strings.Cut(text, ":"); ok && slices.Contains(urlSchemes, scheme) {
-		host = rest
-	}
-	if host = cleanHost(host); host != "" {
-		return fmt.Errorf("%q must be a host alone, such as %s: scheme and port are added to it", text, host)
-	}
-	return fmt.Errorf("%q is not a host name or an IP address", text)
-}
-
-var urlSchemes = []string{"stun", "stuns", "turn", "turns"}
-
-func hasPort(text string) bool {
-	_, _, err := net.SplitHostPort(text)
-	return err == nil
 }
 
 func checkHostPort(text string) error {

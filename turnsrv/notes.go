@@ -43,10 +43,8 @@ func (c *Config) Notes() setting.Notes {
 // such URL is derived. External is the external address, which may not be known.
 func (c *Config) TLSHost(external netip.Addr) (host string, ok bool) {
 	derived := c.Enabled && c.TLS != nil && len(c.TURNURLs) == 0 && len(c.TLSURLs) == 0
-	if c.PublicHost == Auto {
-		return external.String(), derived && external.IsValid()
-	}
-	return c.PublicHost, derived
+	host, known := c.HostAt(external)
+	return host, derived && known
 }
 
 // noteBounds finds bounds that nobody, or one user alone, can live within.
