@@ -33,18 +33,12 @@ var kube = flag.String("kube", "", "directory with apiserver and etcd/etcd, as k
 // TestDryRun has a real API server check what every overlay would apply, without applying it.
 func TestDryRun(t *testing.T) {
 	api := startAPIServer(t)
+	api.installGateway()
 	for _, overlay := range overlays {
-		objects := render(t, overlay)
-		for _, o := range objects {
-			query := "?dryRun=All"
-			if o.kind == "Namespace" {
-				query = "?" // Others need it.
-			}
-			if answer := api.apply(o, query); answer != "" {
-				t.Errorf("%s: %s %s: %s", overlay, o.kind, o.name, answer)
-			}
-		}
-		t.Logf("%s: %d objects", overlay, len(objects))
+		api.checks(overlay, render(t, overlay))
+	}
+	for _, components := range [][]string{{"traefik", "certificate", "auth"}, {"ingress-nginx"}, {"https", "certificate"}} {
+		api.checks(strings.Join(components, " and "), renderIn(t, sourceWith(t, []string{"gateway"}, components...), "daemonset"))
 	}
 	wrong := render(t, "daemonset")
 	i := slices.IndexFunc(wrong, func(o object) bool { return o.kind == "DaemonSet" })
@@ -52,6 +46,39 @@ func TestDryRun(t *testing.T) {
 	if answer := api.apply(wrong[i], "?dryRun=All"); !strings.HasPrefix(answer, "4") {
 		t.Errorf("a wrong object is answered with %q", answer)
 	}
+}
+
+// checks applies objects without keeping them.
+func (a *apiServer) checks(what string, objects []object) {
+	a.t.Helper()
+	for _, o := range objects {
+		query := "?dryRun=All"
+		if o.kind == "Namespace" {
+			query = "?" // Others need it.
+		}
+		if answer := a.apply(o, query); answer != "" {
+			a.t.Errorf("%s: %s %s: %s", what, o.kind, o.name, answer)
+		}
+	}
+	a.t.Logf("%s: %d objects", what, len(objects))
+}
+
+// installGateway makes the routes of the Gateway API known, as its release does.
+func (a *apiServer) installGateway() {
+	a.t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api").Output()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	const definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/httproutes.gateway.networking.k8s.io?fieldManager=signal"
+	if answer := a.ask(http.MethodPatch, definition, text); answer != "" {
+		a.t.Fatal(answer)
+	}
+	systemtest.Eventually(a.t, "the API server knows routes", func() bool { return a.ask(http.MethodGet, "/apis/gateway.networking.k8s.io/v1/httproutes", nil) == "" })
 }
 
 // apiServer is a control plane without controllers.

@@ -25,6 +25,13 @@ need() {
   done
 }
 
+# need_cluster makes sure that kubectl reaches one: without a cluster it speaks of localhost:8080.
+need_cluster() {
+  need kubectl
+  kubectl version --request-timeout 10s >/dev/null 2>&1 ||
+    advise "no cluster answers kubectl: choose one with kubectl config use-context, or start one on this machine with make minikube-start"
+}
+
 # in_registry refuses names that only this machine knows.
 in_registry() {
   case $image in
@@ -42,7 +49,11 @@ apply() {
 deploy() {
   in_registry
   [ -d "k8s/$overlay" ] || advise "OVERLAY=$overlay: there is no k8s/$overlay"
+  need_cluster
   k8s/secrets.sh
+  if ! grep -q '^TRUSTED_PROXIES=.' k8s/base/settings.env; then
+    echo "TRUSTED_PROXIES in k8s/base/settings.env is empty: behind a gateway or an ingress controller pages are refused until it names the addresses of that"
+  fi
   mkdir -p dist/k8s
   cat >dist/k8s/kustomization.yaml <<END
 resources: [../../k8s/$overlay]
@@ -66,13 +77,13 @@ push)
   docker push "$image"
   ;;
 status)
-  need kubectl
+  need_cluster
   echo "what runs in namespace $namespace, and its warnings"
   kubectl -n "$namespace" get daemonset,deployment,statefulset,pods,service,ingress,hpa,poddisruptionbudget -o wide
   kubectl -n "$namespace" get events --sort-by .lastTimestamp --field-selector type=Warning
   ;;
 port-forward)
-  need kubectl
+  need_cluster
   echo "http://localhost:8080 is the cluster's service until you press Ctrl-C"
   kubectl -n "$namespace" port-forward service/signaling 8080:80
   ;;
@@ -82,7 +93,8 @@ minikube-start)
   minikube start
   ;;
 minikube-deploy)
-  need minikube kubectl
+  need minikube
+  need_cluster
   k8s/secrets.sh
   echo "applying k8s/minikube with signal:dev"
   minikube image load signal:dev

@@ -63,6 +63,7 @@ func (c *cluster) make(args ...string) []string {
 func TestClusterTargets(t *testing.T) {
 	c := newCluster(t)
 	const (
+		answers = "kubectl version --request-timeout 10s"
 		image   = "IMAGE=registry.example.org/signal:0.1.0"
 		nodes   = "kubectl -n webrtc-signaling rollout status daemonset/signaling --timeout 15m"
 		web     = "kubectl -n webrtc-signaling rollout status deployment/signaling-deployment --timeout 15m"
@@ -72,13 +73,13 @@ func TestClusterTargets(t *testing.T) {
 		targets string
 		want    []string // want are beginnings of calls.
 	}{
-		{"k8s-deploy " + image, []string{"kubectl apply -k dist/k8s", nodes}},
-		{"k8s-deploy OVERLAY=autoscaled " + image, []string{"kubectl apply -k dist/k8s", nodes, web}},
-		{"k8s-status", []string{"kubectl -n webrtc-signaling get daemonset,", "kubectl -n webrtc-signaling get events "}},
-		{"k8s-port-forward", []string{forward}},
-		{"full-deploy " + image, []string{"docker push registry.example.org/signal:0.1.0", "kubectl apply -k dist/k8s", nodes,
-			"kubectl -n webrtc-signaling get daemonset,", "kubectl -n webrtc-signaling get events "}},
-		{"minikube-start minikube-deploy minikube-service", []string{"minikube start", "minikube image load signal:dev", "kubectl apply -k k8s/minikube",
+		{"k8s-deploy " + image, []string{answers, "kubectl apply -k dist/k8s", nodes}},
+		{"k8s-deploy OVERLAY=autoscaled " + image, []string{answers, "kubectl apply -k dist/k8s", nodes, web}},
+		{"k8s-status", []string{answers, "kubectl -n webrtc-signaling get daemonset,", "kubectl -n webrtc-signaling get events "}},
+		{"k8s-port-forward", []string{answers, forward}},
+		{"full-deploy " + image, []string{"docker push registry.example.org/signal:0.1.0", answers, "kubectl apply -k dist/k8s", nodes,
+			answers, "kubectl -n webrtc-signaling get daemonset,", "kubectl -n webrtc-signaling get events "}},
+		{"minikube-start minikube-deploy minikube-service", []string{"minikube start", answers, "minikube image load signal:dev", "kubectl apply -k k8s/minikube",
 			nodes, "minikube service -n webrtc-signaling signaling --url"}},
 	} {
 		got := c.make(strings.Fields(test.targets)...)
@@ -141,6 +142,15 @@ func TestTargetsAdvise(t *testing.T) {
 		out, err := command(t, []string{"PATH=" + bin}, "make", append([]string{"k8s-deploy"}, strings.Fields(args)...)...)
 		if err == nil || !strings.Contains(out, advice) {
 			t.Errorf("make k8s-deploy %s: %v\n%s", args, err, out)
+		}
+	}
+	if err := os.WriteFile(kubectl, []byte("#!/bin/sh\necho The connection to the server localhost:8080 was refused >&2\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, targets := range []string{"k8s-deploy" + image, "k8s-status", "k8s-port-forward"} {
+		out, err := command(t, []string{"PATH=" + bin}, "make", append([]string{"--no-print-directory"}, strings.Fields(targets)...)...)
+		if err == nil || !strings.Contains(out, "no cluster answers") || strings.Contains(out, "localhost:8080") {
+			t.Errorf("make %s without a cluster: %v\n%s", targets, err, out)
 		}
 	}
 }
