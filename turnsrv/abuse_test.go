@@ -126,7 +126,7 @@ func TestFullRangeIsNoFloodOfLogs(t *testing.T) {
 	low, high := freePair(t)
 	var logs lockedBuffer
 	cfg := loopbackConfig()
-	cfg.MinPort, cfg.MaxPort, cfg.AddrQuota = low, high, 0
+	cfg.MinPort, cfg.MaxPort, cfg.AddrQuota, cfg.AllocateRate = low, high, 0, 0
 	cfg.Logger = slog.New(slog.NewTextHandler(&logs, nil))
 	s := startServer(t, cfg)
 	allocated(t, s, "udp", "alice")

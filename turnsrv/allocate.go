@@ -119,12 +119,8 @@ func (q *request) allocate() {
 		q.exceeded(quotaDrain)
 		return
 	}
-	if !q.front.rate.AllowN(q.now, 1) {
-		q.exceeded(quotaRate)
-		return
-	}
 	places := want.places()
-	if quota := q.front.quotas.acquire(q.holder(), places); quota != "" {
+	if quota := q.acquire(places); quota != "" {
 		q.exceeded(quota)
 		return
 	}
@@ -135,6 +131,20 @@ func (q *request) allocate() {
 		return
 	}
 	q.create(want, sockets, reserved)
+}
+
+// acquire takes places for an allocation, or names the quota that has none. Who is at
+// a quota of its own takes nothing from what all share.
+func (q *request) acquire(places int) (exceeded string) {
+	f := q.front
+	if quota := f.quotas.acquire(q.holder(), places); quota != "" {
+		return quota
+	}
+	if quota := f.rates.take(q.holder(), q.now); quota != "" {
+		f.quotas.release(q.holder(), places)
+		return quota
+	}
+	return ""
 }
 
 // allocateAgain answers a retransmission with the same response, and refuses any

@@ -81,7 +81,7 @@ type Config struct {
 	AddrQuota      int     // AddrQuota bounds the allocations of a client address, 0 not at all.
 	TotalQuota     int     // TotalQuota bounds all allocations; 0 means by the descriptors of the process.
 	AllocateRate   float64 // AllocateRate bounds the Allocate requests a second, 0 not at all.
-	UnauthRate     float64 // UnauthRate bounds the answers a second that one source gets without proof.
+	UnauthRate     float64 // UnauthRate bounds the answers of each kind a second that one UDP source gets without proof.
 	MaxPermissions int     // MaxPermissions bounds the permissions of an allocation.
 	MaxChannels    int     // MaxChannels bounds the channels of an allocation.
 	UDPSockets     int     // UDPSockets is the number of sockets of each UDP listen address; 0 means one a core.
@@ -127,7 +127,7 @@ func DefaultConfig() Config {
 		MaxLifetime:    engine.MaxLifetime,
 		UserQuota:      32,
 		AddrQuota:      setting.Derived,
-		AllocateRate:   500,
+		AllocateRate:   2000,
 		UnauthRate:     50,
 		MaxPermissions: 256,
 		MaxChannels:    256,
@@ -159,8 +159,8 @@ func (c *Config) Settings() setting.Table {
 		setting.Int("turn-user-quota", &c.UserQuota, 0, setting.Most, "allocations that one user may have, 0 for any number (`NUMBER`)"),
 		setting.Int("turn-address-quota", &c.AddrQuota, 0, setting.Most, "allocations that one client address (IPv6: /64) may have, at most half of all, 0 for any number (`NUMBER`)").OrDerived("64 times --turn-user-quota"),
 		setting.Int("turn-total-quota", &c.TotalQuota, 0, setting.Most, "allocations of all users, 0 for what the descriptors of the process allow (`NUMBER`)"),
-		setting.Rate("turn-allocate-rate", &c.AllocateRate, 0, maxRate, "new allocations a second, with twice that at once, 0 for any number (`NUMBER`)"),
-		setting.Rate("turn-unauth-rate", &c.UnauthRate, minRate, maxRate, "answers a second to one source address (IPv6: /64) that has not proved itself, with twice that at once (`NUMBER`)"),
+		setting.Rate("turn-allocate-rate", &c.AllocateRate, 0, maxRate, "new allocations a second, with twice that at once, of which one client address gets half, 0 for any number (`NUMBER`)"),
+		setting.Rate("turn-unauth-rate", &c.UnauthRate, minRate, maxRate, "answers of each kind a second to one UDP source address (IPv6: /64) that has not proved itself, with twice that at once; a request that comes again is answered (`NUMBER`)"),
 		setting.Int("turn-max-permissions", &c.MaxPermissions, 1, setting.Most, "permissions that one allocation may have (`NUMBER`)"),
 		setting.Int("turn-max-channels", &c.MaxChannels, 1, setting.Most, "channels that one allocation may have (`NUMBER`)"),
 		setting.Int("turn-address-connections", &c.AddrConns, 1, setting.Most, "TCP, TLS and DTLS connections that one client address (IPv6: /64) may have (`NUMBER`)"),

@@ -39,23 +39,23 @@ const (
 // succeeded. It implements transport.Receiver; its methods may be called by any goroutine.
 type front struct {
 	// Fixed after construction.
-	cfg      Config
-	log      *slog.Logger
-	metrics  *metrics
-	auth     *auth.Authenticator
-	engine   *engine.Engine
-	lanes    []*engine.Lane // lanes are those that no loop owns.
-	pools    []*relayPool   // pools are by family: IPv4 first, IPv6 if there is one.
-	loops    []*dataLoop    // loops are empty where the data path is off.
-	reserved *reservations
-	quotas   *quotas
-	sources  *auth.SourceLimit
-	rate     *rate.Limiter
-	noise    *rate.Limiter // noise bounds what is logged at debug about strangers.
-	alarms   *rate.Limiter // alarms bounds the warnings that requests cause.
-	memory   *reclaimer
-	total    *byteBucket // total shapes the node, both directions together.
-	now      func() time.Time
+	cfg       Config
+	log       *slog.Logger
+	metrics   *metrics
+	auth      *auth.Authenticator
+	engine    *engine.Engine
+	lanes     []*engine.Lane // lanes are those that no loop owns.
+	pools     []*relayPool   // pools are by family: IPv4 first, IPv6 if there is one.
+	loops     []*dataLoop    // loops are empty where the data path is off.
+	reserved  *reservations
+	quotas    *quotas
+	rates     *allocateRates
+	strangers *auth.Strangers
+	noise     *rate.Limiter // noise bounds what is logged at debug about strangers.
+	alarms    *rate.Limiter // alarms bounds the warnings that requests cause.
+	memory    *reclaimer
+	total     *byteBucket // total shapes the node, both directions together.
+	now       func() time.Time
 
 	maxChannel uint16
 

@@ -363,8 +363,11 @@ func TestAllocateRate(t *testing.T) {
 	cfg.AllocateRate = 0.5 // A burst of one.
 	s := startServer(t, cfg)
 	allocated(t, s, "udp", "alice")
-	if err := wired(t, s, "udp", "bob").refuses(508, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
-		t.Error(err)
+	if _, code := allocatedFrom(t, s, "127.0.0.1", "bob"); code != 486 {
+		t.Errorf("the same address got %d", code)
+	}
+	if _, code := allocatedFrom(t, s, "127.0.0.2", "bob"); code != 508 {
+		t.Errorf("another address got %d", code)
 	}
 }
 

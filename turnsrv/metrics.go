@@ -117,7 +117,7 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 	for _, reason := range []string{endExpired, endReleased, endGone, endKilled, endRevoked, endClosed} {
 		m.endedTotal.WithLabelValues(reason)
 	}
-	for _, quota := range []string{quotaUser, quotaAddress, quotaTotal, quotaRate, quotaPeers, quotaDrain} {
+	for _, quota := range []string{quotaUser, quotaAddress, quotaTotal, quotaUserRate, quotaAddressRate, quotaRate, quotaPeers, quotaDrain} {
 		m.quotaHits.WithLabelValues(quota)
 	}
 	return m
@@ -125,9 +125,10 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 
 // tell says how high the quotas are.
 func (m *metrics) tell(cfg Config) {
+	userRate, addressRate := cfg.allocateRatesOfOne()
 	for quota, high := range map[string]float64{
 		quotaUser: float64(cfg.UserQuota), quotaAddress: float64(cfg.addressQuota()), quotaTotal: float64(cfg.totalQuota()),
-		quotaRate: cfg.AllocateRate, quotaPeers: float64(cfg.MaxPermissions),
+		quotaUserRate: userRate, quotaAddressRate: addressRate, quotaRate: cfg.AllocateRate, quotaPeers: float64(cfg.MaxPermissions),
 	} {
 		m.quotas.WithLabelValues(quota).Set(high)
 	}

@@ -41,12 +41,14 @@ func (a *allocation) holder() holder {
 
 // Names of quotas, as the metric has them.
 const (
-	quotaUser    = "user"
-	quotaAddress = "address"
-	quotaTotal   = "total"
-	quotaRate    = "rate"
-	quotaPeers   = "peers"
-	quotaDrain   = "drain"
+	quotaUser        = "user"
+	quotaAddress     = "address"
+	quotaTotal       = "total"
+	quotaUserRate    = "user_rate"
+	quotaAddressRate = "address_rate"
+	quotaRate        = "rate"
+	quotaPeers       = "peers"
+	quotaDrain       = "drain"
 )
 
 // acquire takes so many places for a holder, or names the quota that has less and takes none.

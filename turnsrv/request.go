@@ -47,7 +47,7 @@ func (f *front) request(q *request) {
 
 // binding answers a Binding request (RFC 8489, section 3).
 func (q *request) binding() {
-	if !q.mayAnswerStranger() {
+	if !q.mayAnswer(auth.AnswerBinding) {
 		return
 	}
 	if unknown := wire.UnknownAttributes(q.m); len(unknown) > 0 {
@@ -57,10 +57,14 @@ func (q *request) binding() {
 	q.succeed(wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.Client))
 }
 
-// mayAnswerStranger bounds the answers that a source address gets without having
-// proved itself, since a source may be forged to flood its owner.
-func (q *request) mayAnswerStranger() bool {
-	if q.front.sources.Allow(q.from.Client.Addr(), q.now) {
+// mayAnswer bounds the answers that a source address gets without having proved
+// itself. Who came over TCP, TLS or DTLS has shown that the address is its own, but
+// may still guess at passwords.
+func (q *request) mayAnswer(kind auth.Answer) bool {
+	if q.from.Protocol != transport.UDP && kind != auth.AnswerRefused {
+		return true
+	}
+	if q.front.strangers.Allow(kind, q.from.Client, q.m.TransactionID, q.now) {
 		return true
 	}
 	q.front.metrics.dropped(dropSourceLimit)
@@ -82,8 +86,8 @@ func (q *request) authenticated(handle func(*request)) {
 		return
 	}
 	q.who = who
-	if q.alloc == nil {
-		f.sources.Return(q.from.Client.Addr(), q.now)
+	if q.alloc == nil && q.from.Protocol == transport.UDP {
+		f.strangers.Return(auth.AnswerUnauthorized, q.from.Client.Addr(), q.now)
 	}
 	if unknown := wire.UnknownAttributes(q.m); len(unknown) > 0 {
 		q.fail(stun.CodeUnknownAttribute, unknown)
@@ -100,7 +104,7 @@ func (q *request) challenge(failure *auth.Failure) {
 	if failure.Reason != auth.FailMissing {
 		f.debug("turn authentication failed", "client", q.from.Client, "reason", failure.Reason)
 	}
-	if !q.mayAnswerStranger() {
+	if !failure.Known && !q.mayAnswer(failure.Answer()) {
 		return
 	}
 	if failure.Code == stun.CodeBadRequest {
@@ -140,11 +144,12 @@ func forOwner(handle func(*request)) func(*request) {
 // exceeded refuses a request for a quota.
 func (q *request) exceeded(quota string) {
 	q.front.metrics.quotaHits.WithLabelValues(quota).Inc()
-	if quota == quotaUser || quota == quotaAddress {
+	switch quota {
+	case quotaUser, quotaUserRate, quotaAddress, quotaAddressRate:
 		q.fail(stun.CodeAllocQuotaReached)
-		return
+	default:
+		q.fail(stun.CodeInsufficientCapacity)
 	}
-	q.fail(stun.CodeInsufficientCapacity)
 }
 
 // serverError answers a request that failed for no fault of the client.

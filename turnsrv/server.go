@@ -36,9 +36,6 @@ const (
 
 	// drainPoll is how often Shutdown looks whether allocations are left.
 	drainPoll = 50 * time.Millisecond
-
-	// maxSources bounds the memory for the addresses that answers are counted by.
-	maxSources = 1 << 16
 )
 
 // Server is a running STUN and TURN server. Its methods may be called by any
@@ -109,18 +106,18 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		return nil, err
 	}
 	f := &front{
-		cfg:     cfg,
-		log:     cfg.logger(),
-		metrics: m,
-		auth:    auth.New(cfg.auth()),
-		quotas:  newQuotas(cfg.UserQuota, cfg.addressQuota(), cfg.totalQuota()),
-		sources: auth.NewSourceLimit(cfg.UnauthRate, max(1, int(2*cfg.UnauthRate)), maxSources),
-		rate:    limiter(cfg.AllocateRate),
-		noise:   rate.NewLimiter(noiseRate, noiseRate),
-		alarms:  rate.NewLimiter(noiseRate, noiseRate),
-		total:   newByteBucket(cfg.TotalBandwidth),
-		now:     cfg.now,
-		memory:  &reclaimer{give: debug.FreeOSMemory},
+		cfg:       cfg,
+		log:       cfg.logger(),
+		metrics:   m,
+		auth:      auth.New(cfg.auth()),
+		quotas:    newQuotas(cfg.UserQuota, cfg.addressQuota(), cfg.totalQuota()),
+		rates:     newAllocateRates(&cfg),
+		strangers: auth.NewStrangers(cfg.UnauthRate),
+		noise:     rate.NewLimiter(noiseRate, noiseRate),
+		alarms:    rate.NewLimiter(noiseRate, noiseRate),
+		total:     newByteBucket(cfg.TotalBandwidth),
+		now:       cfg.now,
+		memory:    &reclaimer{give: debug.FreeOSMemory},
 	}
 	f.reserved = newReservations(f.quotas)
 	f.maxChannel = maxChannel5766
@@ -163,14 +160,6 @@ func (s *Server) SetPeers(allow, deny []string) error {
 	cfg := s.cfg.peers()
 	cfg.Allow, cfg.Deny = allow, deny
 	return s.front.decidePeers(cfg, s.Port(), s.TLSPort())
-}
-
-// limiter allows perSecond events, any number when that is 0.
-func limiter(perSecond float64) *rate.Limiter {
-	if perSecond <= 0 {
-		return rate.NewLimiter(rate.Inf, 0)
-	}
-	return rate.NewLimiter(rate.Limit(perSecond), max(1, int(2*perSecond)))
 }
 
 // probePools makes sure that relays can be bound at all, before anybody asks.

@@ -74,6 +74,18 @@ type Identity struct {
 type Failure struct {
 	Code   stun.ErrorCode
 	Reason string
+	Known  bool // Known says that nothing but a good nonce is missing from a request for an allocation that exists.
+}
+
+// Answer is the kind of answer that a failure gets.
+func (f *Failure) Answer() Answer {
+	switch f.Reason {
+	case FailMissing, FailFields:
+		return AnswerUnauthorized
+	case FailNonce:
+		return AnswerStale
+	}
+	return AnswerRefused
 }
 
 // Authenticator proves requests with the long-term credential mechanism of RFC
@@ -135,26 +147,26 @@ func (a *Authenticator) SetSecrets(secrets []string) {
 // client's 5-tuple is, nil without one; that key is tried before others.
 func (a *Authenticator) Authenticate(m *stun.Message, client netip.Addr, known *Identity, now time.Time) (Identity, *Failure) {
 	if !m.Contains(stun.AttrMessageIntegrity) {
-		return Identity{}, &Failure{stun.CodeUnauthorized, FailMissing}
+		return Identity{}, &Failure{Code: stun.CodeUnauthorized, Reason: FailMissing}
 	}
 	username, errUser := m.Get(stun.AttrUsername)
 	nonce, errNonce := m.Get(stun.AttrNonce)
 	if errUser != nil || errNonce != nil || !m.Contains(stun.AttrRealm) {
-		return Identity{}, &Failure{stun.CodeBadRequest, FailFields}
+		return Identity{}, &Failure{Code: stun.CodeBadRequest, Reason: FailFields}
 	}
 	if !a.nonces.valid(nonce, client, now) {
-		return Identity{}, &Failure{stun.CodeStaleNonce, FailNonce}
+		return Identity{}, &Failure{Code: stun.CodeStaleNonce, Reason: FailNonce, Known: known.proved(m, string(username))}
 	}
 	id, reason := a.identify(m, string(username), known, now)
 	if reason != "" {
-		return Identity{}, &Failure{stun.CodeUnauthorized, reason}
+		return Identity{}, &Failure{Code: stun.CodeUnauthorized, Reason: reason}
 	}
 	wire.TrimAfterIntegrity(m)
 	return id, nil
 }
 
 func (a *Authenticator) identify(m *stun.Message, username string, known *Identity, now time.Time) (Identity, string) {
-	if known != nil && known.Username == username && proves(m, known.Key) {
+	if known.proved(m, username) {
 		return *known, a.refusal(m, *known, true, now)
 	}
 	if secret, ok := (*a.static.Load())[username]; ok {
@@ -191,6 +203,12 @@ func (a *Authenticator) refusal(m *stun.Message, id Identity, exists bool, now t
 		return FailExpired
 	}
 	return ""
+}
+
+// proved says whether a request was made with the key of who owns the allocation,
+// nil where there is none.
+func (known *Identity) proved(m *stun.Message, username string) bool {
+	return known != nil && known.Username == username && proves(m, known.Key)
 }
 
 func proves(m *stun.Message, key []byte) bool { return stun.MessageIntegrity(key).Check(m) == nil }

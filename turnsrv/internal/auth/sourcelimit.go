@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// SourceLimit bounds how often a source address, or an IPv6 /64, gets an answer
-// before it has proven that the address is its own. It is a table of fixed size,
-// so that spoofed sources cost no memory and push nobody out. Sources that meet
-// in a place of the table share its rate; where they meet is secret and changes
-// with every start, and a flood of spoofed sources must saturate most places,
-// millions of packets a second, before it locks others out. Any number of
-// goroutines may use it.
+// SourceLimit bounds how often a source gets something: an address, or an IPv6
+// /64, an answer before it has proven that the address is its own, or a user an
+// allocation. It is a table of fixed size, so that spoofed sources cost no memory
+// and push nobody out. Sources that meet in a place of the table share its rate;
+// where they meet is secret and changes with every start, and a flood of spoofed
+// sources must saturate most places, millions of packets a second, before it
+// locks others out. Any number of goroutines may use it.
 type SourceLimit struct {
 	// Fixed after construction.
 	seed  maphash.Seed
@@ -28,33 +28,40 @@ type SourceLimit struct {
 	full []atomic.Int64
 }
 
+// epoch is how long before its start a limit counts time from. So a place that was
+// never used, which is 0, is a full bucket, and its memory is not touched.
+const epoch = 100 * 365 * 24 * time.Hour
+
 // NewSourceLimit returns a limit of perSecond answers for each source, and
 // burst at once, in a table of maxSources places of 8 bytes. A perSecond of 0
 // means no limit.
 func NewSourceLimit(perSecond float64, burst, maxSources int) *SourceLimit {
-	l := &SourceLimit{seed: maphash.MakeSeed(), start: time.Now()}
+	l := &SourceLimit{seed: maphash.MakeSeed(), start: time.Now().Add(-epoch)}
 	if perSecond <= 0 {
 		return l
 	}
-	// The bounds keep the sums of allow from overflowing; no rate that means
+	// The bounds keep the sums of take from overflowing; no rate that means
 	// anything comes near them.
 	step := min(max(float64(time.Second)/perSecond, 1), math.MaxInt64/8)
 	l.step = int64(step)
 	l.depth = int64(min(step*float64(burst), math.MaxInt64/4))
 	l.full = make([]atomic.Int64, max(maxSources, 1))
-	for i := range l.full {
-		l.full[i].Store(math.MinInt64)
-	}
 	return l
 }
 
 // Allow takes one answer to addr at now, if the rate has one left. Times that
 // are not in order are harmless.
 func (l *SourceLimit) Allow(addr netip.Addr, now time.Time) bool {
-	if l.step == 0 {
-		return true
-	}
-	at, full := int64(now.Sub(l.start)), l.place(addr)
+	return l.step == 0 || l.take(l.place(addr), now)
+}
+
+// AllowName does the same for a source that has a name.
+func (l *SourceLimit) AllowName(name string, now time.Time) bool {
+	return l.step == 0 || l.take(&l.full[maphash.String(l.seed, name)%uint64(len(l.full))], now)
+}
+
+func (l *SourceLimit) take(full *atomic.Int64, now time.Time) bool {
+	at := int64(now.Sub(l.start))
 	for {
 		old := full.Load()
 		next := max(old, at) + l.step

@@ -17,36 +17,7 @@ import (
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
 
-func dialDTLS(address string) (net.Conn, error) {
-	remote, err := net.ResolveUDPAddr("udp", address)
-	if err != nil {
-		return nil, err
-	}
-	// A connected socket takes replies from the address that was asked alone.
-	socket, err := net.DialUDP("udp", nil, remote)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := dtls.ClientWithOptions(connectedPacketConn{socket}, remote,
-		dtls.WithInsecureSkipVerify(true), dtls.WithServerName("localhost"), dtls.WithLoggerFactory(turntest.QuietLogs()))
-	if err != nil {
-		_ = socket.Close()
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), systemtest.Patience)
-	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
-		_ = socket.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-// connectedPacketConn lets a connected socket be written to with an address.
-type connectedPacketConn struct{ *net.UDPConn }
-
-func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) { return c.Write(p) }
+func dialDTLS(address string) (net.Conn, error) { return turntest.DialDTLS(address, nil) }
 
 func isDTLSConn(conn net.Conn) bool {
 	_, ok := conn.(*dtls.Conn)

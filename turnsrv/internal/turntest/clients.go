@@ -52,3 +52,35 @@ func DTLSHello(t *testing.T) []byte {
 	}
 	return buffer[:n]
 }
+
+// DialDTLS connects to a DTLS server, from an address of this machine if one is given.
+func DialDTLS(address string, from *net.UDPAddr) (net.Conn, error) {
+	remote, err := net.ResolveUDPAddr("udp", address)
+	if err != nil {
+		return nil, err
+	}
+	// A connected socket takes replies from the address that was asked alone.
+	socket, err := net.DialUDP("udp", from, remote)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := dtls.ClientWithOptions(connectedPacketConn{socket}, remote,
+		dtls.WithInsecureSkipVerify(true), dtls.WithServerName("localhost"), dtls.WithLoggerFactory(QuietLogs()))
+	if err != nil {
+		_ = socket.Close()
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), systemtest.Patience)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		_ = socket.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// connectedPacketConn lets a connected socket be written to with an address.
+type connectedPacketConn struct{ *net.UDPConn }
+
+func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) { return c.Write(p) }
