@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cline-meet/signal/signal/bench/measure"
+	"cline-meet/signal/turnsrv/turnclient"
 )
 
 // Options say what to measure and how.
@@ -31,11 +32,11 @@ type Options struct {
 	Verify    bool   // Verify checks every byte and the order of what arrives.
 }
 
-func (o Options) credential() credential {
+func (o Options) credential() turnclient.Credential {
 	if name, password, ok := strings.Cut(o.User, ":"); ok {
-		return credential{name, password}
+		return turnclient.Credential{Username: name, Password: password}
 	}
-	return mint(o.Secret)
+	return turnclient.Mint(o.Secret, "bench", time.Now(), credentialLife)
 }
 
 // target is one server.

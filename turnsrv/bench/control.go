@@ -7,7 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pion/stun/v2"
+
 	"cline-meet/signal/signal/bench/measure"
+	"cline-meet/signal/turnsrv/turnclient"
 )
 
 const (
@@ -39,7 +42,7 @@ func allocationCycles(ctx context.Context, t *target, o Options) (result, error)
 		running.Go(func() {
 			for ctx.Err() == nil {
 				err := cycle(t.Address, who)
-				if errors.Is(err, errMismatch) {
+				if turnclient.Refused(err, stun.CodeAllocMismatch) {
 					continue // A port came round that the server has not forgotten yet.
 				}
 				if err != nil {
@@ -67,17 +70,17 @@ func allocationCycles(ctx context.Context, t *target, o Options) (result, error)
 	return r, nil
 }
 
-func cycle(server string, who credential) error {
+func cycle(server string, who turnclient.Credential) error {
 	c, err := dial("udp", server, who)
 	if err != nil {
 		return err
 	}
-	defer buffers.Put(c.buffer)
-	defer c.close()
-	if err := c.allocate(); err != nil {
+	defer c.Recycle()
+	defer c.Close()
+	if err := c.Allocate(); err != nil {
 		return err
 	}
-	return c.release()
+	return c.Release()
 }
 
 // idleAllocations measures the memory of allocations that relay nothing.
@@ -109,25 +112,25 @@ func idleAllocations(ctx context.Context, s scenario, t *target, o Options) (res
 	}, ctx.Err()
 }
 
-func releaseAll(clients []*client) error {
+func releaseAll(clients []*turnclient.Client) error {
 	var failed error
 	for _, c := range clients {
-		failed = errors.Join(failed, c.release())
+		failed = errors.Join(failed, c.Release())
 	}
 	return failed
 }
 
-func closeAll(clients []*client) {
+func closeAll(clients []*turnclient.Client) {
 	for _, c := range clients {
-		c.close()
+		c.Close()
 	}
 }
 
 // openAll returns clients that have an allocation each, those it has made also
 // after an error.
-func openAll(ctx context.Context, count int, server string, o Options) ([]*client, error) {
+func openAll(ctx context.Context, count int, server string, o Options) ([]*turnclient.Client, error) {
 	var mu sync.Mutex
-	var clients []*client
+	var clients []*turnclient.Client
 	var failed error
 	var left atomic.Int64
 	left.Store(int64(count))
@@ -137,7 +140,7 @@ func openAll(ctx context.Context, count int, server string, o Options) ([]*clien
 			for left.Add(-1) >= 0 && ctx.Err() == nil {
 				c, err := dial("udp", server, o.credential())
 				if err == nil {
-					err = c.allocate()
+					err = c.Allocate()
 				}
 				mu.Lock()
 				if c != nil {

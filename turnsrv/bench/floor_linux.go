@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cline-meet/signal/turnsrv/bench/internal/udpio"
+	"cline-meet/signal/turnsrv/turnclient"
 )
 
 // The floor is what a relay costs at least: recvmmsg, a table lookup by channel,
@@ -39,11 +40,11 @@ func openFloor(server string) opener {
 			return nil, err
 		}
 		defer func() { _ = socket.Close() }()
-		channel := firstChannel + uint16(number)
+		channel := turnclient.FirstChannel + uint16(number)
 		hello := binary.BigEndian.AppendUint16([]byte{floorHello}, channel)
 		hello = binary.BigEndian.AppendUint16(hello, socket.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 		answer := make([]byte, 16)
-		_ = conn.SetDeadline(time.Now().Add(answerTimeout))
+		_ = conn.SetDeadline(time.Now().Add(turnclient.AnswerTimeout))
 		if _, err := conn.Write(hello); err != nil {
 			return nil, err
 		}
@@ -71,7 +72,7 @@ func openFloor(server string) opener {
 type floor struct {
 	listener, epoll int
 	nap             time.Duration
-	relays          []*floorRelay // relays are by channel, from firstChannel on.
+	relays          []*floorRelay // relays are by channel, from turnclient.FirstChannel on.
 
 	slots   []byte
 	takes   []udpio.Message
@@ -84,7 +85,7 @@ type floor struct {
 type floorRelay struct {
 	fd           int
 	client, peer udpio.Name
-	header       [udpio.MaxSegments][channelHeader]byte
+	header       [udpio.MaxSegments][turnclient.ChannelHeader]byte
 	channel      uint16
 
 	size, count, bytes int
@@ -205,11 +206,11 @@ func (f *floor) fromClients() int {
 				f.hello(packet, f.names[i])
 				return
 			}
-			r := f.relays[binary.BigEndian.Uint16(packet)-firstChannel]
+			r := f.relays[binary.BigEndian.Uint16(packet)-turnclient.FirstChannel]
 			if r.used == 0 {
 				touched = append(touched, r)
 			}
-			f.add(r, nil, packet[channelHeader:], r.toPeer)
+			f.add(r, nil, packet[turnclient.ChannelHeader:], r.toPeer)
 		})
 	}
 	for _, r := range touched {
@@ -276,12 +277,12 @@ func (f *floor) hello(packet []byte, from udpio.Name) {
 	answer := []byte{floorHello}
 	if packet[0] == floorHello && len(packet) == 5 {
 		client := udpio.Address(&from)
-		number := int(binary.BigEndian.Uint16(packet[1:]) - firstChannel)
+		number := int(binary.BigEndian.Uint16(packet[1:]) - turnclient.FirstChannel)
 		fd, port, err := f.socket(netip.AddrPortFrom(client.Addr(), 0), number)
 		if err != nil {
 			return
 		}
-		r := &floorRelay{fd: fd, client: from, channel: firstChannel + uint16(number)}
+		r := &floorRelay{fd: fd, client: from, channel: turnclient.FirstChannel + uint16(number)}
 		udpio.PutAddress(&r.peer, netip.AddrPortFrom(client.Addr(), binary.BigEndian.Uint16(packet[3:])))
 		for len(f.relays) <= number {
 			f.relays = append(f.relays, nil)

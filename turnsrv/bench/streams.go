@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cline-meet/signal/signal/bench/measure"
+	"cline-meet/signal/turnsrv/turnclient"
 )
 
 // streamFlow is one client over TCP or TLS. Its goroutines share nothing but the
@@ -18,7 +19,7 @@ import (
 type streamFlow struct {
 	number  uint32
 	channel uint16
-	client  *client
+	client  *turnclient.Client
 	peer    *net.UDPConn
 
 	sent, arrived atomic.Uint64 // sent and arrived count at the ends of the way that is measured.
@@ -31,19 +32,19 @@ func openStream(number uint32, t *target, o Options) (*streamFlow, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &streamFlow{number: number, channel: firstChannel + uint16(number), client: c}
-	if err := c.allocate(); err != nil {
-		c.close()
+	f := &streamFlow{number: number, channel: turnclient.FirstChannel + uint16(number), client: c}
+	if err := c.Allocate(); err != nil {
+		c.Close()
 		return nil, err
 	}
-	local := c.conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr()
-	f.peer, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)), net.UDPAddrFromAddrPort(c.relay))
+	local := c.Conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr()
+	f.peer, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)), net.UDPAddrFromAddrPort(c.Relay))
 	if err != nil {
-		c.close()
+		c.Close()
 		return nil, err
 	}
 	_ = f.peer.SetReadBuffer(4 << 20)
-	if err := c.bind(f.channel, f.peer.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+	if err := c.BindChannel(f.channel, f.peer.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
 		f.close()
 		return nil, err
 	}
@@ -51,7 +52,7 @@ func openStream(number uint32, t *target, o Options) (*streamFlow, error) {
 }
 
 func (f *streamFlow) close() {
-	f.client.close()
+	f.client.Close()
 	_ = f.peer.Close()
 }
 
@@ -125,7 +126,7 @@ func streamResult(s scenario, flows []*streamFlow, seconds float64, used time.Du
 const streamWindow = 64
 
 func (f *streamFlow) send(ctx context.Context, s scenario, pattern bool) {
-	frame := make([]byte, channelHeader+s.size+3)
+	frame := make([]byte, turnclient.ChannelHeader+s.size+3)
 	binary.BigEndian.PutUint16(frame, f.channel)
 	binary.BigEndian.PutUint16(frame[2:], uint16(s.size))
 	due := time.Now()
@@ -137,13 +138,13 @@ func (f *streamFlow) send(ctx context.Context, s scenario, pattern bool) {
 			measure.Pause(ctx, 100*time.Microsecond)
 			continue
 		}
-		payload := frame[channelHeader : channelHeader+s.size]
+		payload := frame[turnclient.ChannelHeader : turnclient.ChannelHeader+s.size]
 		putPayload(payload, f.number, f.sent.Load(), time.Now().UnixNano(), pattern)
 		var err error
 		if s.way == down {
 			_, err = f.peer.Write(payload)
 		} else {
-			_, err = f.client.conn.Write(frame[:(channelHeader+s.size+3)&^3])
+			_, err = f.client.Conn.Write(frame[:(turnclient.ChannelHeader+s.size+3)&^3])
 		}
 		if err != nil {
 			return
@@ -171,7 +172,7 @@ func (f *streamFlow) receiveUp(s scenario, pattern bool) {
 
 func (f *streamFlow) receiveDown(s scenario, pattern bool) {
 	for {
-		frame, err := f.client.read()
+		frame, err := f.client.Read()
 		if err != nil {
 			return
 		}
@@ -180,7 +181,7 @@ func (f *streamFlow) receiveDown(s scenario, pattern bool) {
 			continue
 		}
 		f.arrived.Add(1)
-		f.sample(f.down.take(frame[channelHeader:], f.number, s.size, pattern))
+		f.sample(f.down.take(frame[turnclient.ChannelHeader:], f.number, s.size, pattern))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cline-meet/signal/turnsrv/bench/internal/udpio"
+	"cline-meet/signal/turnsrv/turnclient"
 )
 
 const (
@@ -36,7 +37,7 @@ type flow struct {
 	number       uint32
 	client, peer int
 	channel      uint16
-	control      *client // control is nil with the floor.
+	control      *turnclient.Client // control is nil with the floor.
 
 	sent, base uint64    // base is the sequence number up to which nothing is under way.
 	up, down   tally     // up is what the peer received, down the client.
@@ -48,25 +49,25 @@ type flow struct {
 type opener func(number uint32) (*flow, error)
 
 // openTURN makes a flow with an allocation and a channel.
-func openTURN(server string, who credential) opener {
+func openTURN(server string, who turnclient.Credential) opener {
 	return func(number uint32) (*flow, error) {
 		c, err := dial("udp", server, who)
 		if err != nil {
 			return nil, err
 		}
-		if err := c.allocate(); err != nil {
-			c.close()
+		if err := c.Allocate(); err != nil {
+			c.Close()
 			return nil, err
 		}
-		f := &flow{number: number, channel: firstChannel + uint16(number), control: c}
-		local := c.conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
-		peer, err := openPeer(local, c.relay)
+		f := &flow{number: number, channel: turnclient.FirstChannel + uint16(number), control: c}
+		local := c.Conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+		peer, err := openPeer(local, c.Relay)
 		if err != nil {
-			c.close()
+			c.Close()
 			return nil, err
 		}
 		f.peer = peer
-		if f.client, err = bare(c.conn.(*net.UDPConn)); err != nil {
+		if f.client, err = bare(c.Conn.(*net.UDPConn)); err != nil {
 			f.close()
 			return nil, err
 		}
@@ -75,7 +76,7 @@ func openTURN(server string, who credential) opener {
 			f.close()
 			return nil, err
 		}
-		if err := c.bind(f.channel, addrPort(here)); err != nil {
+		if err := c.BindChannel(f.channel, addrPort(here)); err != nil {
 			f.close()
 			return nil, err
 		}
@@ -128,8 +129,8 @@ func (f *flow) far(way direction) *tally {
 
 func (f *flow) close() {
 	if f.control != nil {
-		_ = f.control.release()
-		f.control.close()
+		_ = f.control.Release()
+		f.control.Close()
 	}
 	for _, fd := range []int{f.client, f.peer} {
 		if fd > 0 {
@@ -164,7 +165,7 @@ type engine struct {
 func newSender(s scenario) *engine {
 	return &engine{
 		scenario: s, sampling: 1,
-		frames:  make([]byte, max(burst, s.train)*(channelHeader+s.size)),
+		frames:  make([]byte, max(burst, s.train)*(turnclient.ChannelHeader+s.size)),
 		sends:   make([]udpio.Message, max(burst, receives)),
 		vectors: make([]unix.Iovec, max(burst, receives)),
 	}
@@ -353,7 +354,7 @@ func (e *engine) saturate(f *flow, now time.Time) bool {
 
 // send sends packets of a flow that count as sent at a moment.
 func (e *engine) send(f *flow, count int, at time.Time) {
-	fd, header := f.client, channelHeader
+	fd, header := f.client, turnclient.ChannelHeader
 	if e.scenario.way == down {
 		fd, header = f.peer, 0
 	}
@@ -439,11 +440,11 @@ func (e *engine) arrived(f *flow, peer bool, packet []byte, now int64) {
 	t := &f.up
 	if !peer {
 		t = &f.down
-		if len(packet) < channelHeader || binary.BigEndian.Uint16(packet) != f.channel {
+		if len(packet) < turnclient.ChannelHeader || binary.BigEndian.Uint16(packet) != f.channel {
 			t.Corrupt++
 			return
 		}
-		packet = packet[channelHeader:]
+		packet = packet[turnclient.ChannelHeader:]
 	}
 	sent := t.take(packet, f.number, e.scenario.size, e.verify)
 	if sent == 0 || peer && e.scenario.way == echo {
