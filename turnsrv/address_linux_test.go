@@ -7,22 +7,22 @@ import (
 
 	"github.com/pion/stun/v2"
 
-	"cline-meet/signal/turnsrv/internal/turntest"
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // TestIPv6RelaysInANetwork relays over IPv6 where the machine has an address for
 // it.
-func TestIPv6RelaysInANetwork(t *testing.T) { turntest.InOwnNetwork(t, relayOverIPv6) }
+func TestIPv6RelaysInANetwork(t *testing.T) { systemtest.InOwnNetwork(t, relayOverIPv6) }
 
 // TestOwnPortsInANetwork starts a server that has more addresses than it listens at.
-func TestOwnPortsInANetwork(t *testing.T) { turntest.InOwnNetwork(t, forbidOwnPorts) }
+func TestOwnPortsInANetwork(t *testing.T) { systemtest.InOwnNetwork(t, forbidOwnPorts) }
 
 func relayOverIPv6(t *testing.T) {
 	needTool(t, uclient)
-	turntest.IP(t, "link", "set", "lo", "up")
-	turntest.IP(t, "-6", "addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
-	turntest.IP(t, "addr", "add", "198.51.100.7/32", "dev", "lo")
+	systemtest.IP(t, "link set lo up", "")
+	systemtest.IP(t, "-6 addr add 2001:db8::7/128 dev lo nodad", "")
+	systemtest.IP(t, "addr add 198.51.100.7/32 dev lo", "")
 	cfg := testConfig()
 	cfg.UserQuota = 0
 	s := startServer(t, cfg)
@@ -53,10 +53,10 @@ func relayOverIPv6(t *testing.T) {
 // forbidOwnPorts checks that a server forbids its own ports at every address of the
 // machine.
 func forbidOwnPorts(t *testing.T) {
-	turntest.IP(t, "link", "set", "lo", "up")
-	turntest.IP(t, "-6", "addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
+	systemtest.IP(t, "link set lo up", "")
+	systemtest.IP(t, "-6 addr add 2001:db8::7/128 dev lo nodad", "")
 	for _, addr := range []string{"198.51.100.7/32", "10.7.7.7/32"} {
-		turntest.IP(t, "addr", "add", addr, "dev", "lo")
+		systemtest.IP(t, "addr add "+addr+" dev lo", "")
 	}
 	cfg := testConfig()
 	cfg.AllowPeers = []string{"198.51.100.7", "2001:db8::7", "10.7.7.7"}

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"cline-meet/signal/turnsrv/internal/turntest"
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // patience is how long a packet of this machine may take.
@@ -92,8 +92,8 @@ func TestOutboxKeepsOrderOfEachDestination(t *testing.T) {
 // TestTrainsAboveTheMTU shows that packets which the kernel does not split go
 // one by one, and that it is not asked again.
 func TestTrainsAboveTheMTU(t *testing.T) {
-	turntest.InOwnNetwork(t, func(t *testing.T) {
-		turntest.IP(t, "link", "set", "lo", "mtu", "1400", "up")
+	systemtest.InOwnNetwork(t, func(t *testing.T) {
+		systemtest.IP(t, "link set lo mtu 1400 up", "")
 		socket, peer := socketPair(t)
 		AllowFragments(socket, false)
 		out := NewOutbox(0, func(*Flushed) {})

@@ -4,21 +4,21 @@ import (
 	"net/netip"
 	"testing"
 
-	"cline-meet/signal/turnsrv/internal/turntest"
+	"cline-meet/signal/packaging/systemtest"
 )
 
 // TestRelayAddressesOfANetwork runs where it may give the machine addresses:
 // none but loopback, a private IPv6 one, a global one.
-func TestRelayAddressesOfANetwork(t *testing.T) { turntest.InOwnNetwork(t, findRelayAddresses) }
+func TestRelayAddressesOfANetwork(t *testing.T) { systemtest.InOwnNetwork(t, findRelayAddresses) }
 
 func findRelayAddresses(t *testing.T) {
-	turntest.IP(t, "link", "set", "lo", "up")
+	systemtest.IP(t, "link set lo up", "")
 	expectRelays(t, "127.0.0.1", "")
-	turntest.IP(t, "-6", "addr", "add", "fd00::7/128", "dev", "lo", "nodad")
-	turntest.IP(t, "addr", "add", "10.7.7.7/32", "dev", "lo")
+	systemtest.IP(t, "-6 addr add fd00::7/128 dev lo nodad", "")
+	systemtest.IP(t, "addr add 10.7.7.7/32 dev lo", "")
 	expectRelays(t, "10.7.7.7", "")
-	turntest.IP(t, "-6", "addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
-	turntest.IP(t, "addr", "add", "198.51.100.7/32", "dev", "lo")
+	systemtest.IP(t, "-6 addr add 2001:db8::7/128 dev lo nodad", "")
+	systemtest.IP(t, "addr add 198.51.100.7/32 dev lo", "")
 	expectRelays(t, "198.51.100.7", "2001:db8::7")
 }
 

@@ -1,3 +1,3 @@
-// Package turntest is what tests of several rooms of the TURN server need: processes
-// and networks of their own, waiting, and real clients.
+// Package turntest is what tests of several rooms of the TURN server need: processes of their own,
+// waiting, and real clients.
 package turntest
