@@ -80,7 +80,7 @@ type Client struct {
 	reader   sync.WaitGroup
 	cancel   context.CancelFunc // ends what the reader waits for
 	response *http.Response
-	tokens   TokenSource // nil for none
+	dialer   Dialer
 	expiries chan time.Duration
 
 	// readErr is why reading ended; it is set before received is closed.
@@ -99,7 +99,19 @@ type Client struct {
 // Dial connects to a server's /ws, whose URL may begin with http or ws. The header is sent along;
 // it may be nil.
 func Dial(ctx context.Context, address string, header http.Header) (*Client, error) {
-	return dial(ctx, address, nil, header, 0, nil)
+	return Dialer{}.Dial(ctx, address, header)
+}
+
+// A Dialer connects to servers in a way of its own. The zero Dialer is as the function Dial.
+type Dialer struct {
+	Tokens TokenSource // Tokens is nil for none.
+	// WebSocket is how connections are opened; nil is websocket.DefaultDialer. Its subprotocols are not used.
+	WebSocket *websocket.Dialer
+}
+
+// Dial connects as the function Dial does. What Resume opens later is opened in the same way.
+func (d Dialer) Dial(ctx context.Context, address string, header http.Header) (*Client, error) {
+	return d.dial(ctx, address, nil, header, 0)
 }
 
 // Resume connects to a server, which may be another node, and asks for the session that this client
@@ -111,12 +123,12 @@ func (c *Client) Resume(ctx context.Context, address string, header http.Header)
 	token, got := c.token, c.got
 	c.mu.Unlock()
 	session := url.Values{"resume": {token}, "got": {strconv.FormatUint(got, 10)}}
-	return dial(ctx, address, session, header, got, c.tokens)
+	return c.dialer.dial(ctx, address, session, header, got)
 }
 
 // dial connects to an address with values added to its query. Its errors name the address as it was
 // given, without those values, because a resume token is a secret.
-func dial(ctx context.Context, address string, query url.Values, header http.Header, got uint64, tokens TokenSource) (*Client, error) {
+func (d Dialer) dial(ctx context.Context, address string, query url.Values, header http.Header, got uint64) (*Client, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("dialing: %w", err)
@@ -125,29 +137,42 @@ func dial(ctx context.Context, address string, query url.Values, header http.Hea
 	values := u.Query()
 	maps.Copy(values, query)
 	u.RawQuery = values.Encode()
-	ws, response, err := tokens.open(ctx, u.String(), header)
+	ws, response, err := d.open(ctx, u.String(), header)
 	if err != nil {
 		if response != nil && response.StatusCode == http.StatusUnauthorized {
 			return nil, fmt.Errorf("dialing %s: %w", address, ErrUnauthorized)
 		}
 		if response != nil {
-			return nil, fmt.Errorf("dialing %s: %s: %w", address, response.Status, err)
+			err = &StatusError{response.StatusCode, response.Status, err}
 		}
 		return nil, fmt.Errorf("dialing %s: %w", address, err)
 	}
 	c := &Client{ws: ws, response: response, received: make(chan Message, queueLen), stop: make(chan struct{}), got: got,
-		tokens: tokens, expiries: make(chan time.Duration, 1)}
+		dialer: d, expiries: make(chan time.Duration, 1)}
 	reading, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
 	c.reader.Go(func() {
 		defer cancel()
 		c.read()
 	})
-	if tokens != nil {
+	if d.Tokens != nil {
 		c.reader.Go(func() { c.renewTokens(reading) })
 	}
 	return c, nil
 }
+
+// A StatusError is an answer of HTTP to who asked for a WebSocket.
+type StatusError struct {
+	Code   int
+	Status string // Status is the code with its name.
+	err    error
+}
+
+// Error implements error.
+func (e *StatusError) Error() string { return e.Status + ": " + e.err.Error() }
+
+// Unwrap returns what is missing for a WebSocket.
+func (e *StatusError) Unwrap() error { return e.err }
 
 // Cookies returns the cookies that the server set.
 func (c *Client) Cookies() []*http.Cookie { return c.response.Cookies() }

@@ -31,21 +31,24 @@ func Token(token string) TokenSource {
 
 // Dial connects as the function Dial does, with a token. The connection keeps its token fresh, and resumes with one as well.
 func (tokens TokenSource) Dial(ctx context.Context, address string, header http.Header) (*Client, error) {
-	return dial(ctx, address, nil, header, 0, tokens)
+	return Dialer{Tokens: tokens}.Dial(ctx, address, header)
 }
 
 // open opens a WebSocket with a token, if there is a source of some. When a token is refused it asks once for another one.
-func (tokens TokenSource) open(ctx context.Context, url string, header http.Header) (*websocket.Conn, *http.Response, error) {
-	if tokens == nil {
-		return websocket.DefaultDialer.DialContext(ctx, url, header)
+func (d Dialer) open(ctx context.Context, url string, header http.Header) (*websocket.Conn, *http.Response, error) {
+	dialer := *websocket.DefaultDialer
+	if d.WebSocket != nil {
+		dialer = *d.WebSocket
+	}
+	if d.Tokens == nil {
+		return dialer.DialContext(ctx, url, header)
 	}
 	refused := ""
 	for {
-		token, err := tokens(ctx)
+		token, err := d.Tokens(ctx)
 		if err != nil {
 			return nil, nil, fmt.Errorf("getting a token: %w", err)
 		}
-		dialer := *websocket.DefaultDialer
 		dialer.Subprotocols = []string{"signal.v1", "bearer." + token}
 		ws, response, err := dialer.DialContext(ctx, url, header)
 		if err == nil || response == nil || response.StatusCode != http.StatusUnauthorized || refused != "" {
@@ -66,7 +69,7 @@ func explain(err error) error {
 
 // noteExpiry tells who renews tokens for how many seconds the present one is good, 0 for ever.
 func (c *Client) noteExpiry(seconds int) {
-	if c.tokens == nil {
+	if c.dialer.Tokens == nil {
 		return
 	}
 	select {
@@ -107,7 +110,7 @@ func (c *Client) renewTokens(ctx context.Context) {
 func (c *Client) renewToken(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	token, err := c.tokens(ctx)
+	token, err := c.dialer.Tokens(ctx)
 	if err != nil {
 		return
 	}

@@ -119,7 +119,7 @@ func TestWhenTokensAreRenewed(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
 		defer cancel()
 		c := &Client{expiries: make(chan time.Duration, 1)}
-		c.tokens = func(context.Context) (string, error) {
+		c.dialer.Tokens = func(context.Context) (string, error) {
 			if asked = append(asked, time.Since(began)); len(asked) == 3 {
 				c.noteExpiry(0)
 			}
