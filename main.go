@@ -28,6 +28,7 @@ import (
 	"cline-meet/signal/signal"
 	wsbench "cline-meet/signal/signal/bench"
 	"cline-meet/signal/signal/certificate"
+	"cline-meet/signal/signal/check"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/signal/service"
 	"cline-meet/signal/signal/setting"
@@ -63,7 +64,7 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		Writer:               stdout,
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
-		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), turnsrv.CredentialsCommand(stdout),
+		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), check.Command(stdout), turnsrv.CredentialsCommand(stdout),
 			state.RotateCommand(stdout), benchCommand(stdout, stderr), packaging.VersionCommand(stdout), packaging.LicensesCommand(stdout), packaging.CompletionCommand(stdout), packaging.ManCommand(stdout)},
 	}
 }
@@ -78,20 +79,20 @@ func benchCommand(stdout, stderr io.Writer) *cli.Command {
 
 func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 	s := service.NewSettings()
-	var check bool
+	var checks bool
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "Run one node",
 		Description: "Every setting is a flag, an environment variable and a key of the config file (the flag's\n" +
 			"name without the leading dashes), in that order of precedence.",
-		Flags: append(s.Table.Flags(), &cli.BoolFlag{Name: service.CheckFlag, Destination: &check,
+		Flags: append(s.Table.Flags(), &cli.BoolFlag{Name: service.CheckFlag, Destination: &checks,
 			Usage: "read the settings and certificate files, say what is wrong with them and end"}),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return s.UsageProblems(args, err) },
 		Action: func(c *cli.Context) error {
 			if err := s.Complete(c); err != nil {
 				return err
 			}
-			if check {
+			if checks {
 				return report(s, stdout)
 			}
 			return serve(c.Context, s, args, stdout, stderr)

@@ -54,6 +54,7 @@ func TestCommands(t *testing.T) {
 	n.starts("make run", "signal health")
 	n.runs("signal health", "signal health --alive", "curl -i http://HOST:8080/health", "curl http://127.0.0.1:9090/metrics", "signal version", "signal man", "signal licenses",
 		"signal completion bash", "signal serve --check", "signal credentials --user bob --ttl 24h")
+	n.runs("signal check turn:HOST")
 	n.relays(`turnutils_uclient -y -c -n 50 -m 4 -l 170 -W "$TURN_SECRET" -u bob HOST`)
 	n.stops()
 
@@ -212,7 +213,7 @@ var (
 	remark  = regexp.MustCompile(`(?m)\s+# .*$`)
 	// typed tells what people type from other code.
 	typed = regexp.MustCompile(`^(make|sudo|curl|openssl|go|docker|docker-compose|kubectl|minikube|systemctl|apt|bin/signal|` +
-		`turnutils_uclient|signal (serve|health|bench|credentials|rotate-secret|version|man|completion)) |^(packaging|k8s)/[a-z-]+\.sh|^signal [a-z]+$`)
+		`turnutils_uclient|signal (serve|health|check|init|bench|credentials|rotate-secret|version|man|completion)) |^(packaging|k8s)/[a-z-]+\.sh|^signal [a-z]+$`)
 )
 
 // commands finds what a guide tells people to type, with single spaces and without remarks.
