@@ -214,10 +214,6 @@ var accountCases = []struct {
 	{"a broadcast is delivered that its node gave up while Redis stood still", func(r *record) {
 		r.trouble(redisFrozen, everybody, 9, 15.2)
 		r.line("1").answers[0] = answer{kind: "error 503", attempts: 1, at: at(15.1)}
-	}, ""},
-	{"a broadcast is delivered that was refused at once while Redis stood still", func(r *record) {
-		r.trouble(redisFrozen, everybody, 9, 15.2)
-		r.line("1").answers[0].kind = "error 503"
 	}, "denied: "},
 	{"one that was missed has heard it", func(r *record) { r.line("1").answers[0].missed = []string{"c"} }, "denied: c"},
 	{"one of two attempts was refused and one is delivered", func(r *record) {

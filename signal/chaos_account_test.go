@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -203,11 +202,10 @@ func (a *account) deniedButHeard() (out []string) {
 			continue
 		}
 		for i, answer := range l.answers {
-			t, known := l.about(i)
-			if !known || a.unknowable(t, answer.at) {
+			number, known := l.about(i)
+			if !known {
 				continue
 			}
-			number := t.number
 			for _, user := range heard[spoken{l.from, number}] {
 				if a.bound(user) && (answer.refused() || slices.Contains(answer.missed, user)) {
 					out = append(out, fmt.Sprintf("denied: %s heard number %d, %s", user, number, l))
@@ -218,33 +216,17 @@ func (a *account) deniedButHeard() (out []string) {
 	return out
 }
 
-// publishTime is how long a node waits for Redis to take a message.
-const publishTime = 5 * time.Second
-
-// unknowable reports whether a node could not know what became of an attempt by the time of its answer: Redis, or the node
-// itself, stood still for so long that the node gave up, and Redis may take the message afterwards or have taken it. The node
-// says that it was missed then, so that it is said again, which its id makes safe.
-func (a *account) unknowable(t attempt, answered time.Time) bool {
-	if answered.Sub(t.at) < publishTime-margin {
-		return false
-	}
-	return slices.ContainsFunc(a.troubles, func(d *trouble) bool {
-		still := d.kind == redisFrozen || d.kind == frozen && strings.HasPrefix(t.source, strconv.Itoa(d.node)+".")
-		return still && d.overlaps(span{t.at, answered})
-	})
-}
-
-// about returns the attempt that the answer with that index is about. Nobody knows it when several
+// about returns the number of the attempt that the answer with that index is about. Nobody knows it when several
 // wait for an answer.
-func (l *utterance) about(index int) (t attempt, known bool) {
+func (l *utterance) about(index int) (number int, known bool) {
 	answered := 0
 	if index > 0 {
 		answered = l.answers[index-1].attempts
 	}
 	if l.answers[index].attempts != answered+1 {
-		return attempt{}, false
+		return 0, false
 	}
-	return l.attempts[answered], true
+	return l.attempts[answered].number, true
 }
 
 // strangers finds messages of users whom their receiver was not shown.

@@ -44,6 +44,7 @@ type wireNode struct {
 	left []string        // who was to leave
 
 	doubtful bool
+	away     error // why the node cannot reach the others, nil when it can
 }
 
 func newWire(t *testing.T, ids ...string) *wire {
@@ -57,7 +58,7 @@ func newWire(t *testing.T, ids ...string) *wire {
 }
 
 func (n *wireNode) ID() string   { return n.id }
-func (n *wireNode) Ready() error { return nil }
+func (n *wireNode) Ready() error { return n.away }
 
 // Doubtful reports whether the others may have taken the node for dead.
 func (n *wireNode) Doubtful(string) bool { return n.doubtful }
@@ -808,6 +809,33 @@ func TestWindowHoldsTheSenderAlone(t *testing.T) {
 			g.answer()
 		}
 		sent.Wait()
+	})
+}
+
+// TestLastWordsAreAwaited has one leave whose last words are not answered: it stays, unless that is for an outage. Who
+// says too much meanwhile is refused after a while.
+func TestLastWordsAreAwaited(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.holding = true
+		say := envelope{Type: appMessage, TargetID: []byte("x"), Data: []byte("1")}
+		for range maxFlying {
+			if err := g.c.handle(say); err != errLater {
+				t.Fatal(err)
+			}
+		}
+		for _, m := range []envelope{say, {Type: leaveRoom}} {
+			var refused *clientError
+			if err := g.c.handle(m); !errors.As(err, &refused) || refused.code != codeUnavailable {
+				t.Errorf("%v instead of 503", err)
+			}
+		}
+		g.nodes["C"].away = state.ErrUnavailable
+		if err := g.c.handle(envelope{Type: leaveRoom}); err != nil || !slices.Equal(g.nodes["C"].gone(), []string{"c"}) {
+			t.Errorf("%v, and %v have left", err, g.nodes["C"].gone())
+		}
+		for range maxFlying {
+			g.answer()
+		}
 	})
 }
 

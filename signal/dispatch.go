@@ -227,7 +227,7 @@ func (p *participant) leaveRoom(env envelope) error {
 	if !p.awaitTrust("") {
 		return errLater
 	}
-	if err := p.awaitAnswers(); err != nil {
+	if err := p.awaitAnswers(); err != nil && p.srv.state.Ready() == nil {
 		return fromState(err)
 	}
 	p.yield()
@@ -238,11 +238,9 @@ func (p *participant) leaveRoom(env envelope) error {
 }
 
 // awaitAnswers waits, in the read loop, until all that the participant said in its room is answered: it leaves
-// after its last words.
+// after its last words, unless Redis is away.
 func (p *participant) awaitAnswers() error {
-	ctx, cancel := context.WithTimeout(p.srv.ctx, stateTimeout)
-	defer cancel()
-	return p.awaitFlying(ctx, (*window).empty)
+	return p.awaitFlying(p.srv.ctx, (*window).empty)
 }
 
 // leave takes the participant out of its room, if it is in one.

@@ -59,24 +59,35 @@ func (p *participant) landed(key uint64, size int, missed []stay, reached bool) 
 	}
 }
 
-// awaitFlying waits until what is on its way is little enough. It is called by the owner.
+// awaitFlying waits, for some seconds, until what is on its way is little enough. It is called by the owner.
 func (p *participant) awaitFlying(ctx context.Context, enough func(*window) bool) error {
-	for {
-		p.mu.Lock()
-		if enough(&p.flying) {
-			p.mu.Unlock()
-			return nil
-		}
-		if p.flying.changed == nil {
-			p.flying.changed = make(chan struct{})
-		}
-		changed := p.flying.changed
-		p.mu.Unlock()
-		p.yield()
+	changed := p.crowded(enough)
+	if changed == nil {
+		return nil
+	}
+	p.yield()
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	for changed != nil {
 		select {
 		case <-changed:
+			changed = p.crowded(enough)
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for what was sent before: %w", state.ErrUnavailable)
 		}
 	}
+	return nil
+}
+
+// crowded returns what is closed when something has landed, nil if what is on its way is little enough.
+func (p *participant) crowded(enough func(*window) bool) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if enough(&p.flying) {
+		return nil
+	}
+	if p.flying.changed == nil {
+		p.flying.changed = make(chan struct{})
+	}
+	return p.flying.changed
 }

@@ -254,6 +254,7 @@ type proxy struct {
 	l      net.Listener
 	delay  atomic.Int64
 	frozen atomic.Bool
+	mute   atomic.Bool // answers are lost
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -350,7 +351,7 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 		if err != nil {
 			return
 		}
-		if p.frozen.Load() {
+		if p.frozen.Load() || answers && p.mute.Load() {
 			continue
 		}
 		due := time.Now()

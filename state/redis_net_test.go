@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -118,6 +119,60 @@ func TestReceiverIsDeaf(t *testing.T) {
 	way.cut()
 	arrived(t, acked, to)
 	t.Logf("%d acknowledged into the void and repeated", len(acked))
+}
+
+// TestAnswerIsLost loses Redis when it has taken a message and not answered: the sender does not hear that nobody got it.
+// When Redis is back it hears that it arrived, which it did once.
+func TestAnswerIsLost(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := steady(single(redis))
+	cfg.Lease = 10 * time.Second
+	way := newProxy(t, redis.Addr)
+	from, to := newSite(t, behind(cfg, way), "n1"), newSite(t, cfg, "n2")
+	from.must(from.send(to, "x0"))
+	from.connectOften(t, way)
+	way.mute.Store(true)
+	result := make(chan error, 1)
+	go func() { result <- from.send(to, "x1") }()
+	eventually(t, "it is heard", func() bool { return slices.Contains(to.heard(), "x1") })
+	way.frozen.Store(true)
+	way.cut()
+	eventually(t, "Redis is away for longer than what surely did not arrive is tried again", func() bool {
+		from.Redis.mu.Lock()
+		defer from.Redis.mu.Unlock()
+		return from.down != nil && time.Since(from.fell) > 2*insistTime
+	})
+	if err := from.send(to, "x2"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("what is sent meanwhile: %v", err)
+	}
+	select {
+	case err := <-result:
+		t.Errorf("answered too soon: %v", err)
+		return
+	default:
+	}
+	way.mute.Store(false)
+	way.frozen.Store(false)
+	way.cut()
+	from.must(<-result)
+	eventually(t, "it can send again", func() bool { return from.send(to, "x3") == nil })
+	arrived(t, []string{"x0", "x1", "x3"}, to)
+}
+
+// connectOften has a node make more connections than it needs at a time, so that what it does next finds one.
+func (s *site) connectOften(t *testing.T, way *proxy) {
+	t.Helper()
+	way.delay.Store(int64(100 * time.Millisecond))
+	var pings sync.WaitGroup
+	for range 16 {
+		pings.Go(func() {
+			if err := s.client.Ping(t.Context()).Err(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	pings.Wait()
+	way.delay.Store(0)
 }
 
 // TestWindowIsTooSmall asks for what is not kept any more: the receiver is told of the loss once, and

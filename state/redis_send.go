@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 
 const (
 	// publishTimeout bounds a publish, with the connection that it may need first. What is not answered by
-	// then has an unknown outcome.
+	// then has an unknown outcome, and is tried again.
 	publishTimeout = 5 * time.Second
 	// maxPublishes bounds the publishes at a time, of all streams together. They have connections of their
 	// own in the pool, so that neither they nor the scripts make the other wait.
@@ -40,8 +41,8 @@ func (s *sending) settle(copy int, node string, err error) {
 // be called under a lock. It calls done once, from another goroutine, with what became of each copy: nil when
 // Redis has taken it and that node was listening, ErrNoNode when the node is gone, which was not given it, and
 // ErrUnavailable when Redis is away or the node does not listen, or when too much waits before it, some seconds
-// at most; then, if Redis did not answer in time, that one may have been given the message, once at most, and
-// will not be later. A sender need not wait for done before it sends more.
+// at most; it was not given the message then and will not be. What Redis may have taken when it was lost is answered when it is
+// back; see insist. A sender need not wait for done before it sends more.
 func (r *Redis) Send(m Message, copies []Copy, done func([]error)) {
 	m.Node = r.id
 	all := &sending{errs: make([]error, len(copies)), done: done}
@@ -97,6 +98,21 @@ func (r *Redis) publish(kind, node string, payload []byte) error {
 	return r.publishNow(kind, node, payload)
 }
 
+// errUncertain says that Redis may have done what it was told, or may still do it.
+var errUncertain = errors.New("no answer")
+
+// mayHaveArrived reports whether Redis may have got a command that failed with an error: it did not refuse it, and there was a
+// connection.
+func mayHaveArrived(err error) bool {
+	var answer redis.Error
+	var broken *net.OpError
+	switch {
+	case errors.As(err, &answer), errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrClosed):
+		return false
+	}
+	return !errors.As(err, &broken) || broken.Op != "dial"
+}
+
 // publishNow hands a packet to a node; the caller has a turn. It fails with ErrNoNode when the node is gone,
 // with ErrUnavailable when it does not listen or Redis does not answer.
 func (r *Redis) publishNow(kind, node string, payload []byte) error {
@@ -119,6 +135,9 @@ func (r *Redis) publishNow(kind, node string, payload []byte) error {
 	heard, err := cmd.Result()
 	if err != nil {
 		r.metrics.failures.WithLabelValues("error").Inc()
+		if mayHaveArrived(err) {
+			err = fmt.Errorf("%w: %w", errUncertain, err)
+		}
 		return r.failed(ctx, kind, err)
 	}
 	r.distance.note(time.Since(began))

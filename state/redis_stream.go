@@ -19,8 +19,10 @@ const (
 	maxQueueTime = 5 * time.Second
 	// maxFlights bounds the publishes of one stream that are under way, to a node that keeps what comes too early.
 	maxFlights = 16
-	// insistTime bounds how long a publish is tried again that did not reach its node.
+	// insistTime bounds how long a publish is tried again that did not reach its node, and maxInsist how long one of which
+	// nobody knows whether it did: no longer than what was sent may be on its way for those who receive it.
 	insistTime = 400 * time.Millisecond
+	maxInsist  = 25 * time.Second
 	// minPace is the least time between two publishes to a node, and maxPace what it may become while Redis is near.
 	// What comes up meanwhile shares one.
 	minPace = 2 * time.Millisecond
@@ -243,17 +245,34 @@ func (s *stream) launch() {
 	}
 }
 
-// insist publishes once more what nobody heard, or what may not have been heard, for as long as a living node
-// needs to subscribe again. A receiver that has heard it knows it by its numbers. What was refused because this node may
-// be taken for dead, or was to leave before the process did not run for a while, is refused for good: its senders may speak elsewhere by now.
+// insist publishes once more what did not reach its node. What nobody heard is refused after a moment, which a living
+// node needs to subscribe again, and at once when this node may be taken for dead, or when the publish was to leave before the
+// process did not run for a while: its senders may speak elsewhere by now. What may have been heard, because Redis was lost
+// under it or stands still, is neither taken nor refused: it is published again when Redis is back, until one or the
+// other is known. A receiver that has heard it knows it by its numbers.
 func (s *stream) insist(kind string, payload []byte, began time.Time, err error) error {
-	for until := time.Now().Add(insistTime); errors.Is(err, ErrUnavailable) && !errors.Is(err, errLapsed) && time.Now().Before(until); {
-		if !s.r.pause(time.Now().Add(insistTime/4)) || s.r.woke().After(began) {
+	failed := time.Now()
+	for uncertain := false; errors.Is(err, ErrUnavailable); {
+		uncertain = uncertain || errors.Is(err, errUncertain)
+		hopeless := errors.Is(err, errLapsed) || time.Since(failed) > insistTime || s.r.woke().After(began)
+		if uncertain {
+			hopeless = time.Since(began) > maxInsist || s.isDead()
+		}
+		if hopeless || !s.r.pause(time.Now().Add(insistTime/4)) {
 			break
 		}
-		err = s.r.publish(kind, s.node, payload)
+		if !uncertain || s.r.away() == nil {
+			err = s.r.publish(kind, s.node, payload)
+		}
 	}
 	return err
+}
+
+// isDead reports whether the node that the stream leads to is dead.
+func (s *stream) isDead() bool {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	return s.r.dead[s.node] != nil
 }
 
 // next composes the next publish, or nil when there is nothing to publish.
@@ -328,33 +347,34 @@ func (r *Redis) pace() time.Duration {
 	return max(minPace, near, trip/(maxFlights/2)).Round(minPace)
 }
 
-// land notes what became of a publish. Who sent its messages is told when that of all before it is known: the receiver
-// can deliver then what Redis took, and a sender that waits for the answer before it does something elsewhere does that behind
-// its messages.
+// land notes what became of a publish. Who sent messages that were refused is told at once. Who sent others is told when
+// the outcome of all before them is known: the receiver can deliver then what Redis took, and a sender that waits for the
+// answer before it does something elsewhere does that behind its messages.
 func (s *stream) land(b *batch, err error) {
-	s.r.mu.Lock()
-	_, dead := s.r.dead[s.node]
-	s.r.mu.Unlock()
+	dead := s.isDead()
 	s.mu.Lock()
 	s.flying--
 	b.landed, b.err = true, err
-	var known []*batch
+	var taken []*batch
 	for len(s.flights) > 0 && s.flights[0].landed {
 		first := s.flights[0]
-		s.flights, known = s.flights[1:], append(known, first)
+		s.flights = s.flights[1:]
 		if first.err == nil {
 			s.keepLocked(first)
+			taken = append(taken, first)
 		} else if !dead {
 			s.oweLocked(first.records)
 		}
 	}
 	s.mu.Unlock()
 	wake(s.nudge)
-	if err == nil {
+	if err != nil {
+		s.finish(b.records, err)
+	} else {
 		s.r.metrics.messages.Add(float64(len(b.records)))
 	}
-	for _, b := range known {
-		s.finish(b.records, b.err)
+	for _, b := range taken {
+		s.finish(b.records, nil)
 	}
 }
 
