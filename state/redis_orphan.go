@@ -144,7 +144,8 @@ type bequest struct {
 }
 
 // Adopt moves an orphan, a member that a dead node left behind, to this node, under a newer epoch and without
-// a departure. It returns a view without a Room if that node had the user in no room. It fails with
+// a departure. It returns a view without a Room if that node had the user in no room; one node alone can adopt such a one
+// as well. It fails with
 // ErrNotMember when the grace is over, the node or the user unknown or a newer connection there, which the
 // view has then, and with ErrUnavailable when Redis is away or the node is not known as dead, or not yet.
 func (r *Redis) Adopt(ctx context.Context, node, user string, old, epoch uint64) (View, error) {
@@ -154,7 +155,7 @@ func (r *Redis) Adopt(ctx context.Context, node, user string, old, epoch uint64)
 	}
 	left, known := e.members[user]
 	if !known {
-		return View{}, nil
+		return r.adoptRoomless(ctx, node, user, epoch)
 	}
 	stays := slices.DeleteFunc(slices.Clone(left), func(b bequest) bool { return b.Node != node || b.Epoch > old })
 	if len(stays) == 0 {
@@ -170,6 +171,33 @@ func (r *Redis) Adopt(ctx context.Context, node, user string, old, epoch uint64)
 		v = r.newer(ctx, node, stays[:1], old)
 	}
 	return v, err
+}
+
+// adoptRoomless adopts one whom a dead node had in no room. No room says who is first then, so the claim stands beside the dead node's
+// index.
+func (r *Redis) adoptRoomless(ctx context.Context, node, user string, epoch uint64) (View, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	key := r.indexKey(node) + ":claims"
+	var first *redis.StringCmd
+	r.metrics.trips.WithLabelValues("claim").Inc()
+	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSetNX(ctx, key, user, epochText(epoch)+" 0 "+r.id)
+		p.PExpire(ctx, key, r.cfg.Grace+2*r.cfg.Lease)
+		first = p.HGet(ctx, key, user)
+		return nil
+	})
+	if err != nil {
+		return View{}, r.failed(ctx, "claim", err)
+	}
+	claims, err := parseEntries([]any{user, first.Val()})
+	if err != nil {
+		return View{}, fmt.Errorf("reading who has adopted: %w", err)
+	}
+	if claims[0].Node != r.id {
+		return View{Members: []Member{claims[0].member()}}, fmt.Errorf("adopting from node %s: another was first: %w", node, ErrNotMember)
+	}
+	return View{}, nil
 }
 
 // leaveFormer takes an orphan out of the rooms that it was leaving for the one in which it was adopted: a node joins the

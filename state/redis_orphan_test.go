@@ -96,6 +96,13 @@ func orphansAreAdopted(t *testing.T, cfg RedisConfig) {
 	if v, err := two.adopt("n3", "roomless", 1); err != nil || v.Room != "" {
 		t.Errorf("adopting one who was in no room: %+v, %v", v, err)
 	}
+	if v, err := two.adopt("n3", "roomless", 1); err != nil || v.Room != "" {
+		t.Errorf("adopting the same one there again: %+v, %v", v, err)
+	}
+	v, err := one.adopt("n3", "roomless", 1)
+	if m, ok := v.Find("roomless"); !errors.Is(err, ErrNotMember) || !ok || m.Node != "n2" || m.Epoch <= 1 {
+		t.Errorf("adopting one whom another node has adopted: %+v, %v", v, err)
+	}
 	if _, err := two.adopt("unheard", "d", 1); !errors.Is(err, ErrNotMember) {
 		t.Errorf("adopting from a node that never was: %v", err)
 	}
