@@ -173,6 +173,13 @@ func (s *site) sees(room string) []string {
 	return out
 }
 
+// view returns the room as the clients of this node see it.
+func (s *site) view(room string) View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.views[room]
+}
+
 func (s *site) count(of map[string]int, key string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -393,6 +393,9 @@ func (r *Redis) doubtLocked() {
 
 func (r *Redis) roomTTL() time.Duration { return ttlLeases * r.cfg.Lease }
 
+// remembrance is how long a node remembers who left, which is as long as Redis does while a room is young.
+func (r *Redis) remembrance() time.Duration { return 4 * r.cfg.Lease }
+
 // wake makes a goroutine look at what there is to do, now or when it is done with what it does.
 func wake(c chan struct{}) {
 	select {

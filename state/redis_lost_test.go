@@ -92,6 +92,72 @@ func TestLeaveOfLostRoom(t *testing.T) {
 	}
 }
 
+// TestCutOffNodeRestoresWhoLeft has one leave and then Redis lose everything, while a node is cut off. It brings back whom it knew
+// when it returns, and nobody sees that one come back and leave again.
+func TestCutOffNodeRestoresWhoLeft(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := patiently(single(redis))
+	way := newProxy(t, redis.Addr)
+	one, two, cut := newSite(t, cfg, "n1"), newSite(t, cfg, "n2"), newSite(t, behind(cfg, way), "n3")
+	settled(t, 1, one, two, cut)
+	one.must(one.enter("r0", "x"))
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two, cut)
+	way.frozen.Store(true)
+	one.must(one.exit("r0", "x"))
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3"}, one, two)
+	redis.Do("FLUSHALL")
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3"}, one, two)
+	way.frozen.Store(false)
+	way.cut()
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3"}, one, two, cut)
+	for _, s := range []*site{one, two, cut} {
+		s.mu.Lock()
+		if s.joined["r0/x"] > 1 || s.left["r0/x"] != 1 || len(s.left) != 1 {
+			t.Errorf("%s saw x enter %d times, and leave: %v", s.id, s.joined["r0/x"], s.left)
+		}
+		s.mu.Unlock()
+	}
+	one.must(one.enter("r0", "x"))
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two, cut)
+}
+
+// TestEntersAgainInOutage has one leave and enter again while Redis is away, which comes back empty, and the others restore
+// the stay that they knew: it is there all along.
+func TestEntersAgainInOutage(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := patiently(single(redis))
+	way := newProxy(t, redis.Addr)
+	one, two, cut := newSite(t, cfg, "n1"), newSite(t, cfg, "n2"), newSite(t, behind(cfg, way), "n3")
+	settled(t, 1, one, two, cut)
+	cut.must(cut.enter("r0", "x"))
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two, cut)
+	way.frozen.Store(true)
+	eventually(t, "the node knows", func() bool { return cut.Ready() != nil })
+	epoch := cut.epoch("r0", "x")
+	cut.must(cut.exit("r0", "x"))
+	cut.must(cut.enterBy("r0", "x", epoch))
+	redis.Do("FLUSHALL")
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two)
+	way.frozen.Store(false)
+	way.cut()
+	eventually(t, "all know of the new stay", func() bool {
+		want, _ := cut.view("r0").Find("x")
+		for _, s := range []*site{one, two} {
+			if m, _ := s.view("r0").Find("x"); m != want {
+				return false
+			}
+		}
+		return true
+	})
+	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two, cut)
+	nobodyLeft(t, one, two)
+	cut.mu.Lock()
+	defer cut.mu.Unlock()
+	if cut.joined["r0/x"] > 2 || len(cut.left) > 1 {
+		t.Errorf("%v entered and %v left", cut.joined, cut.left)
+	}
+}
+
 // TestFlushedWithNewcomers empties Redis under many rooms while people join everywhere.
 func TestFlushedWithNewcomers(t *testing.T) {
 	redis := redistest.Start(t)

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -19,6 +20,8 @@ type mirror struct {
 	own map[string]stay
 	// leaving are members that left, of which the others may not have heard yet.
 	leaving map[string]Departure
+	// gone are those whose stay is over, as their own nodes said a while ago; see remember.
+	gone map[string]gone
 	// busy counts the changes of this node that are under way; no assertion begins meanwhile.
 	busy int
 	// asserting is closed at the end of an assertion; no change begins meanwhile.
@@ -39,6 +42,37 @@ type stay struct {
 	joined  uint64
 	settled bool // the join is done; until then Redis may or may not have it
 	known   bool // Redis had it, so that other nodes may have
+}
+
+// gone is a stay that is over.
+type gone struct {
+	epoch, joined uint64
+	at            time.Time
+}
+
+// remember notes whose stay is over, as their own nodes say: who has not heard of it may bring them back to a room that
+// Redis lost, as when a node was cut off and Redis lost its data meanwhile. They are not seen to come and leave again; their
+// nodes put Redis right. A stay that is over never comes back: who enters again has another.
+func (m *mirror) remember(left []Departure, keep time.Duration) {
+	now := time.Now()
+	maps.DeleteFunc(m.gone, func(_ string, g gone) bool { return now.Sub(g.at) > keep })
+	for _, d := range left {
+		if d.Reason == ReasonNodeLost || d.Joined < m.gone[d.ID].joined {
+			continue // Whom others took for dead may come back.
+		}
+		if m.gone == nil {
+			m.gone = map[string]gone{}
+		}
+		m.gone[d.ID] = gone{d.Epoch, d.Joined, now}
+	}
+}
+
+// isOver reports whether a member that Redis holds is known to have left. Of its own members who have entered again the node
+// makes Redis right instead.
+func (m *mirror) isOver(e entry) bool {
+	g, known := m.gone[e.ID]
+	s, own := m.own[e.ID]
+	return known && e.Joined <= g.joined && e.Epoch <= g.epoch && !(own && s.epoch == e.Epoch)
 }
 
 // otherFounding stands for one that is not known but that Redis' copy of the room does not have.
@@ -83,6 +117,7 @@ func (r *Redis) update(c change) (View, bool) {
 		}
 		return View{}, false
 	}
+	m.remember(c.Left, r.remembrance())
 	if c.Version <= m.version {
 		return View{}, false
 	}
@@ -98,6 +133,7 @@ func (r *Redis) update(c change) (View, bool) {
 		r.conflictLocked(c.Room)
 		return View{}, false
 	}
+	c.Members = slices.DeleteFunc(slices.Clone(c.Members), m.isOver)
 	r.explainLocked(m, &c)
 	m.take(c)
 	r.tidyLocked(c.Room, m)
@@ -143,7 +179,7 @@ func (r *Redis) completeLocked(m *mirror, c *change) bool {
 		i := slices.IndexFunc(members, func(o entry) bool { return o.ID == e.ID })
 		left := slices.ContainsFunc(c.Left, func(d Departure) bool { return d.ID == e.ID && d.Epoch >= e.Epoch })
 		switch {
-		case i >= 0 && members[i].Epoch < e.Epoch && (own || e.Node != r.id):
+		case i >= 0 && members[i].isBefore(e) && (own || e.Node != r.id):
 			members[i] = e
 		case i < 0 && (own || !left && e.Node != r.id && !r.overLocked(e.Node)):
 			members = append(members, e)
@@ -187,7 +223,7 @@ func (r *Redis) robbedLocked(m *mirror, c change) bool {
 		switch {
 		case there && e.Epoch > s.epoch, left && !there:
 			delete(m.own, id)
-		case s.settled && c.Version > s.joined && (!there || e.Epoch < s.epoch):
+		case s.settled && c.Version > s.joined && (!there || e.isBefore(entry{Epoch: s.epoch, Joined: s.joined})):
 			robbed = true
 		}
 	}

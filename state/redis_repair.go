@@ -141,11 +141,16 @@ func (r *Redis) assertionLocked(m *mirror, absent map[string]bool) (known uint64
 	for id, d := range m.leaving {
 		left = append(left, id, epochText(d.Epoch))
 	}
+	for id, g := range m.gone {
+		if _, there := find(m.members, id); !there {
+			left = append(left, id, epochText(g.epoch))
+		}
+	}
 	known = m.version
 	if m.ahead {
 		known++ // So that what was shown is replaced.
 	}
-	return known, slices.Concat([]any{known, m.founded, len(m.own)}, own, []any{len(m.leaving)}, left, others)
+	return known, slices.Concat([]any{known, m.founded, len(m.own)}, own, []any{len(left) / 2}, left, others)
 }
 
 // agreeLocked takes over a room as its assertion left it and has the other nodes told if anything
@@ -178,6 +183,8 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 		}
 		r.tellLocked(c) // Without the guesses that follow, which their own nodes would have to believe.
 	}
+	m.remember(c.Left, r.remembrance())
+	c.Members = slices.DeleteFunc(slices.Clone(c.Members), m.isOver)
 	r.explainLocked(m, &c)
 	clear(m.leaving)
 	m.touched = time.Now()

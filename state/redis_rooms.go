@@ -185,7 +185,7 @@ func (r *Redis) Leave(ctx context.Context, room, id string, epoch uint64, why Re
 	rep, err := r.change(ctx, "leave", leaveScript, room, 0, id, epochText(epoch))
 	switch {
 	case own && (err != nil || rep.status == "none"):
-		return r.leaveLocally(room, m, Departure{Member: who, Reason: why}), nil
+		return r.leaveLocally(room, m, id), nil
 	case err == nil && rep.status != "ok":
 		err = ErrNotMember
 		r.forgive(m, id)
@@ -251,7 +251,7 @@ func (r *Redis) disown(m *mirror, who Member, why Reason) bool {
 		return false
 	}
 	delete(m.own, who.ID)
-	who.Node = r.id
+	who.Node, who.Joined = r.id, s.joined
 	m.leaving[who.ID] = Departure{Member: who, Reason: why}
 	return true
 }
@@ -272,6 +272,7 @@ func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reas
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	m.remember(c.Left, r.remembrance())
 	shown := c
 	if r.completeLocked(m, &shown) {
 		also = append(also, nodesOf(m.members)...)
@@ -301,7 +302,7 @@ func (r *Redis) correctLocked(m *mirror, shown *change) bool {
 	members := slices.DeleteFunc(slices.Clone(shown.Members), func(e entry) bool {
 		_, own := m.own[e.ID]
 		_, shown := find(m.members, e.ID)
-		return e.Node == r.id && !own && !shown && m.leaving[e.ID].Epoch >= e.Epoch
+		return m.isOver(e) || e.Node == r.id && !own && !shown && m.leaving[e.ID].Epoch >= e.Epoch
 	})
 	wrong := len(members) < len(shown.Members)
 	for _, e := range m.members {
@@ -381,10 +382,11 @@ func (r *Redis) moveLocally(room string, m *mirror, who Member, before stay) Vie
 	return r.locallyLocked(room, m, members, nil)
 }
 
-func (r *Redis) leaveLocally(room string, m *mirror, who Departure) View {
+func (r *Redis) leaveLocally(room string, m *mirror, id string) View {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	who.Node = r.id
+	who := m.leaving[id]
+	m.remember([]Departure{who}, r.remembrance())
 	members := slices.DeleteFunc(slices.Clone(m.members), func(e entry) bool { return e.member().Is(who.Member) })
 	return r.locallyLocked(room, m, members, []Departure{who})
 }

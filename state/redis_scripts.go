@@ -55,6 +55,11 @@ func (e entry) member() Member {
 	return Member(e)
 }
 
+// isBefore reports whether an entry is of an older connection than another of the same user, or of a former stay.
+func (e entry) isBefore(o entry) bool {
+	return e.Epoch < o.Epoch || e.Epoch == o.Epoch && e.Joined < o.Joined
+}
+
 // NewNodeID returns an id that no other node ever had. It is short: a longer one would make a member in Redis,
 // with 20 digits of an epoch and 16 of a version, more than the 64 bytes up to which a hash stays compact.
 func NewNodeID() string { return rand.Text()[:16] }

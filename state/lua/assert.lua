@@ -9,6 +9,10 @@ local known, knew, count = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8
 local lost = version == 0
 if founding > 0 and knew > 0 then lost = founding ~= knew
 elseif founding > 0 and known > 0 then lost = founding > known end
+-- older tells whether who is there is of an older connection, or of a former stay.
+local function older(there, epoch, joined)
+  return not there or there.epoch < epoch or there.epoch == epoch and tonumber(there.joined) < tonumber(joined)
+end
 local own, back, over = {}, {}, {}
 for i = 9, 9 + (count - 1) * 4, 4 do
   local id, epoch = ARGV[i], ARGV[i + 1]
@@ -17,7 +21,7 @@ for i = 9, 9 + (count - 1) * 4, 4 do
   local gone = not there and redis.call('HGET', departed, id)
   if gone and gone > epoch or not there and ARGV[i + 3] == '1' and version > 0 then
     over[#over + 1] = id
-  elseif not there or there.epoch < epoch then
+  elseif older(there, epoch, ARGV[i + 2]) then
     if not there and not lost then back[#back + 1] = id end
     put(id, epoch, ARGV[i + 2], node)
   end
@@ -33,7 +37,7 @@ if lost then
   for i = rest + 1, rest + leaving * 2, 2 do bury(ARGV[i], ARGV[i + 1], young) end
   for i = rest + 1 + leaving * 2, #ARGV, 4 do
     local there, gone = members[ARGV[i]], redis.call('HGET', departed, ARGV[i])
-    if (not there or there.epoch < ARGV[i + 1]) and (not gone or gone < ARGV[i + 1]) then put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
+    if older(there, ARGV[i + 1], ARGV[i + 2]) and (not gone or gone < ARGV[i + 1]) then put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
   end
 end
 if size > 0 and version < known then changed = true end
