@@ -102,3 +102,17 @@ func TestAllocateRatesOfOne(t *testing.T) {
 		}
 	}
 }
+
+// TestPaceForgets has ever new users make one allocation each.
+func TestPaceForgets(t *testing.T) {
+	p := newPace[int](10)
+	now := time.Unix(1_800_000_000, 0)
+	for i := range 100_000 {
+		if now = now.Add(time.Millisecond); !p.allow(i, now) {
+			t.Fatalf("user %d was refused", i)
+		}
+	}
+	if len(p.full) > paceSweep {
+		t.Errorf("%d are remembered, of whom 100 have allocated within the last tenth of a second", len(p.full))
+	}
+}

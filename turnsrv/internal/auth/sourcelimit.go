@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// SourceLimit bounds how often a source gets something: an address, or an IPv6
-// /64, an answer before it has proven that the address is its own, or a user an
-// allocation. It is a table of fixed size, so that spoofed sources cost no memory
-// and push nobody out. Sources that meet in a place of the table share its rate;
-// where they meet is secret and changes with every start, and a flood of spoofed
-// sources must saturate most places, millions of packets a second, before it
-// locks others out. Any number of goroutines may use it.
+// SourceLimit bounds how often a source address, or an IPv6 /64, gets an answer
+// before it has proven that the address is its own. It is a table of fixed size,
+// so that spoofed sources cost no memory and push nobody out. Sources that meet
+// in a place of the table share its rate; where they meet is secret and changes
+// with every start, and a flood of spoofed sources must saturate most places,
+// millions of packets a second, before it locks others out. Any number of
+// goroutines may use it.
 type SourceLimit struct {
 	// Fixed after construction.
 	seed  maphash.Seed
@@ -40,7 +40,7 @@ func NewSourceLimit(perSecond float64, burst, maxSources int) *SourceLimit {
 	if perSecond <= 0 {
 		return l
 	}
-	// The bounds keep the sums of take from overflowing; no rate that means
+	// The bounds keep the sums of Allow from overflowing; no rate that means
 	// anything comes near them.
 	step := min(max(float64(time.Second)/perSecond, 1), math.MaxInt64/8)
 	l.step = int64(step)
@@ -52,16 +52,10 @@ func NewSourceLimit(perSecond float64, burst, maxSources int) *SourceLimit {
 // Allow takes one answer to addr at now, if the rate has one left. Times that
 // are not in order are harmless.
 func (l *SourceLimit) Allow(addr netip.Addr, now time.Time) bool {
-	return l.step == 0 || l.take(l.place(addr), now)
-}
-
-// AllowName does the same for a source that has a name.
-func (l *SourceLimit) AllowName(name string, now time.Time) bool {
-	return l.step == 0 || l.take(&l.full[maphash.String(l.seed, name)%uint64(len(l.full))], now)
-}
-
-func (l *SourceLimit) take(full *atomic.Int64, now time.Time) bool {
-	at := int64(now.Sub(l.start))
+	if l.step == 0 {
+		return true
+	}
+	at, full := int64(now.Sub(l.start)), l.place(addr)
 	for {
 		old := full.Load()
 		next := max(old, at) + l.step
