@@ -130,7 +130,7 @@ rolling: ## Update three nodes of the DaemonSet under a call, with the drain of 
 	go test -C k8s -race -count=1 -run '^TestRollingUpdate$$' -v . -drain 0
 
 .PHONY: k8s-dry-run
-k8s-dry-run: ## Have a real API server, built from the Go proxy, check every overlay (15 min the first time)
+k8s-dry-run: ## Have a real API server and controller, built from the Go proxy, take every overlay (15 min the first time)
 	@k8s/dry-run.sh
 
 .PHONY: docker-build

@@ -114,11 +114,19 @@ func startAPIServer(t *testing.T) *apiServer {
 // background runs a program until the end of the test.
 func background(t *testing.T, program string, args ...string) {
 	t.Helper()
+	var log bytes.Buffer
 	cmd := exec.Command(program, args...)
+	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%v: run make k8s-dry-run", err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s ends with\n%s", program, log.Bytes()[max(0, log.Len()-4000):])
+		}
+	})
 }
 
 func freeAddress(t *testing.T) string {
@@ -143,6 +151,11 @@ func accountKey(t *testing.T) string {
 // it.
 func (a *apiServer) apply(o object, query string) string {
 	a.t.Helper()
+	return a.ask(http.MethodPatch, a.path(o)+query+"&force=true&fieldManager=signal&fieldValidation=Strict", o.text)
+}
+
+// path is where the server has an object.
+func (a *apiServer) path(o object) string {
 	gvk := o.GetObjectKind().GroupVersionKind()
 	resource, _ := meta.UnsafeGuessKindToResource(gvk)
 	path := "/apis/" + gvk.Group + "/" + gvk.Version
@@ -152,26 +165,46 @@ func (a *apiServer) apply(o object, query string) string {
 	if o.namespace != "" {
 		path += "/namespaces/" + o.namespace
 	}
-	return a.ask(http.MethodPatch, fmt.Sprintf("%s/%s/%s%s&force=true&fieldManager=signal&fieldValidation=Strict", path, resource.Resource, o.name, query), o.text)
+	return path + "/" + resource.Resource + "/" + o.name
 }
 
 // ask returns the status and text of an answer that is no success.
 func (a *apiServer) ask(method, path string, body []byte) string {
+	a.t.Helper()
+	if _, err := a.send(method, path, body); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// send returns the text of an answer, or its status and text as error when it is no success.
+func (a *apiServer) send(method, path string, body []byte) (string, error) {
 	a.t.Helper()
 	req, err := http.NewRequest(method, a.url+strings.ReplaceAll(path, " ", "%20"), bytes.NewReader(body))
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer north")
-	req.Header.Set("Content-Type", "application/apply-patch+yaml")
+	req.Header.Set("Content-Type", contentType(method, body))
 	res, err := a.client.Do(req)
 	if err != nil {
-		return err.Error()
+		return "", err
 	}
 	defer func() { _ = res.Body.Close() }()
-	text, _ := io.ReadAll(res.Body)
-	if res.StatusCode >= 300 {
-		return res.Status + " " + string(text)
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode >= 300 {
+		err = fmt.Errorf("%s %s", res.Status, text)
 	}
-	return ""
+	return string(text), err
+}
+
+// contentType is that of an object to apply, which is YAML here, or of a change to merge, which is JSON.
+func contentType(method string, body []byte) string {
+	switch {
+	case method != http.MethodPatch:
+		return "application/json"
+	case bytes.HasPrefix(body, []byte("{")):
+		return "application/merge-patch+json"
+	}
+	return "application/apply-patch+yaml"
 }

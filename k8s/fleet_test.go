@@ -1,11 +1,13 @@
 package k8s_test
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -33,7 +36,8 @@ type fleet struct {
 	pod      core.PodTemplateSpec
 	env      map[string]string
 	gateway  string // gateway is the address of what is no node.
-	account  string // account is the directory with the service account's token and ca.crt.
+	files    string // files is the directory with the service account's token and ca.crt, and all of /etc.
+	cert     tls.Certificate
 	binary   string
 	machines []*machine
 	next     atomic.Uint32
@@ -50,11 +54,10 @@ type machine struct {
 	log      string // log is the file with what the process says.
 }
 
-// newFleet starts count machines with pods of the overlay's DaemonSet.
-func newFleet(t *testing.T, overlay string, count int) *fleet {
+// newFleet starts count machines with pods of the DaemonSet among the objects.
+func newFleet(t *testing.T, objects []object, count int) *fleet {
 	t.Helper()
 	systemtest.NeedRoot(t, "ip", "nsenter", "unshare", "setpriv", "redis-server", "chromium")
-	objects := render(t, overlay)
 	f := &fleet{t: t, pod: one[*apps.DaemonSet](t, objects, "signaling").Spec.Template, binary: systemtest.Executable(t)}
 	f.env = environment(t, objects, f.pod.Spec.Containers[0])
 	if *drain > 0 {
@@ -72,6 +75,7 @@ func newFleet(t *testing.T, overlay string, count int) *fleet {
 		f.addMachine(bridge, fmt.Sprintf("%s-%d", bridge, i), prefix+strconv.Itoa(11+i))
 	}
 	f.startAPI()
+	f.writeFiles()
 	for _, m := range f.machines {
 		m.start()
 	}
@@ -118,26 +122,59 @@ func (f *fleet) startAPI() {
 	}))
 	_ = api.Listener.Close()
 	api.Listener = listener
-	api.TLS = &tls.Config{Certificates: []tls.Certificate{systemtest.Certificate(f.t, f.gateway)}}
+	f.cert = systemtest.Certificate(f.t, f.gateway, "*.turn.example.org")
+	api.TLS = &tls.Config{Certificates: []tls.Certificate{f.cert}}
 	api.StartTLS()
 	f.t.Cleanup(api.Close)
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	f.env["KUBERNETES_SERVICE_HOST"], f.env["KUBERNETES_SERVICE_PORT"] = f.gateway, port
-	f.account = f.t.TempDir()
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw})
+}
+
+// writeFiles writes what pods have beside the image's executable: the service account, names, and the certificate in every Secret
+// that is mounted, for those alone who may read it.
+func (f *fleet) writeFiles() {
+	f.t.Helper()
+	f.files = f.t.TempDir()
+	cert, key := systemtest.WriteCertificate(f.t, f.t.TempDir(), f.cert)
 	hosts := "127.0.0.1 localhost\n" + f.gateway + " redis\n"
-	for name, text := range map[string]string{"token": "north", "ca.crt": string(ca), "hosts": hosts} {
-		if err := os.WriteFile(filepath.Join(f.account, name), []byte(text), 0o644); err != nil {
-			f.t.Fatal(err)
+	for name, text := range map[string]string{"token": "north", "ca.crt": read(f.t, cert), "etc/hosts": hosts} {
+		f.write(name, text, 0o644, 0)
+	}
+	for _, m := range f.pod.Spec.Containers[0].VolumeMounts {
+		for _, v := range f.pod.Spec.Volumes {
+			if v.Name != m.Name {
+				continue
+			}
+			for name, file := range map[string]string{core.TLSCertKey: cert, core.TLSPrivateKeyKey: key} {
+				f.write(filepath.Join(m.MountPath, name), read(f.t, file), os.FileMode(*v.Secret.DefaultMode), int(*f.pod.Spec.SecurityContext.FSGroup))
+			}
 		}
 	}
+}
+
+func (f *fleet) write(name, text string, mode os.FileMode, group int) {
+	f.t.Helper()
+	file := filepath.Join(f.files, name)
+	err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), mode), os.Chown(file, 0, group))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // container is how the container runtime starts the pod: the image's entry point with the manifest's
 // arguments, in the machine's network, with files of its own, without rights.
 const container = `
 mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount
-cp "$0"/token "$0"/ca.crt /run/secrets/kubernetes.io/serviceaccount && mount --bind "$0"/hosts /etc/hosts
+cp "$0"/token "$0"/ca.crt /run/secrets/kubernetes.io/serviceaccount && mount --bind "$0"/etc /etc
 exec setpriv --reuid 65532 --regid 65532 --clear-groups --no-new-privs --bounding-set=-all -- "$@"
 `
 
@@ -145,7 +182,7 @@ exec setpriv --reuid 65532 --regid 65532 --clear-groups --no-new-privs --boundin
 func (m *machine) start() {
 	m.t.Helper()
 	c := m.pod.Spec.Containers[0]
-	args := append([]string{"--net=/run/netns/" + m.name, "unshare", "--mount", "sh", "-euc", container, m.account, m.binary}, c.Args...)
+	args := append([]string{"--net=/run/netns/" + m.name, "unshare", "--mount", "sh", "-euc", container, m.files, m.binary}, c.Args...)
 	m.cmd, m.ended = exec.Command("nsenter", args...), make(chan struct{})
 	m.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	fields := map[string]string{"spec.nodeName": m.name, "status.hostIP": m.ip}
@@ -158,13 +195,13 @@ func (m *machine) start() {
 		}
 	}
 	m.log = filepath.Join(m.t.TempDir(), "log")
-	log, err := os.Create(m.log)
+	file, err := os.Create(m.log)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.cmd.Stderr = log
+	m.cmd.Stderr = file
 	err = m.cmd.Start()
-	_ = log.Close()
+	_ = file.Close()
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -177,8 +214,8 @@ func (m *machine) start() {
 
 // probe does what the kubelet does and returns what is wrong.
 func (m *machine) probe(p *core.Probe) error {
-	client := http.Client{Timeout: systemtest.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := client.Get("http://" + m.ip + ":" + m.env["SERVER_PORT"] + p.HTTPGet.Path)
+	client := http.Client{Timeout: systemtest.Patience, Transport: directly()}
+	res, err := client.Get(m.scheme() + "://" + m.ip + ":" + m.env["SERVER_PORT"] + p.HTTPGet.Path)
 	if err != nil {
 		return err
 	}
@@ -187,6 +224,16 @@ func (m *machine) probe(p *core.Probe) error {
 		return errors.New(res.Status)
 	}
 	return nil
+}
+
+// directly is a way to a pod that believes any certificate, as the kubelet and load balancers do.
+func directly() *http.Transport {
+	return &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+}
+
+// scheme is what the kubelet is told that pods speak.
+func (f *fleet) scheme() string {
+	return strings.ToLower(cmp.Or(string(f.pod.Spec.Containers[0].ReadinessProbe.HTTPGet.Scheme), "http"))
 }
 
 // stop ends the pod as the kubelet does: no endpoint any more, the preStop, SIGTERM, and the grace
@@ -215,11 +262,7 @@ func (m *machine) stop() time.Duration {
 // said returns what the pod has logged so far.
 func (m *machine) said() string {
 	m.t.Helper()
-	text, err := os.ReadFile(m.log)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return string(text)
+	return read(m.t, m.log)
 }
 
 // service is the ingress and the Service together: any endpoint, one after the other.
@@ -229,17 +272,19 @@ func (f *fleet) service() (link string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(&url.URL{Scheme: "http", Host: f.endpoint()})
+	if f.scheme() == "https" {
+		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{f.cert}})
+	}
+	proxy := &httputil.ReverseProxy{Transport: directly(), Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: f.scheme(), Host: f.endpoint()})
 		r.SetXForwarded()
 		r.Out.Host = r.In.Host
 	}}
-	server := &http.Server{Handler: proxy}
+	server := &http.Server{Handler: proxy, ErrorLog: log.New(io.Discard, "", 0)} // Browsers open more than they use.
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(listener) }()
 	f.t.Cleanup(func() { _ = server.Close(); <-done })
-	return "http://" + listener.Addr().String() + "/"
+	return f.scheme() + "://" + listener.Addr().String() + "/"
 }
 
 func (f *fleet) endpoint() string {

@@ -11,9 +11,9 @@ import (
 // its member leave, once, and join again when it can be reached. The member itself sees nobody leave: its page, which
 // was told nothing for a while, is asked to come back, resumes its session, and follows to the new connection.
 func TestPartitionFromRedis(t *testing.T) {
-	f := newFleet(t, "daemonset", 2)
+	f := newFleet(t, render(t, "daemonset"), 2)
 	cut, other := f.machines[0], f.machines[1]
-	pages := openPages(t, []string{cut.link("parted"), other.link("parted")})
+	pages := f.openPages([]string{cut.link("parted"), other.link("parted")})
 	here, there := pages[0], pages[1]
 	before := here.User()
 	cut.partition(true)

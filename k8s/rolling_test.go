@@ -3,14 +3,20 @@ package k8s_test
 import (
 	"flag"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
+
 	"cline-meet/signal/assets/pagetest"
 	"cline-meet/signal/packaging/systemtest"
 )
+
+// turnHost is the name that the guide proposes for machines with a certificate.
+const turnHost = "{address}.turn.example.org"
 
 var (
 	gap   = flag.Duration("gap", time.Second, "longest time without a new frame of video in the rolling update, on a machine that does nothing else")
@@ -18,13 +24,17 @@ var (
 )
 
 // TestRollingUpdate updates three machines one after the other, with the command, the environment and
-// the preStop of the DaemonSet, under a call that only relays carry. Browsers keep relays that they
-// left for more than a minute, so that the manifest's drain takes that long for each machine; less time
-// is the harder test.
+// the preStop of the DaemonSet, under a call that only relays carry, which clients reach by TLS: the page
+// as well as TURN, each with the certificate of its Secret, and each machine under a name of its own.
+// Browsers keep relays that they left for more than a minute, so that the manifest's drain takes that
+// long for each machine; less time is the harder test.
 func TestRollingUpdate(t *testing.T) {
-	f := newFleet(t, "daemonset", 3)
-	link := f.service() + "?autojoin=1&room=rolling&media=synthetic&transport=relay"
-	pages := openPages(t, []string{link, link, link}, pagetest.Connection.Relayed)
+	dir := sourceWith(t, []string{"gateway"}, "https", "certificate")
+	edit(t, filepath.Join(dir, "base/settings.env"), "TURN_PUBLIC_HOST=auto", "TURN_PUBLIC_HOST="+turnHost)
+	f := newFleet(t, renderIn(t, dir, "daemonset"), 3)
+	link := f.service() + "?autojoin=1&room=rolling&media=synthetic&transport=relay-tls"
+	overTLS := func(c pagetest.Connection) bool { return c.Relayed() && c.RelayProtocol == "tls" }
+	pages := f.openPages([]string{link, link, link}, overTLS)
 	slowdown := systemtest.Slowdown(t)
 	for _, p := range pages {
 		watch(p)
@@ -61,14 +71,18 @@ func TestRollingUpdate(t *testing.T) {
 	}
 }
 
-// openPages opens each link for one person and waits until all see each other by connections of which all of that
-// holds.
-func openPages(t *testing.T, links []string, that ...func(pagetest.Connection) bool) []pagetest.Page {
-	t.Helper()
-	browser := pagetest.Start(t)
+// openPages opens each link for one person, in a browser that knows the names of the machines, and waits until all see each other by
+// connections of which all of that holds.
+func (f *fleet) openPages(links []string, that ...func(pagetest.Connection) bool) []pagetest.Page {
+	f.t.Helper()
+	var names []string
+	for _, m := range f.machines {
+		names = append(names, "MAP "+strings.ReplaceAll(turnHost, "{address}", strings.ReplaceAll(m.ip, ".", "-"))+" "+m.ip)
+	}
+	browser := pagetest.Start(f.t, chromedp.Flag("host-resolver-rules", strings.Join(names, ",")))
 	var pages []pagetest.Page
 	for _, link := range links {
-		pages = append(pages, browser.Open(t, link))
+		pages = append(pages, browser.Open(f.t, link))
 	}
 	for _, p := range pages {
 		p.Connected(len(links)-1, that...)
