@@ -55,12 +55,13 @@ type Config struct {
 	// that one is the primary, without an IPv6 address there are no IPv6 relays.
 	RelayIP []string
 	// ExternalIP holds the addresses relays are seen at: one of each family,
-	// external/relay pairs, or "auto" alone. Empty means RelayIP.
+	// external/relay pairs, or "auto" alone. Empty means RelayIP, or what is found for a private one.
 	ExternalIP   []string
 	ExternalSTUN string // ExternalSTUN is host:port of the STUN server that "auto" asks.
 	// KubernetesNode is the Node object that "auto" asks the Kubernetes API for,
 	// before the STUN server.
 	KubernetesNode string
+	CloudMetadata  bool // CloudMetadata lets the cloud be asked for the external address when no setting has it.
 
 	MinPort        int // MinPort is the lowest relay port.
 	MaxPort        int // MaxPort is the highest relay port, inclusive.
@@ -121,6 +122,8 @@ func DefaultConfig() Config {
 		MaxPort: 65535,
 		TTL:     time.Hour,
 
+		CloudMetadata: true,
+
 		DataPath: true,
 		MaxNap:   batch.DefaultNap,
 
@@ -169,8 +172,9 @@ func (c *Config) Settings() setting.Table {
 		setting.Text("turn-public-host", &c.PublicHost, "host in the advertised URLs (`HOST` name, in which {node} and {address} are filled in, IP address, or auto for the external address)").Otherwise("the host the client used"),
 		setting.List("turn-relay-ip", &c.RelayIP, "addresses that relays are bound to (IPv4 `ADDRESS`, IPv6 address or both, comma separated)").Otherwise("primary addresses"),
 		setting.List("turn-external-ip", &c.ExternalIP, "addresses that relays are seen at behind a 1:1 NAT (comma separated `LIST` of IP addresses or external/relay pairs, or auto)").Otherwise("relay addresses"),
-		setting.Text("turn-external-stun", &c.ExternalSTUN, "STUN server that tells the external address when that is auto (`HOST:PORT`)"),
-		setting.Text("turn-kubernetes-node", &c.KubernetesNode, "Kubernetes node whose ExternalIP is the external address when that is auto (`NAME`)"),
+		setting.Text("turn-external-stun", &c.ExternalSTUN, "STUN server that tells the external address when that is auto, or not set and nobody else knows it (`HOST:PORT`)"),
+		setting.Text("turn-kubernetes-node", &c.KubernetesNode, "Kubernetes node whose ExternalIP is the external address when that is auto or not set (`NAME`)"),
+		setting.Bool("turn-cloud-metadata", &c.CloudMetadata, "ask the metadata service of the cloud, at 169.254.169.254 alone, for the external address when that is not set"),
 		setting.Port("turn-min-port", &c.MinPort, 1, "lowest relay port (`PORT`)"),
 		setting.Port("turn-max-port", &c.MaxPort, 1, "highest relay port (`PORT`)"),
 		setting.Duration("turn-ttl", &c.TTL, time.Second, setting.Longest, "time a minted credential lives (`SECONDS`)"),
@@ -271,7 +275,7 @@ func (c *Config) validateRelayAddresses(p *setting.Problems) {
 // relayAddresses is what the search for the relay addresses needs to know of c.
 func (c *Config) relayAddresses() relayaddr.Config {
 	return relayaddr.Config{
-		Relays: c.RelayIP, External: c.ExternalIP, STUN: c.ExternalSTUN, KubernetesNode: c.KubernetesNode, Log: c.logger(),
+		Relays: c.RelayIP, External: c.ExternalIP, STUN: c.ExternalSTUN, KubernetesNode: c.KubernetesNode, Metadata: c.CloudMetadata, Log: c.logger(),
 	}
 }
 

@@ -26,8 +26,8 @@ func (c *Config) Notes() setting.Notes {
 	if c.MinPort <= c.Port && c.Port <= c.MaxPort {
 		n.Warnf("port_among_relay_ports", "--turn-port %d is among the relay ports %d to %d: choose --turn-min-port above it", c.Port, c.MinPort, c.MaxPort)
 	}
-	if external, err := relayaddr.ParseExternal(c.ExternalIP); err == nil && !external.Asks() && c.ExternalSTUN != "" {
-		n.Warnf("unused_setting", "--turn-external-stun %s is asked only with --turn-external-ip %s", c.ExternalSTUN, Auto)
+	if external, err := relayaddr.ParseExternal(c.ExternalIP); err == nil && len(c.ExternalIP) > 0 && !external.Asks() && c.ExternalSTUN != "" {
+		n.Warnf("unused_setting", "--turn-external-stun %s is not asked beside --turn-external-ip %s", c.ExternalSTUN, strings.Join(c.ExternalIP, ","))
 	}
 	if port := DefaultConfig().TLSPort; c.TLS == nil && c.TLSPort != port && c.TLSPort != 0 {
 		n.Warnf("no_certificate", "--turn-tls-port %d is closed without a certificate: set --tls-cert and --tls-key, or --turn-tls-cert and --turn-tls-key", c.TLSPort)

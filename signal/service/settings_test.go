@@ -97,7 +97,7 @@ func wrongSettings(dir string) map[string]wrongSetting {
 		"relay ports the wrong way":       flag("--turn-min-port|60000|50000", "--turn-min-port", "60000", "--turn-max-port", "50000"),
 		"TURN among the relay ports":      flag("--turn-port 50000|choose --turn-min-port", "--turn-port", "50000"),
 		"external IPv6 without relays":    flag("--turn-external-ip|--turn-relay-ip 192.0.2.1", "--turn-external-ip", "2001:db8::1", "--turn-relay-ip", "192.0.2.1"),
-		"STUN server that nobody asks":    flag("--turn-external-stun|stun.example.org:3478|auto", "--turn-external-stun", "stun.example.org:3478"),
+		"STUN server that nobody asks":    flag("--turn-external-stun|stun.example.org:3478|198.51.100.7", "--turn-external-stun", "stun.example.org:3478", "--turn-external-ip", "198.51.100.7"),
 		"auto without anybody to ask":     flag("--turn-external-stun|auto", "--turn-external-ip", "auto"),
 		"CIDR with bits beyond":           flag("--turn-allow-peer|192.168.1.1/16|192.168.0.0/16", "--turn-allow-peer", "192.168.1.1/16"),
 		"static user without a password":  flag("--turn-users|name:password", "--turn-users", "alice"),

@@ -25,6 +25,7 @@ type Config struct {
 	External       []string
 	STUN           string // STUN is host:port of the server that auto asks.
 	KubernetesNode string // KubernetesNode is the Node that auto asks Kubernetes for, before the STUN server.
+	Metadata       bool   // Metadata lets the cloud be asked, after Kubernetes.
 	Log            *slog.Logger
 }
 
@@ -200,36 +201,67 @@ func (e *External) seen(ctx context.Context, bind netip.Addr, cfg Config) (netip
 			return netip.Addr{}, fmt.Errorf("no pair is for relay address %s", bind)
 		}
 	}
+	if isTranslated(bind) && len(e.plain) == 0 {
+		return findExternal(ctx, bind, cfg), nil
+	}
 	return bind, nil
 }
 
+// findExternal finds the external address of a node that was told none, or returns bind.
+func findExternal(ctx context.Context, bind netip.Addr, cfg Config) netip.Addr {
+	if cfg.KubernetesNode == "" && !cfg.Metadata && cfg.STUN == "" {
+		return bind
+	}
+	seen, err := askExternal(ctx, bind, cfg)
+	if err != nil {
+		cfg.Log.Warn("looking for the external address", "error", err)
+		return bind
+	}
+	return seen
+}
+
 // askExternal asks Kubernetes for the external address of the node that cfg
-// names, else the STUN server that cfg names. An IPv6 address that needs no
-// translation is its own external address: few STUN servers have IPv6. Without
-// an answer of Kubernetes and without a STUN server it is bind.
+// names, else the cloud, else the STUN server that cfg names. An IPv6 address that
+// needs no translation is its own external address: few STUN servers have IPv6.
+// Without an answer and without a STUN server it is bind.
 func askExternal(ctx context.Context, bind netip.Addr, cfg Config) (netip.Addr, error) {
 	if isGlobalIPv6(bind) {
 		return bind, nil
 	}
 	seen, err := askKubernetes(ctx, bind, cfg)
 	source := "kubernetes node " + cfg.KubernetesNode
-	switch {
-	case err != nil && cfg.STUN == "":
-		return netip.Addr{}, fmt.Errorf("%s: %w", Auto, err)
-	case err != nil:
+	if err != nil && (cfg.STUN != "" || cfg.Metadata) {
 		cfg.Log.Warn("asking for the external address of the node", "error", err)
-	case !seen.IsValid() && cfg.STUN == "":
-		seen, source = bind, "relay address, "+source+" has no external one"
 	}
-	if !seen.IsValid() {
+	if !seen.IsValid() && cfg.Metadata && bind.Is4() {
+		if found, name := (cloud{metadataURL, metadataWait}).externalIP(ctx); found.IsValid() {
+			seen, source, err = found, "metadata of "+name, nil
+		}
+	}
+	switch {
+	case seen.IsValid():
+	case cfg.STUN != "":
 		source = "stun server " + cfg.STUN
 		seen, err = stunQuery{server: cfg.STUN, wait: stunFirstWait, tries: stunTries}.run(ctx, bind)
 		if err != nil {
 			return netip.Addr{}, fmt.Errorf("%s: asking --turn-external-stun %s from %s: %w", Auto, cfg.STUN, bind, err)
 		}
+	case err != nil:
+		return netip.Addr{}, fmt.Errorf("%s: %w", Auto, err)
+	case len(cfg.External) == 0:
+		return bind, nil
+	default:
+		seen, source = bind, "relay address, nobody knows an external one"
 	}
 	cfg.Log.Info("external address found", "address", seen, "relay", bind, "source", source)
 	return seen, nil
+}
+
+var sharedByNATs = netip.MustParsePrefix("100.64.0.0/10")
+
+// isTranslated says whether peers elsewhere must see addr as another one: it is private, or a carrier's NAT is in front.
+func isTranslated(addr netip.Addr) bool {
+	return addr.IsPrivate() || addr.IsLinkLocalUnicast() || sharedByNATs.Contains(addr)
 }
 
 // PrimaryIPv4 returns the IPv4 address that this machine is seen at by others,
