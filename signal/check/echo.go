@@ -160,8 +160,8 @@ func (p *pair) train(ctx context.Context) (lost int, took time.Duration) {
 		sent <- failed
 	}()
 	came, last := 0, began
-	for deadline := began.Add(packets*pace + patience/4); came < packets && ctx.Err() == nil; {
-		data, err := p.far.Receive(deadline)
+	for came < packets && ctx.Err() == nil {
+		data, err := p.far.Receive(time.Now().Add(patience / 4)) // This machine may send more slowly than it is to.
 		if err != nil {
 			break
 		}
