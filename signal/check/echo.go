@@ -89,6 +89,9 @@ func (p *pair) measure(ctx context.Context) (string, error) {
 	}
 	lost, took := p.train(ctx)
 	largest := p.largest()
+	if ctx.Err() != nil {
+		return "", untried("there was no time to measure what is lost, see --timeout")
+	}
 	detail := fmt.Sprintf("RTT %s, loss %d %%, %.1f Mbit/s, packets of %d bytes", round(trip), lost*100/packets,
 		float64((packets-lost)*size*8)/took.Seconds()/1e6, largest)
 	switch {
@@ -111,6 +114,9 @@ func (p *pair) ping(ctx context.Context) (time.Duration, error) {
 		if ctx.Err() != nil {
 			break
 		}
+	}
+	if len(trips) == 0 && ctx.Err() != nil {
+		return 0, untried("there was no time to measure, see --timeout")
 	}
 	if len(trips) == 0 {
 		return 0, faultf("look at the firewall between the relay ports of the server, and at --turn-external-ip (coturn: external-ip)",
