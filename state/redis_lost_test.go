@@ -121,6 +121,68 @@ func TestCutOffNodeRestoresWhoLeft(t *testing.T) {
 	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two, cut)
 }
 
+// TestLastOfNodeLeavesInOutage has the only member of a node leave while Redis is away, which comes back empty: there is nothing to
+// put right then, and the others hear of it all the same.
+func TestLastOfNodeLeavesInOutage(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := patiently(single(redis))
+	ways := []*proxy{newProxy(t, redis.Addr), newProxy(t, redis.Addr)}
+	one, two := newSite(t, behind(cfg, ways[0]), "n1"), newSite(t, behind(cfg, ways[1]), "n2")
+	settled(t, 1, one, two)
+	for i, s := range []*site{one, two} {
+		ways[i].frozen.Store(true)
+		eventually(t, "the node knows", func() bool { return s.Ready() != nil })
+	}
+	two.must(two.exit("r0", "at-n2"))
+	redis.Do("FLUSHALL")
+	ways[1].frozen.Store(false)
+	ways[1].cut()
+	eventually(t, "the node has seen to the room", func() bool {
+		two.Redis.mu.Lock()
+		defer two.Redis.mu.Unlock()
+		return two.rooms["r0"] == nil
+	})
+	ways[0].frozen.Store(false)
+	ways[0].cut()
+	agree(t, "r0", []string{"at-n1"}, one)
+	eventually(t, "the other node is told", func() bool {
+		one.Redis.mu.Lock()
+		defer one.Redis.mu.Unlock()
+		_, told := one.rooms["r0"].gone["at-n2"]
+		return told
+	})
+}
+
+// TestWhoLeftIsNotRestored tells a node that somebody has left, by a node that is in the room no more: it neither restores that one
+// nor shows it in a room that another node has founded anew, until it enters again.
+func TestWhoLeftIsNotRestored(t *testing.T) {
+	cfg := DefaultRedisConfig()
+	cfg.Logger = testLog()
+	r, err := NewRedis(cfg, "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close(t.Context()) }()
+	here, gone := entry{"a", "n1", 7, 3}, entry{"x", "n2", 8, 5}
+	m := r.mirrorLocked("r")
+	m.version, m.founded, m.members, m.own["a"] = 10, 3, []entry{here, gone}, stay{7, 3, true, true}
+	r.update(change{Room: "r", Left: []Departure{{Member: gone.member(), Reason: ReasonLeave}}})
+	if _, doubtful := r.dirty["r"]; !doubtful {
+		t.Error("the room is not asserted")
+	}
+	if _, args := r.assertionLocked(m, nil); slices.Contains(args, any("n2")) || !slices.Contains(args, any("x")) {
+		t.Errorf("asserted: %v", args)
+	}
+	v, _ := r.update(change{Room: "r", Version: 20, Founded: 20, Members: []entry{here, gone}})
+	if _, there := v.Find("x"); there || len(v.Left) != 1 || v.Left[0].ID != "x" {
+		t.Errorf("shown as there: %v, as gone: %v", v.Members, v.Left)
+	}
+	gone.Joined = 21
+	if v, _ := r.update(change{Room: "r", Version: 21, Founded: 20, Members: []entry{here, gone}}); len(v.Members) != 2 {
+		t.Errorf("who has entered again is not shown: %v", v.Members)
+	}
+}
+
 // TestEntersAgainInOutage has one leave and enter again while Redis is away, which comes back empty, and the others restore
 // the stay that they knew: it is there all along.
 func TestEntersAgainInOutage(t *testing.T) {

@@ -119,6 +119,9 @@ func (r *Redis) update(c change) (View, bool) {
 	}
 	m.remember(c.Left, r.remembrance())
 	if c.Version <= m.version {
+		if slices.ContainsFunc(m.members, m.isOver) { // It left a room that Redis does not have.
+			r.conflictLocked(c.Room)
+		}
 		return View{}, false
 	}
 	ghost := func(e entry) bool {
@@ -177,7 +180,7 @@ func (r *Redis) completeLocked(m *mirror, c *change) bool {
 		s, own := m.own[e.ID]
 		own = own && s.epoch == e.Epoch
 		i := slices.IndexFunc(members, func(o entry) bool { return o.ID == e.ID })
-		left := slices.ContainsFunc(c.Left, func(d Departure) bool { return d.ID == e.ID && d.Epoch >= e.Epoch })
+		left := m.isOver(e) || slices.ContainsFunc(c.Left, func(d Departure) bool { return d.ID == e.ID && d.Epoch >= e.Epoch })
 		switch {
 		case i >= 0 && members[i].isBefore(e) && (own || e.Node != r.id):
 			members[i] = e

@@ -133,7 +133,7 @@ func (r *Redis) assertionLocked(m *mirror, absent map[string]bool) (known uint64
 		own = append(own, id, epochText(s.epoch), s.joined, gone)
 	}
 	for _, e := range m.members {
-		if e.Node != r.id && !r.overLocked(e.Node) && len(m.own) > 0 && !m.stale {
+		if e.Node != r.id && !r.overLocked(e.Node) && len(m.own) > 0 && !m.stale && !m.isOver(e) {
 			r.rumourLocked(e.Node, time.Now()) // This node may be the one that brings it back to Redis.
 			others = append(others, e.ID, epochText(e.Epoch), e.Joined, e.Node)
 		}
@@ -142,7 +142,7 @@ func (r *Redis) assertionLocked(m *mirror, absent map[string]bool) (known uint64
 		left = append(left, id, epochText(d.Epoch))
 	}
 	for id, g := range m.gone {
-		if _, there := find(m.members, id); !there {
+		if e, there := find(m.members, id); !there || m.isOver(e) {
 			left = append(left, id, epochText(g.epoch))
 		}
 	}
@@ -181,7 +181,7 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 				c.Left = append(c.Left, d)
 			}
 		}
-		r.tellLocked(c) // Without the guesses that follow, which their own nodes would have to believe.
+		r.tellLocked(c, nodesOf(m.members)...) // Without the guesses that follow, which their own nodes would have to believe.
 	}
 	m.remember(c.Left, r.remembrance())
 	c.Members = slices.DeleteFunc(slices.Clone(c.Members), m.isOver)
