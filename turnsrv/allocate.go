@@ -28,13 +28,13 @@ type allocateRequest struct {
 	noRelayV6 bool // noRelayV6 is set when both cannot be had.
 }
 
-// places is how many the request needs in the quotas: a port that is held back
-// costs as much as an allocation, and a token comes with the place of its port.
+// places is how many the request needs in the quotas: one for each relay, and one
+// for a port that is held back. A token comes with the place of its port.
 func (a *allocateRequest) places() int {
 	switch {
 	case a.hasToken:
 		return 0
-	case a.reserve:
+	case a.reserve, a.both:
 		return 2
 	}
 	return 1
@@ -129,6 +129,9 @@ func (q *request) allocate() {
 		q.front.quotas.release(q.holder(), places)
 		q.fail(code)
 		return
+	}
+	if want.noRelayV6 {
+		q.front.quotas.release(q.holder(), 1)
 	}
 	q.create(want, sockets, reserved)
 }

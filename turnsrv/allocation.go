@@ -212,8 +212,8 @@ func (a *allocation) stop(why string) []*relay {
 	return relays
 }
 
-// lose is called by a relay that was closed. The channels of that relay go with
-// it, and the allocation with its last relay.
+// lose is called by a relay that was closed. Its channels and its place in the
+// quotas go with it, and the allocation with its last relay.
 func (a *allocation) lose(r *relay) {
 	a.mu.Lock()
 	a.relays = slices.DeleteFunc(slices.Clone(a.relays), func(o *relay) bool { return o == r })
@@ -225,6 +225,7 @@ func (a *allocation) lose(r *relay) {
 	}
 	last, why := len(a.relays) == 0, a.why
 	a.mu.Unlock()
+	a.front.quotas.release(a.holder(), 1)
 	if last {
 		close(a.ended)
 		a.front.forget(a, why)

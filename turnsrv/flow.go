@@ -39,8 +39,12 @@ func (a *allocation) outboundChannelData(packet []byte, now time.Time) (outbound
 		return outbound{}, false
 	}
 	c := a.channelTo(number, now)
-	if c == nil {
+	switch {
+	case c == nil:
 		a.front.metrics.dropped(dropNoChannel)
+		return outbound{}, false
+	case !a.permitted(c.peer.Addr(), now): // A channel outlives its permission, unless either is refreshed.
+		a.front.metrics.dropped(dropNoPermission)
 		return outbound{}, false
 	}
 	return a.address(c.relay, c.peer, payload, now)
@@ -108,13 +112,14 @@ type inbound struct {
 }
 
 // inbound tells what becomes of packets from source. It reports false for a peer
-// without a permission.
+// without a permission, or that the policy denies: a permission for the own relay
+// address is for other relays, not for whatever else sends from this machine.
 func (r *relay) inbound(source netip.AddrPort, now time.Time) (inbound, bool) {
 	in := inbound{alloc: r.alloc, peer: r.pool.address.Present(source)}
 	if c := in.alloc.channelFrom(in.peer, now); c != nil {
 		in.channel = c.number
 	}
-	return in, in.alloc.permitted(in.peer.Addr(), now)
+	return in, in.alloc.permitted(in.peer.Addr(), now) && in.alloc.front.policy.Load().Permits(in.peer)
 }
 
 // admit decides about a payload of n bytes, and counts it. It reports false for

@@ -124,7 +124,6 @@ func (f *front) forget(a *allocation, why string) {
 		f.known.Add(-1)
 	}
 	f.memory.note(f.count())
-	f.quotas.release(a.holder(), 1)
 	if !known {
 		return
 	}
@@ -135,13 +134,19 @@ func (f *front) forget(a *allocation, why string) {
 	f.log.Debug("turn allocation ended", "id", a.id, "user", a.owner().User, "reason", why)
 }
 
-// quotaKey is the user that an allocation counts for. Without a user in the credential
+// owner is whose an allocation is, and whom it counts for: a static user, or one with
+// minted credentials, who may have the same name. Without a user in the credential
 // that is the credential.
-func quotaKey(who auth.Identity) string {
+type owner struct {
+	name   string
+	static bool
+}
+
+func ownerOf(who auth.Identity) owner {
 	if who.User == "" {
-		return who.Username
+		return owner{name: who.Username}
 	}
-	return who.User
+	return owner{who.User, !who.Minted()}
 }
 
 // message handles what is not data: a STUN message. What is malformed is dropped in
@@ -177,7 +182,7 @@ func (f *front) warn(message string, args ...any) {
 // returns how many allocations that were.
 func (f *front) revoke(user string) int {
 	f.auth.Revoke(user, f.now())
-	return f.endAll(endRevoked, func(a *allocation) bool { return a.owner().User == user })
+	return f.endAll(endRevoked, func(a *allocation) bool { return ownerOf(a.owner()) == owner{name: user} })
 }
 
 // endAll ends the allocations that match and returns their number.

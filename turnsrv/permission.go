@@ -63,7 +63,8 @@ func (q *request) createPermission() {
 		q.fail(stun.CodeBadRequest)
 		return
 	}
-	if code := q.checkPeers(peers); code != 0 {
+	byAddress := func(peer netip.AddrPort) bool { return q.front.policy.Load().PermitsAddress(peer.Addr()) }
+	if code := q.checkPeers(peers, byAddress); code != 0 {
 		q.fail(code)
 		return
 	}
@@ -81,16 +82,16 @@ func (q *request) createPermission() {
 }
 
 // checkPeers returns the error code of the first peer that the allocation cannot
-// or must not reach, 0 when there is none.
-func (q *request) checkPeers(peers []netip.AddrPort) stun.ErrorCode {
+// or, by what permits says, must not reach, 0 when there is none.
+func (q *request) checkPeers(peers []netip.AddrPort, permits func(netip.AddrPort) bool) stun.ErrorCode {
 	for _, peer := range peers {
-		if !q.front.policy.Load().Permits(peer) {
+		if q.alloc.relayFor(peer.Addr()) == nil {
+			return stun.CodePeerAddrFamilyMismatch
+		}
+		if !permits(peer) {
 			q.front.metrics.peersDenied.Inc()
 			q.front.debug("turn peer denied", "client", q.from.Client, "peer", peer)
 			return stun.CodeForbidden
-		}
-		if q.alloc.relayFor(peer.Addr()) == nil {
-			return stun.CodePeerAddrFamilyMismatch
 		}
 	}
 	return 0
@@ -109,7 +110,7 @@ func (q *request) channelBind() {
 		q.fail(stun.CodeBadRequest)
 		return
 	}
-	if code := q.checkPeers(peers); code != 0 {
+	if code := q.checkPeers(peers, q.front.policy.Load().Permits); code != 0 {
 		q.fail(code)
 		return
 	}

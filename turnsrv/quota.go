@@ -14,29 +14,29 @@ type quotas struct {
 	perUser, perAddress, total int
 
 	mu        sync.Mutex
-	users     map[string]int
+	users     map[owner]int
 	addresses map[netip.Addr]int
 	all       int
 }
 
 func newQuotas(perUser, perAddress, total int) *quotas {
-	return &quotas{perUser: perUser, perAddress: perAddress, total: total, users: map[string]int{}, addresses: map[netip.Addr]int{}}
+	return &quotas{perUser: perUser, perAddress: perAddress, total: total, users: map[owner]int{}, addresses: map[netip.Addr]int{}}
 }
 
 // holder is whom an allocation or a reserved port counts for: a user, at a client address. Who has one IPv6 address has
 // its /64.
 type holder struct {
-	user    string
+	user    owner
 	address netip.Addr
 }
 
 // holder is whom what a request asks for counts for.
 func (q *request) holder() holder {
-	return holder{quotaKey(q.who), transport.Site(q.from.Client.Addr())}
+	return holder{ownerOf(q.who), transport.Site(q.from.Client.Addr())}
 }
 
 func (a *allocation) holder() holder {
-	return holder{quotaKey(a.owner()), transport.Site(a.tuple.Client.Addr())}
+	return holder{ownerOf(a.owner()), transport.Site(a.tuple.Client.Addr())}
 }
 
 // Names of quotas, as the metric has them.

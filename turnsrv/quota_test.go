@@ -66,7 +66,7 @@ func TestAddressQuotaOfReservations(t *testing.T) {
 	r := newReservations(q)
 	defer r.close()
 	pool := loopbackServer(t).front.pools[0]
-	h := holder{"alice", netip.MustParseAddr("192.0.2.1")}
+	h := holder{owner{name: "alice"}, netip.MustParseAddr("192.0.2.1")}
 	if got := q.acquire(h, 2); got != "" {
 		t.Fatal(got)
 	}
@@ -75,10 +75,10 @@ func TestAddressQuotaOfReservations(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := r.hold(s, h)
-	if got := q.acquire(holder{"bob", h.address}, 2); got != quotaAddress {
+	if got := q.acquire(holder{owner{name: "bob"}, h.address}, 2); got != quotaAddress {
 		t.Errorf("two of one place left: %q", got)
 	}
-	if r.redeem(token, holder{"alice", netip.MustParseAddr("192.0.2.2")}) != nil {
+	if r.redeem(token, holder{owner{name: "alice"}, netip.MustParseAddr("192.0.2.2")}) != nil {
 		t.Error("another address has redeemed the token")
 	}
 	r.discard(r.redeem(token, h), h)

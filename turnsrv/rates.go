@@ -20,7 +20,7 @@ const paceSweep = 256
 // address, and by all. One address gets at most half of what all do, so that no user and no address keeps the others out.
 // Its methods may be called by any goroutine.
 type allocateRates struct {
-	user    *pace[string]
+	user    *pace[owner]
 	address *pace[netip.Addr]
 	node    *rate.Limiter
 }
@@ -29,7 +29,7 @@ type allocateRates struct {
 func newAllocateRates(cfg *Config) *allocateRates {
 	user, address := cfg.allocateRatesOfOne()
 	return &allocateRates{
-		user:    newPace[string](user),
+		user:    newPace[owner](user),
 		address: newPace[netip.Addr](address),
 		node:    limiter(cfg.AllocateRate),
 	}

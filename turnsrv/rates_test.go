@@ -37,8 +37,8 @@ func TestOffenderIsCharged(t *testing.T) {
 	cfg := DefaultConfig()
 	home, crowd := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")
 	for name, offender := range map[string]func(i int) holder{
-		"a user":     func(int) holder { return holder{"mallory", crowd} },
-		"an address": func(i int) holder { return holder{"mallory" + strconv.Itoa(i), crowd} },
+		"a user":     func(int) holder { return holder{owner{name: "mallory"}, crowd} },
+		"an address": func(i int) holder { return holder{owner{name: "mallory" + strconv.Itoa(i)}, crowd} },
 	} {
 		rates := newAllocateRates(&cfg)
 		now := time.Unix(1_800_000_000, 0)
@@ -54,11 +54,11 @@ func TestOffenderIsCharged(t *testing.T) {
 			if i%8 != 0 {
 				continue
 			}
-			if quota := rates.take(holder{"honest" + strconv.Itoa(i), home.Next()}, now); quota != "" {
+			if quota := rates.take(holder{owner{name: "honest" + strconv.Itoa(i)}, home.Next()}, now); quota != "" {
 				t.Fatalf("%s has offended, and somebody elsewhere is refused for %s", name, quota)
 			}
 			if name == "a user" && i%16 == 0 {
-				if quota := rates.take(holder{"honest" + strconv.Itoa(i), crowd}, now); quota != "" {
+				if quota := rates.take(holder{owner{name: "honest" + strconv.Itoa(i)}, crowd}, now); quota != "" {
 					t.Fatalf("%s has offended, and somebody at the same address is refused for %s", name, quota)
 				}
 			}
@@ -77,7 +77,7 @@ func TestOfficeGetsItsRelays(t *testing.T) {
 	began, office := time.Unix(1_800_000_000, 0), netip.MustParseAddr("192.0.2.1")
 	for i := range officeUsers * 27 {
 		now := began.Add(2 * time.Second * time.Duration(i) / (officeUsers * 27))
-		if quota := rates.take(holder{strconv.Itoa(i % officeUsers), office}, now); quota != "" {
+		if quota := rates.take(holder{owner{name: strconv.Itoa(i % officeUsers)}, office}, now); quota != "" {
 			t.Fatalf("allocation %d is refused for %s", i, quota)
 		}
 	}

@@ -3,7 +3,6 @@ package turnsrv
 import (
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime"
@@ -39,12 +38,12 @@ type relayPool struct {
 	log              *slog.Logger
 	listen           func(netip.AddrPort) (batch.Conn, error) // listen is fixed before the first client.
 
-	mu    sync.Mutex
-	taken map[uint16]bool // taken holds the ports of our sockets.
+	mu   sync.Mutex
+	free *freePorts // free are the ports that none of our sockets has.
 }
 
 func newRelayPool(address relayaddr.Address, minPort, maxPort uint16, log *slog.Logger) *relayPool {
-	return &relayPool{address: address, minPort: minPort, maxPort: maxPort, log: log, listen: listenRelay, taken: map[uint16]bool{}}
+	return &relayPool{address: address, minPort: minPort, maxPort: maxPort, log: log, listen: listenRelay, free: newFreePorts(minPort, maxPort)}
 }
 
 // listenRelay opens the socket of a relay that a goroutine of its own reads.
@@ -78,57 +77,44 @@ func (s *relaySocket) seen() netip.AddrPort { return netip.AddrPortFrom(s.pool.a
 
 // open returns a socket on any port.
 func (p *relayPool) open() (*relaySocket, error) {
-	return p.search(1, p.bind)
+	s, _, err := p.search(func(uint16) bool { return true }, false)
+	return s, err
 }
 
 // openEven returns a socket on an even port and, with pair, one on the port
 // above it (RFC 8656, section 7.2).
 func (p *relayPool) openEven(pair bool) (even, next *relaySocket, err error) {
-	even, err = p.search(2, func(port uint16) (*relaySocket, error) {
-		s, err := p.bind(port)
-		if err != nil || !pair {
-			return s, err
-		}
-		if next, err = p.bind(port + 1); err != nil {
-			s.close()
-			return nil, err
-		}
-		return s, nil
-	})
-	return even, next, err
+	return p.search(func(port uint16) bool { return port%2 == 0 && (!pair || p.free.has(port+1)) }, pair)
 }
 
-// search tries ports from a random one on, in steps that start at a multiple of
-// step, until one can be had.
-func (p *relayPool) search(step int, try func(port uint16) (*relaySocket, error)) (*relaySocket, error) {
-	first := (int(p.minPort) + step - 1) / step * step
-	slots := (int(p.maxPort)-first)/step + 1
-	if first > int(p.maxPort) || slots <= 0 {
-		return nil, errNoRelayPort
-	}
-	start, binds := rand.IntN(slots), 0
-	for i := range slots {
-		port := uint16(first + (start+i)%slots*step)
-		s, err := try(port)
+// search tries the ports that fit, the one that has been free for longest first,
+// until one can be had, and with pair the one above it as well. A port that another
+// program has becomes the last one. Fits is asked with mu held.
+func (p *relayPool) search(fits func(port uint16) bool, pair bool) (s, next *relaySocket, err error) {
+	for range maxRelayBinds {
+		port, ok := p.claim(fits, pair)
+		if !ok {
+			return nil, nil, errNoRelayPort
+		}
+		if s, err = p.bind(port); err == nil && pair {
+			if next, err = p.bind(port + 1); err != nil {
+				s.close()
+			}
+		} else if err != nil && pair {
+			p.release(port + 1)
+		}
 		if err == nil {
-			return s, nil
+			return s, next, nil
 		}
-		if errors.Is(err, errNoRelayPort) {
-			continue // Ours: that costs no system call.
-		}
-		if binds++; !errors.Is(err, syscall.EADDRINUSE) || binds == maxRelayBinds {
-			return nil, err
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			break
 		}
 	}
-	return nil, errNoRelayPort
+	return nil, nil, err
 }
 
-// bind opens a socket on one port. Its error is errNoRelayPort when the port is
-// ours already or outside the range.
+// bind opens a socket on a port that was claimed, and gives it back on error.
 func (p *relayPool) bind(port uint16) (*relaySocket, error) {
-	if !p.claim(port) {
-		return nil, errNoRelayPort
-	}
 	conn, err := p.listen(netip.AddrPortFrom(p.address.Bind, port))
 	if err != nil {
 		p.release(port)
@@ -141,20 +127,25 @@ func (p *relayPool) bind(port uint16) (*relaySocket, error) {
 	return &relaySocket{conn: conn, pool: p, port: port}, nil
 }
 
-func (p *relayPool) claim(port uint16) bool {
+// claim takes a port that fits, and with pair the one above it.
+func (p *relayPool) claim(fits func(port uint16) bool, pair bool) (uint16, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if port < p.minPort || port > p.maxPort || p.taken[port] {
-		return false
+	port, ok := p.free.oldest(fits)
+	if !ok {
+		return 0, false
 	}
-	p.taken[port] = true
-	return true
+	p.free.take(port)
+	if pair {
+		p.free.take(port + 1)
+	}
+	return port, true
 }
 
 func (p *relayPool) release(port uint16) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.taken, port)
+	p.free.add(port)
 }
 
 // relay is one relayed transport address of an allocation. To the engine it is

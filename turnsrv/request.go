@@ -131,7 +131,7 @@ func forOwner(handle func(*request)) func(*request) {
 		switch {
 		case q.alloc == nil:
 			q.fail(stun.CodeAllocMismatch)
-		case quotaKey(q.alloc.owner()) != quotaKey(q.who):
+		case ownerOf(q.alloc.owner()) != ownerOf(q.who):
 			q.fail(stun.CodeWrongCredentials)
 		case q.alloc.lane.Own() && q.alloc.lane != q.lane():
 			q.serverError("asking the engine", errOtherListener)

@@ -69,6 +69,9 @@ type Identity struct {
 	Expiry   time.Time // Expiry is zero for a static user.
 }
 
+// Minted says whether the credential was minted, and is not a static user's.
+func (id Identity) Minted() bool { return !id.Expiry.IsZero() }
+
 // Failure is a failed authentication: the code to answer and the reason to
 // count.
 type Failure struct {
@@ -198,7 +201,7 @@ func (a *Authenticator) refusal(m *stun.Message, id Identity, exists bool, now t
 	if a.IsRevoked(id, now) {
 		return FailRevoked
 	}
-	expired := !id.Expiry.IsZero() && !now.Before(id.Expiry)
+	expired := id.Minted() && !now.Before(id.Expiry)
 	if expired && (a.strict || !exists || m.Type.Method == stun.MethodAllocate) {
 		return FailExpired
 	}
@@ -238,7 +241,7 @@ func (a *Authenticator) Revoke(user string, now time.Time) {
 // IsRevoked says whether an identity's credential was minted for a user who was
 // revoked. A static user's was not minted.
 func (a *Authenticator) IsRevoked(id Identity, now time.Time) bool {
-	if id.Expiry.IsZero() {
+	if !id.Minted() {
 		return false
 	}
 	a.mu.Lock()

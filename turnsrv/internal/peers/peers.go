@@ -291,11 +291,18 @@ func (p *Policy) forbid(peers []netip.AddrPort, own []relayaddr.Address) error {
 	return nil
 }
 
+// PermitsAddress says whether a relay may exchange packets with peers at an address,
+// at some port at least. A permission is asked for by an address alone, and its
+// port may be anything (RFC 8656, section 10.1): clients that are refused one
+// port give up the address, and with it the relays of others there.
+func (p *Policy) PermitsAddress(addr netip.Addr) bool {
+	addr = relayaddr.Plain(addr)
+	inner, embedded := embeddedIPv4(addr)
+	return p.verdict(addr) != verdictDenied && (!embedded || p.verdict(inner) != verdictDenied)
+}
+
 // Permits says whether a relay may exchange packets with peer. It is asked for
-// permissions and channels and again for every packet, hence allocates nothing.
-// Port 0, which a CreatePermission may hold because it names no port
-// (RFC 8656, section 10.2), is a port as any other: a client that wants the own
-// relay address says which relay it means.
+// channels and again for packets either way, hence allocates nothing.
 func (p *Policy) Permits(peer netip.AddrPort) bool {
 	addr := relayaddr.Plain(peer.Addr())
 	if !p.permitsForm(addr, peer.Port()) {
