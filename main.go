@@ -64,7 +64,7 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		Writer:               stdout,
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
-		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), check.Command(stdout), turnsrv.CredentialsCommand(stdout),
+		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), check.Command(stdout), service.InitCommand(stdout), turnsrv.CredentialsCommand(stdout),
 			state.RotateCommand(stdout), benchCommand(stdout, stderr), packaging.VersionCommand(stdout), packaging.LicensesCommand(stdout), packaging.CompletionCommand(stdout), packaging.ManCommand(stdout)},
 	}
 }
@@ -149,6 +149,7 @@ func serve(ctx context.Context, s *service.Settings, args []string, stdout, stde
 	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.signal.AdminAddr()),
 		"turn", n.turn.Port(), "relay", n.relayIP(), "version", packaging.Version())
 	service.Tell(log, service.Ready)
+	defer check.Self(log, n.issuer.Told(), n.turn.RelayIP())()
 	defer service.Watch(log, n.touch)()
 	return n.run(ctx)
 }

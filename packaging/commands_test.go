@@ -53,7 +53,7 @@ func TestCommands(t *testing.T) {
 	n := newNewcomer(t)
 	n.starts("make run", "signal health")
 	n.runs("signal health", "signal health --alive", "curl -i http://HOST:8080/health", "curl http://127.0.0.1:9090/metrics", "signal version", "signal man", "signal licenses",
-		"signal completion bash", "signal serve --check", "signal credentials --user bob --ttl 24h")
+		"signal completion bash", "signal serve --check", "signal init --domain signal.example.org", "signal credentials --user bob --ttl 24h")
 	n.runs("signal check turn:HOST")
 	n.relays(`turnutils_uclient -y -c -n 50 -m 4 -l 170 -W "$TURN_SECRET" -u bob HOST`)
 	n.stops()

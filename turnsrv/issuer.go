@@ -109,6 +109,18 @@ func (i *Issuer) ICEServers(host, user string, now time.Time) (servers []ICEServ
 	return servers, i.ttl
 }
 
+// Told returns the URLs of the servers that every client is told of, none when they depend on the host that it used.
+func (i *Issuer) Told() (urls []string) {
+	if i.public == "" && len(i.turnURLs) == 0 {
+		return nil
+	}
+	servers, _ := i.ICEServers(i.public, "", time.Now())
+	for _, s := range servers {
+		urls = append(urls, s.URLs...)
+	}
+	return urls
+}
+
 // At returns the TURN server at urls, which knows the same secret, with
 // credentials for user as those of ICEServers. There is none without a URL or
 // a secret.

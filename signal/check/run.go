@@ -45,15 +45,17 @@ func (o *Options) credential() *turnclient.Credential {
 	return nil
 }
 
+func lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
 // Run checks targets at the same time and returns the results of the first one first.
 func Run(ctx context.Context, o Options, targets ...string) ([]Result, error) {
 	if o.now == nil {
 		o.now = time.Now
 	}
 	if o.lookup == nil {
-		o.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		}
+		o.lookup = lookUp
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
@@ -108,24 +110,28 @@ func (o *Options) checkRelays(ctx context.Context, server server, from *site) []
 	return r.wait()
 }
 
-// named puts the URLs of one host together.
+// named are the servers that clients are told of.
 func (s *site) named() (servers []server) {
 	for _, told := range s.greeting.ICEServers {
 		for _, text := range told.URLs {
-			u, err := parseRelayURL(text)
-			if err != nil {
-				continue // It was checked.
-			}
-			i := slices.IndexFunc(servers, func(other server) bool { return other.host == u.host })
-			if i < 0 {
-				i = len(servers)
-				servers = append(servers, server{relayURL: relayURL{host: u.host}})
-			}
-			servers[i].take(u)
-			if u.relays {
-				servers[i].who = &turnclient.Credential{Username: told.Username, Password: told.Credential}
+			if u, err := parseRelayURL(text); err == nil { // What is none was marked.
+				servers = with(servers, u, &turnclient.Credential{Username: told.Username, Password: told.Credential})
 			}
 		}
+	}
+	return servers
+}
+
+// with adds a URL to the server of its host. The credential is for relays.
+func with(servers []server, u relayURL, who *turnclient.Credential) []server {
+	i := slices.IndexFunc(servers, func(other server) bool { return other.host == u.host })
+	if i < 0 {
+		i = len(servers)
+		servers = append(servers, server{relayURL: relayURL{host: u.host}})
+	}
+	servers[i].take(u)
+	if u.relays {
+		servers[i].who = who
 	}
 	return servers
 }
