@@ -90,6 +90,11 @@ type Config struct {
 	IdleTimeout    time.Duration
 	Software       string // Software is sent in SOFTWARE attributes, if it is not empty.
 
+	// OnePort lets TLS and DTLS come to Port, too. What ListenStream makes then has taken TLS off, above a layer of HoldRecords.
+	OnePort bool
+	// ListenStream makes the listeners of TCP; it may be nil, which means net.Listen.
+	ListenStream func(network, address string) (net.Listener, error)
+
 	TLS        *tls.Config            // TLS may be nil, which means neither TLS nor DTLS.
 	Covers     func(host string) bool // Covers says whether the certificate is for a host; nil means for every one.
 	Logger     *slog.Logger           // Logger may be nil, which discards.
@@ -195,7 +200,7 @@ func (c *Config) Validate() error {
 	c.Settings().Check(&p)
 	p.Add("turn-realm", checkRealm(c.Realm))
 	c.validateListen(&p)
-	p.Check(c.Port != c.TLSPort || c.Port == 0, "turn-tls-port", "%d is --turn-port, too", c.TLSPort)
+	p.Check(c.Port != c.TLSPort || c.Port == 0 || c.OnePort, "turn-tls-port", "%d is --turn-port, too", c.TLSPort)
 	p.Add("turn-public-host", checkPublicHost(c.PublicHost))
 	c.validateRelayAddresses(&p)
 	p.Check(c.MinPort <= c.MaxPort, "turn-min-port", "%d is above --turn-max-port %d", c.MinPort, c.MaxPort)
@@ -294,7 +299,7 @@ func (c *Config) peers() peers.Config {
 // transports is what the transports need to know of c, which is valid.
 func (c *Config) transports(counters *transport.Metrics) transport.Config {
 	t := transport.Config{
-		Port: c.Port, TLSPort: c.TLSPort, TLS: c.TLS, UDPSockets: c.UDPSockets,
+		Port: c.Port, TLSPort: c.TLSPort, OnePort: c.OnePort, Stream: c.ListenStream, TLS: c.TLS, UDPSockets: c.UDPSockets,
 		IPv6Optional: slices.Equal(c.Listen, defaultListen()),
 		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns,
 		Log: c.logger(), DTLSLogs: engine.Logs(c.logger()), Metrics: counters,

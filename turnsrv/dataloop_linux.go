@@ -315,7 +315,7 @@ func (l *dataLoop) fromClient(i, segment int) {
 // control hands over what is not data, after the data before it, whose relays it
 // may close.
 func (l *dataLoop) control(from transport.FiveTuple, packet []byte) {
-	if len(packet) == 0 {
+	if len(packet) == 0 || l.server.TakeDTLS(from.Client, from.Server, packet) {
 		return
 	}
 	if l.out.Waiting(toPeers) {

@@ -66,6 +66,9 @@ func NewIssuer(cfg Config, port int) *Issuer {
 	if cfg.TLS != nil {
 		i.tlsPort = strconv.Itoa(cfg.TLSPort)
 	}
+	if cfg.TLS != nil && cfg.OnePort {
+		i.tlsPort = i.port
+	}
 	i.secret.Store(new(string))
 	i.SetSecrets(cfg.Secrets)
 	return i
@@ -156,15 +159,23 @@ func (i *Issuer) turn(host string) []string {
 	if len(i.turnURLs) > 0 || !i.enabled {
 		return slices.Clone(i.turnURLs)
 	}
-	plain := "turn:" + net.JoinHostPort(host, i.port)
-	urls := []string{plain + "?transport=udp", plain + "?transport=tcp"}
+	plain, secure := "turn:"+net.JoinHostPort(host, i.port), i.turns(host)
+	urls := []string{plain + "?transport=udp"}
+	if len(secure) == 0 || i.tlsPort != i.port { // Who gets to the one port in clear text gets there over TLS.
+		urls = append(urls, plain+"?transport=tcp")
+	}
+	return append(urls, secure...)
+}
+
+// turns names the ways to relay over TLS.
+func (i *Issuer) turns(host string) []string {
 	switch {
 	case len(i.tlsURLs) > 0:
-		urls = append(urls, i.tlsURLs...)
+		return i.tlsURLs
 	case i.tlsPort != "" && i.covers(host):
-		urls = append(urls, "turns:"+net.JoinHostPort(host, i.tlsPort)+"?transport=tcp")
+		return []string{"turns:" + net.JoinHostPort(host, i.tlsPort) + "?transport=tcp"}
 	}
-	return urls
+	return nil
 }
 
 // cleanHost takes the host out of a Host header or a setting, without port and

@@ -78,6 +78,11 @@ func TestICEServersByConfiguration(t *testing.T) {
 		{"external STUN only", func(c *Config) { c.Enabled = false; c.STUNURL = "stun:s.example" }, "stun:s.example"},
 		{"nothing", func(c *Config) { c.Enabled = false }, ""},
 		{"TLS of ours", func(c *Config) { c.TLS = new(tls.Config) }, tlsServers(",turns:h:0?transport=tcp")},
+		{"TLS at one port", func(c *Config) { c.TLS, c.OnePort = new(tls.Config), true },
+			"stun:h:40000;turn:h:40000?transport=udp,turns:h:40000?transport=tcp"},
+		{"TLS at one port, of another name", func(c *Config) {
+			c.TLS, c.OnePort, c.Covers = new(tls.Config), true, func(string) bool { return false }
+		}, tlsServers("")},
 		{"TLS of another name", func(c *Config) {
 			c.TLS, c.Covers = new(tls.Config), func(host string) bool { return host == "other.example.org" }
 		}, tlsServers("")},

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -173,6 +174,10 @@ func (f *front) probePools() error {
 	}
 	return nil
 }
+
+// HoldRecords returns a connection for TLS that the server is to get without it, see Config.OnePort. In it records gather to be
+// written at once.
+func HoldRecords(conn net.Conn) net.Conn { return transport.HoldRecords(conn) }
 
 // Close ends every allocation, connection and socket, and returns when the
 // goroutines that served them are gone. It may be called more than once.

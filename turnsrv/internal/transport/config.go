@@ -3,6 +3,7 @@ package transport
 import (
 	"crypto/tls"
 	"log/slog"
+	"net"
 	"net/netip"
 	"time"
 
@@ -19,6 +20,11 @@ type Config struct {
 	UDPSockets     int           // UDPSockets is how many sockets share a listen address; 0 means one a core, where the system can.
 	IdleTimeout    time.Duration // IdleTimeout is how long a connection may go without a whole message from the client.
 	ConnsOfAddress int           // ConnsOfAddress bounds the TCP, TLS and DTLS connections of one IPv4 address or IPv6 /64.
+
+	// OnePort says that TLS and DTLS come to Port, too. What Stream makes then has taken TLS off, above a layer of HoldRecords.
+	OnePort bool
+	// Stream makes the listeners of TCP; nil means net.Listen.
+	Stream func(network, address string) (net.Listener, error)
 
 	Log      *slog.Logger
 	DTLSLogs logging.LoggerFactory // DTLSLogs is where the DTLS implementation logs.

@@ -37,6 +37,7 @@ type dtlsServer struct {
 	// Fixed after construction.
 	common     *common
 	socket     *udpSocket
+	shares     bool // shares says that servers of plain UDP read the socket, and own it.
 	options    []dtls.ServerOption
 	handshakes *addressLimit
 	pace       *rate.Limiter
@@ -100,6 +101,9 @@ func tlsHello(hello *dtls.ClientHelloInfo) *tls.ClientHelloInfo {
 }
 
 func (s *dtlsServer) start() {
+	if s.shares {
+		return
+	}
 	s.running.Go(func() { s.socket.serve(s.handle) })
 }
 
@@ -132,8 +136,8 @@ func (s *dtlsServer) open(from FiveTuple) *dtlsConn {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil
+	if c := s.conns[from]; c != nil || s.closed {
+		return c
 	}
 	if err := s.admitHandshake(from.Client.Addr()); err != nil {
 		s.refuse(from, err)
@@ -268,7 +272,9 @@ func (s *dtlsServer) close() {
 	for _, c := range open {
 		c.close()
 	}
-	_ = s.socket.conn.Close()
+	if !s.shares {
+		_ = s.socket.conn.Close()
+	}
 	s.running.Wait()
 }
 

@@ -19,6 +19,9 @@ const (
 	handshakeHeader  = 12
 )
 
+// isRecord says whether a datagram at a port that serves more than DTLS is of DTLS (RFC 7983, section 7).
+func isRecord(packet []byte) bool { return len(packet) > 0 && packet[0] >= 20 && packet[0] < 64 }
+
 // isClientHello says whether a datagram begins with the beginning of a
 // ClientHello that nobody has encrypted.
 func isClientHello(packet []byte) bool {

@@ -49,7 +49,11 @@ const maxPortPicks = 32
 // Bind binds UDP and TCP on every address of cfg at one port, and TLS
 // and DTLS at another one. After an error nothing is left open.
 func Bind(cfg Config, r Receiver) (*Transports, error) {
-	return bind(options{cfg, standardLimits()}, r, systemSockets())
+	make := systemSockets()
+	if cfg.Stream != nil {
+		make.stream = cfg.Stream
+	}
+	return bind(options{cfg, standardLimits()}, r, make)
 }
 
 func bind(opts options, r Receiver, make sockets) (*Transports, error) {
@@ -61,7 +65,7 @@ func bind(opts options, r Receiver, make sockets) (*Transports, error) {
 		}
 		t.Close()
 		var taken *portError
-		open := errors.As(err, &taken) && (opts.Port == 0 && taken.flag == plainPortFlag || opts.TLSPort == 0 && taken.flag == tlsPortFlag)
+		open := errors.As(err, &taken) && (opts.Port == 0 && taken.flag != tlsPortFlag || opts.TLSPort == 0 && taken.flag == tlsPortFlag)
 		if !open || attempt == maxPortPicks {
 			return nil, err
 		}
@@ -91,6 +95,9 @@ func (t *Transports) TLSPort() int {
 	if t.common.TLS == nil {
 		return 0
 	}
+	if t.common.OnePort {
+		return t.numbers.plain
+	}
 	return t.numbers.secure
 }
 
@@ -116,7 +123,7 @@ func (t *Transports) bindAll(make sockets) error {
 // UDP socket that shares its port would otherwise take packets of another
 // server before the start fails.
 func (t *Transports) bind(addr netip.Addr, make sockets) error {
-	listener, err := t.bindStream(addr, &t.numbers.plain, plainPortFlag, make)
+	listener, err := t.bindStream(addr, &t.numbers.plain, t.plainPortFlag(), make)
 	if err != nil {
 		return err
 	}
@@ -125,6 +132,10 @@ func (t *Transports) bind(addr netip.Addr, make sockets) error {
 		return err
 	}
 	if t.common.TLS == nil {
+		return nil
+	}
+	if t.common.OnePort {
+		t.shareUDP(addr)
 		return nil
 	}
 	listener, err = t.bindStream(addr, &t.numbers.secure, tlsPortFlag, make)
@@ -163,7 +174,7 @@ func (t *Transports) bindPlainUDP(addr netip.Addr, make sockets) error {
 	if share {
 		probe, err := make.packet(network("udp", addr), hostPort(addr, t.numbers.plain), false)
 		if err != nil {
-			return listenError(plainPortFlag, "udp", hostPort(addr, t.numbers.plain), err)
+			return listenError(t.plainPortFlag(), "udp", hostPort(addr, t.numbers.plain), err)
 		}
 		_ = probe.Close()
 	}
@@ -177,8 +188,24 @@ func (t *Transports) bindPlainUDP(addr netip.Addr, make sockets) error {
 	return nil
 }
 
+// shareUDP serves DTLS on the sockets of plain UDP at an address. It answers through the first of them.
+func (t *Transports) shareUDP(addr netip.Addr) {
+	var dtls *dtlsServer
+	for _, s := range t.datagrams {
+		if s.Address().Addr() != addr {
+			continue
+		}
+		if dtls == nil {
+			dtls = newDTLSServer(t.common, s.socket)
+			dtls.shares = true
+			t.secure = append(t.secure, dtls)
+		}
+		s.dtls = dtls
+	}
+}
+
 func (t *Transports) bindPacket(use Protocol, addr netip.Addr, make sockets, share bool) (*udpSocket, error) {
-	port, flag := t.numbers.plain, plainPortFlag
+	port, flag := t.numbers.plain, t.plainPortFlag()
 	if use == DTLS {
 		port, flag = t.numbers.secure, tlsPortFlag
 	}
@@ -236,8 +263,17 @@ func hostPort(addr netip.Addr, port int) string {
 // Flags of the ports.
 const (
 	plainPortFlag = "--turn-port"
+	onePortFlag   = "--one-port"
 	tlsPortFlag   = "--turn-tls-port"
 )
+
+// plainPortFlag is the setting of the port of UDP and TCP.
+func (t *Transports) plainPortFlag() string {
+	if t.common.OnePort {
+		return onePortFlag
+	}
+	return plainPortFlag
+}
 
 // portError is the failure to bind a port that somebody else has.
 type portError struct {

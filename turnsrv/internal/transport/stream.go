@@ -78,25 +78,37 @@ func (s *streamServer) admit(conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
-	limitUnsent(conn)
-	s.serve(conn, FiveTuple{s.transport, unmapped(remote.AddrPort()), unmapped(local.AddrPort())})
+	layers := layersOf(conn)
+	if layers.tcp != nil {
+		limitUnsent(layers.tcp)
+	}
+	s.serve(conn, layers, FiveTuple{s.spoken(layers), unmapped(remote.AddrPort()), unmapped(local.AddrPort())})
+}
+
+// spoken is TLS also for a connection that has come over it to a listener of both.
+func (s *streamServer) spoken(l layers) Protocol {
+	if l.tls != nil {
+		return TLS
+	}
+	return s.transport
 }
 
 // serve gives a connection a goroutine, unless there are too many already.
-func (s *streamServer) serve(conn net.Conn, from FiveTuple) {
+func (s *streamServer) serve(conn net.Conn, l layers, from FiveTuple) {
+	transport := from.Protocol.String()
 	if err := s.common.open.acquire(from.Client.Addr()); err != nil {
-		s.common.Metrics.closed.WithLabelValues(s.transport.String(), closedLimit).Inc()
+		s.common.Metrics.closed.WithLabelValues(transport, closedLimit).Inc()
 		_ = conn.Close()
-		s.common.Log.Debug("turn connection refused", "transport", s.transport.String(), "client", from.Client, "error", err)
+		s.common.Log.Debug("turn connection refused", "transport", transport, "client", from.Client, "error", err)
 		return
 	}
-	c := newStreamConn(s.common, conn, from, s.tls)
+	c := newStreamConn(s.common, conn, l, from, s.tls)
 	if !s.track(c) {
 		_ = conn.Close()
 		s.common.open.release(from.Client.Addr())
 		return
 	}
-	connections := s.common.Metrics.connections.WithLabelValues(s.transport.String())
+	connections := s.common.Metrics.connections.WithLabelValues(transport)
 	connections.Inc()
 	s.running.Go(func() {
 		c.serve()
@@ -147,6 +159,7 @@ type streamConn struct {
 	from   FiveTuple
 	raw    net.Conn
 	stream net.Conn     // stream is raw or the TLS on it.
+	secure *tls.Conn    // secure is the TLS, nil without.
 	batch  *recordBatch // batch is between raw and TLS, nil without TLS.
 
 	// Owned by the goroutine of serve.
@@ -162,11 +175,16 @@ type streamConn struct {
 	ended   string // ended is why the connection was closed, empty while it is open.
 }
 
-func newStreamConn(c *common, conn net.Conn, from FiveTuple, config *tls.Config) *streamConn {
-	s := &streamConn{common: c, from: from, raw: conn, stream: conn}
+// newStreamConn puts TLS on a connection if there is a config for it.
+func newStreamConn(c *common, conn net.Conn, l layers, from FiveTuple, config *tls.Config) *streamConn {
+	s := &streamConn{common: c, from: from, raw: conn, stream: conn, secure: l.tls, batch: l.batch}
+	if l.batch != nil {
+		s.raw = l.batch
+	}
 	if config != nil {
 		s.batch = &recordBatch{Conn: conn}
-		s.stream = tls.Server(s.batch, config)
+		s.secure = tls.Server(s.batch, config)
+		s.stream = s.secure
 	}
 	return s
 }
@@ -215,12 +233,11 @@ func (c *streamConn) readError(err error) string {
 }
 
 func (c *streamConn) handshake() bool {
-	secure, ok := c.stream.(*tls.Conn)
-	if !ok {
+	if c.secure == nil {
 		return true
 	}
 	_ = c.raw.SetDeadline(time.Now().Add(c.common.handshakeTimeout))
-	err := secure.Handshake()
+	err := c.secure.Handshake() // It may be over already.
 	_ = c.raw.SetDeadline(time.Time{})
 	outcome := handshakeOK
 	switch {

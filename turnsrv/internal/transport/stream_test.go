@@ -326,7 +326,7 @@ func TestSendQueue(t *testing.T) {
 // pipeClient is a client of a stream server without a network.
 func pipeClient(s *streamServer) net.Conn {
 	client, server := net.Pipe()
-	s.serve(server, FiveTuple{s.transport, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2")})
+	s.serve(server, layers{}, FiveTuple{s.transport, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2")})
 	return client
 }
 

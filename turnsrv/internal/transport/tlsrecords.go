@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"crypto/tls"
 	"net"
 	"sync"
 )
@@ -14,6 +15,39 @@ type recordBatch struct {
 	mu      sync.Mutex
 	holding bool
 	records []byte
+}
+
+// HoldRecords returns a connection for TLS that a streamServer is to get without it.
+func HoldRecords(conn net.Conn) net.Conn { return &recordBatch{Conn: conn} }
+
+// NetConn returns the connection under b.
+func (b *recordBatch) NetConn() net.Conn { return b.Conn }
+
+// layers are what may lie on the socket of a connection.
+type layers struct {
+	tcp   *net.TCPConn
+	tls   *tls.Conn
+	batch *recordBatch // batch is under the TLS.
+}
+
+// layersOf looks down through a connection.
+func layersOf(conn net.Conn) (l layers) {
+	for conn != nil {
+		switch c := conn.(type) {
+		case *net.TCPConn:
+			l.tcp = c
+		case *tls.Conn:
+			l.tls = c
+		case *recordBatch:
+			l.batch = c
+		}
+		under, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		conn = under.NetConn()
+	}
+	return l
 }
 
 // hold makes Write gather until flush. One goroutine may hold at a time.

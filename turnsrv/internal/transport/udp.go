@@ -159,7 +159,8 @@ type UDPServer struct {
 	// Fixed before start.
 	common *common
 	socket *udpSocket
-	begin  func() // begin and end are those of who reads the socket, nil when a goroutine does for the receiver.
+	dtls   *dtlsServer // dtls is nil unless DTLS comes to the socket, too.
+	begin  func()      // begin and end are those of who reads the socket, nil when a goroutine does for the receiver.
 	end    func()
 
 	reader sync.WaitGroup
@@ -212,8 +213,17 @@ func (s *UDPServer) start() {
 	s.reader.Go(func() { s.socket.serve(s.handle) })
 }
 
+// TakeDTLS takes a datagram that is of DTLS, if that is served here, and reports whether it did.
+func (s *UDPServer) TakeDTLS(client, server netip.AddrPort, packet []byte) bool {
+	if s.dtls == nil || !isRecord(packet) {
+		return false
+	}
+	s.dtls.handle(client, server, packet)
+	return true
+}
+
 func (s *UDPServer) handle(client, server netip.AddrPort, packet []byte) {
-	if len(packet) == 0 {
+	if len(packet) == 0 || s.TakeDTLS(client, server, packet) {
 		return
 	}
 	from := FiveTuple{UDP, client, server}

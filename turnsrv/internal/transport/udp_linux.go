@@ -43,11 +43,7 @@ func sharePort(_, _ string, raw syscall.RawConn) error {
 
 // limitUnsent asks the kernel to take no more than a little ahead of what the
 // client reads. Without it a slow client only gets older data.
-func limitUnsent(conn net.Conn) {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return
-	}
+func limitUnsent(tcp *net.TCPConn) {
 	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return

@@ -25,7 +25,7 @@ func listenPacket(network, address string, _ bool) (*net.UDPConn, error) {
 }
 
 // limitUnsent does nothing where the kernel has no such limit.
-func limitUnsent(net.Conn) {}
+func limitUnsent(*net.TCPConn) {}
 
 // askedAddress finds the address that a datagram was sent to in what the kernel
 // says about it.
