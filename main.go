@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	ossignal "os/signal"
@@ -30,6 +31,7 @@ import (
 	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/check"
 	"cline-meet/signal/signal/client"
+	"cline-meet/signal/signal/edge"
 	"cline-meet/signal/signal/service"
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/state"
@@ -117,7 +119,7 @@ func healthCommand() *cli.Command {
 			} else if err := s.Complete(c); err != nil {
 				return err
 			}
-			return client.Ask(c.Context, s.Signal.LocalURL(), path)
+			return client.Ask(c.Context, s.Signal.LocalURL(), path, s.Edge.Dial)
 		},
 	}
 }
@@ -176,6 +178,7 @@ type node struct {
 	state     sharedState
 	directory *signal.Directory
 	certs     *certificate.Set
+	edge      *edge.Edge
 }
 
 // sharedState is what a node needs of memory or Redis.
@@ -205,6 +208,9 @@ func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
 	if n.state, err = n.newState(); err != nil {
 		return nil, err
 	}
+	n.edge = edge.New(s.Edge, edge.Surroundings{HTTPS: cfg.TLS, TURN: s.TURN.TLS, Under: turnsrv.HoldRecords, Log: log,
+		Count: func(conn net.Conn, state http.ConnState) { n.signal.CountCaller(conn, state) }}) // Nobody comes before run.
+	cfg.Listen = n.edge.ListenHTTP
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
 	cfg.Clustered, cfg.State, cfg.LastingSecret = s.Redis.Enabled(), n.state, n.secrets.IsGiven(state.SessionSecret)
 	cfg.ICE = func(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) } // Nobody asks before run.
@@ -274,6 +280,7 @@ func (n *node) loadCertificates(web *signal.Config) (err error) {
 
 func (n *node) buildTURN(cfg turnsrv.Config) error {
 	cfg.Logger, cfg.Registerer = n.log, n.registry
+	cfg.ListenStream = n.edge.ListenTURN
 	cfg.ForbiddenPeers = n.ownServices()
 	if cfg.Enabled {
 		var err error
@@ -401,7 +408,7 @@ func report(s *service.Settings, w io.Writer) error {
 // notes tell what about the node is open, unsafe or most likely not meant. It need not be wholly built.
 func (n *node) notes() setting.Notes {
 	s := n.settings
-	notes := slices.Concat(s.Table.Strangers(os.Environ()), s.Table.Quoted(os.Environ()), s.Signal.Notes(), s.Signal.RelayNotes(s.TURN.Enabled), s.TURN.Notes(), s.Redis.Notes(), n.turn.Notes())
+	notes := slices.Concat(s.Table.Strangers(os.Environ()), s.Table.Quoted(os.Environ()), s.Edge.Notes(), s.Signal.Notes(), s.Signal.RelayNotes(s.TURN.Enabled), s.TURN.Notes(), s.Redis.Notes(), n.turn.Notes())
 	notes = append(notes, n.certs.Notes(time.Now())...)
 	if host, ok := s.TURN.TLSHost(n.turn.RelayIP()); ok {
 		notes = append(notes, n.certs.TURNNotes(host)...)

@@ -57,6 +57,9 @@ func newCallers(cfg *Config, trusted *trusted, cut *prometheus.CounterVec) *call
 	return v
 }
 
+// CountCaller follows the life of a connection before the server has it, as http.Server.ConnState. It closes what is too much.
+func (s *Server) CountCaller(conn net.Conn, state http.ConnState) { s.callers.note(conn, state) }
+
 // note follows the life of a connection, for an http.Server.
 func (v *callers) note(conn net.Conn, state http.ConnState) {
 	switch state {

@@ -64,6 +64,10 @@ type Config struct {
 	HTTPS bool
 	// TLS is nil to serve plain HTTP.
 	TLS *tls.Config
+	// Listen makes the listener of browsers, nil for net.Listen.
+	Listen func(network, address string) (net.Listener, error)
+	// OnePort says that the listener shares its port, and has taken TLS off what came with it.
+	OnePort bool
 	// Logger receives all logs.
 	Logger *slog.Logger
 	// Registry holds the metrics of the whole process and is served by the admin address.

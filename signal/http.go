@@ -29,7 +29,7 @@ const requestTimeout = 10 * time.Second
 // newPublicServer returns the server of what browsers ask for. Who does not read an answer loses it. Connections are callers until they are
 // WebSockets.
 func (s *Server) newPublicServer() *http.Server {
-	h := s.newHTTPServer(s.handler(), requestTimeout)
+	h := s.newHTTPServer(s.wantTLS(s.handler()), requestTimeout)
 	h.WriteTimeout = s.cfg.WriteTimeout
 	h.ConnState = s.callers.note
 	return h
@@ -46,6 +46,21 @@ func (s *Server) newHTTPServer(h http.Handler, limit time.Duration) *http.Server
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
+}
+
+// wantTLS refuses requests in clear text where there is TLS, which come to a port that others share.
+func (s *Server) wantTLS(h http.Handler) http.Handler {
+	if s.cfg.TLS == nil || !s.cfg.OnePort {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil {
+			h.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Connection", "close")
+		http.Error(w, "this port speaks TLS: use https:// and wss://", http.StatusBadRequest)
+	})
 }
 
 func (s *Server) handler() http.Handler {

@@ -48,6 +48,9 @@ func (ps *pollers) close() {
 // link takes over a connection. It returns nil when that is none that a poller can wait for.
 func (ps *pollers) link(conn net.Conn) link {
 	tcp, ok := conn.(*net.TCPConn)
+	if c, wrapped := conn.(interface{ Bare() (*net.TCPConn, bool) }); wrapped {
+		tcp, ok = c.Bare()
+	}
 	if !ok {
 		return nil
 	}

@@ -176,10 +176,14 @@ func (s *Server) Events() state.Events {
 func (s *Server) listen() error {
 	var err error
 	addr := net.JoinHostPort(s.cfg.Host, strconv.Itoa(s.cfg.Port))
-	if s.listener, err = net.Listen("tcp", addr); err != nil {
+	listen := net.Listen
+	if s.cfg.Listen != nil {
+		listen = s.cfg.Listen
+	}
+	if s.listener, err = listen("tcp", addr); err != nil {
 		return fmt.Errorf("--server-host, --server-port: binding %s: %w", addr, err)
 	}
-	if s.cfg.TLS != nil {
+	if s.cfg.TLS != nil && !s.cfg.OnePort {
 		cfg := s.cfg.TLS.Clone()
 		cfg.NextProtos = []string{"http/1.1"} // A WebSocket takes over its connection, which HTTP/2 does not allow.
 		s.listener = tls.NewListener(s.listener, cfg)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -21,8 +22,8 @@ const (
 
 // Ask asks the node at a base URL, such as http://127.0.0.1:8080, on this machine how it is. The error says what it
 // answers but yes, in its own words if it answered. Containers and service managers that have no HTTP
-// client of their own use it through `signal health`.
-func Ask(ctx context.Context, base, path string) error {
+// client of their own use it through `signal health`. It connects by dial, as net.Dialer's DialContext.
+func Ask(ctx context.Context, base, path string, dial func(ctx context.Context, network, address string) (net.Conn, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	url := base + path
@@ -31,7 +32,7 @@ func Ask(ctx context.Context, base, path string) error {
 		return fmt.Errorf("asking %s: %w", url, err)
 	}
 	// The certificate is for the name that users know, and a connection to this machine needs no proof.
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}
+	transport := &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}
 	res, err := transport.RoundTrip(req)
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", url, err)

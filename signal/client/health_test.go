@@ -21,16 +21,16 @@ func ready(status int, says string) http.Handler {
 func TestAsk(t *testing.T) {
 	well := httptest.NewServer(ready(http.StatusOK, "ok"))
 	defer well.Close()
-	if err := Ask(t.Context(), well.URL, PathReady); err != nil {
+	if err := Ask(t.Context(), well.URL, PathReady, nil); err != nil {
 		t.Error(err)
 	}
 	leaving := httptest.NewServer(ready(http.StatusServiceUnavailable, "draining\n"))
 	defer leaving.Close()
-	if err := Ask(t.Context(), leaving.URL, PathReady); err == nil || err.Error() != "503 Service Unavailable: draining" {
+	if err := Ask(t.Context(), leaving.URL, PathReady, nil); err == nil || err.Error() != "503 Service Unavailable: draining" {
 		t.Errorf("a draining node says %v", err)
 	}
 	leaving.Close()
-	if err := Ask(t.Context(), leaving.URL, PathReady); err == nil || !strings.Contains(err.Error(), "/ready") {
+	if err := Ask(t.Context(), leaving.URL, PathReady, nil); err == nil || !strings.Contains(err.Error(), "/ready") {
 		t.Errorf("a node that is gone says %v", err)
 	}
 }
@@ -39,7 +39,7 @@ func TestAsk(t *testing.T) {
 func TestAskOverTLS(t *testing.T) {
 	node := httptest.NewTLSServer(ready(http.StatusOK, "ok"))
 	defer node.Close()
-	if err := Ask(t.Context(), node.URL, PathReady); err != nil {
+	if err := Ask(t.Context(), node.URL, PathReady, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"cline-meet/signal/signal"
 	"cline-meet/signal/signal/certificate"
+	"cline-meet/signal/signal/edge"
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/state"
 	"cline-meet/signal/turnsrv"
@@ -26,6 +27,7 @@ type Settings struct {
 	Certificate  certificate.Config
 	TURN         turnsrv.Config
 	Redis        state.RedisConfig
+	Edge         edge.Config
 	Table        setting.Table // fills all of the above
 }
 
@@ -38,8 +40,9 @@ func NewSettings() *Settings {
 		Signal:       signal.DefaultConfig(),
 		TURN:         turnsrv.DefaultConfig(),
 		Redis:        state.DefaultRedisConfig(),
+		Edge:         edge.DefaultConfig(),
 	}
-	s.Table = slices.Concat(s.Signal.Settings(), s.Certificate.Settings(), s.TURN.Settings(), s.Redis.Settings(), s.own())
+	s.Table = slices.Concat(s.Edge.Settings(), s.Signal.Settings(), s.Certificate.Settings(), s.TURN.Settings(), s.Redis.Settings(), s.own())
 	return s
 }
 
@@ -57,23 +60,22 @@ func (s *Settings) own() setting.Table {
 // problem of all three in one error.
 func (s *Settings) Complete(c *cli.Context) error {
 	stray, file := s.Table.Stray(c.Args().First()), s.Table.ReadFile(configFlag, s.configFile).Err()
-	s.derive()
-	return setting.Wrong(stray, file, s.Validate())
+	return setting.Wrong(stray, file, s.derive().Err(), s.Validate())
 }
 
 // Validate returns every problem that can be seen without a look at anything else.
 func (s *Settings) Validate() error {
 	var p setting.Problems
 	s.own().Check(&p)
-	if s.TURN.Enabled {
+	if s.TURN.Enabled && !s.TURN.OnePort {
 		s.Signal.CheckPort(&p, "turn-port", s.TURN.Port, s.TURN.Listen...)
 	}
-	if s.TURN.Enabled && s.Certificate.TURN() {
+	if s.TURN.Enabled && !s.TURN.OnePort && s.Certificate.TURN() {
 		s.Signal.CheckPort(&p, "turn-tls-port", s.TURN.TLSPort, s.TURN.Listen...)
 	}
 	p.Check(s.TURN.Enabled || s.Redis.Enabled() || len(s.TURN.TURNURLs) == 0 || len(s.TURN.Secrets) > 0, "turn-url",
 		"%s: the server there needs credentials: set its shared secret as --turn-secret", strings.Join(s.TURN.TURNURLs, ","))
-	return errors.Join(p.Err(), s.Signal.Validate(), s.Certificate.Validate(), s.TURN.Validate(), s.Redis.Validate())
+	return errors.Join(p.Err(), s.Edge.Validate(), s.Signal.Validate(), s.Certificate.Validate(), s.TURN.Validate(), s.Redis.Validate())
 }
 
 // UsageProblems finds all that is wrong after the CLI has stopped at the first value that it could
@@ -91,13 +93,38 @@ func (s *Settings) Reread(args []string) setting.Problems {
 	set := flag.NewFlagSet("serve", flag.ContinueOnError)
 	set.Bool(CheckFlag, false, "")
 	problems := s.Table.Reread(set, args[slices.Index(args, "serve")+1:])
-	problems = append(problems, s.Table.ReadFile(configFlag, s.configFile)...)
-	s.derive()
-	return problems
+	return slices.Concat(problems, s.Table.ReadFile(configFlag, s.configFile), s.derive())
 }
 
-// derive sets what follows from the settings of another part.
-func (s *Settings) derive() { s.Signal.HTTPS = s.Certificate.HTTPS() }
+// sharePort gives every part the one port, if there is one. It finds what says otherwise.
+func (s *Settings) sharePort() setting.Problems {
+	var p setting.Problems
+	if !s.Edge.IsOnePort() {
+		return nil
+	}
+	p.Check(s.TURN.Enabled, "one-port", "without TURN there is nothing to share %d with: use --server-port", s.Edge.OnePort)
+	web, turn := signal.DefaultConfig(), turnsrv.DefaultConfig()
+	for _, other := range []struct {
+		name              string
+		port, unlessGiven int
+	}{{"server-port", s.Signal.Port, web.Port}, {"turn-port", s.TURN.Port, turn.Port}, {"turn-tls-port", s.TURN.TLSPort, turn.TLSPort}} {
+		p.Check(slices.Contains([]int{0, other.unlessGiven, s.Edge.OnePort}, other.port), other.name,
+			"%d is not --one-port %d: leave one of them out", other.port, s.Edge.OnePort)
+	}
+	p.Check(s.Signal.Host == web.Host || slices.Contains(s.TURN.Listen, s.Signal.Host), "server-host",
+		"--one-port listens at --turn-listen %s, not at %s", strings.Join(s.TURN.Listen, ","), s.Signal.Host)
+	if len(p) == 0 && len(s.TURN.Listen) > 0 {
+		s.Signal.Host, s.Signal.Port, s.TURN.Port = s.TURN.Listen[0], s.Edge.OnePort, s.Edge.OnePort
+	}
+	s.Signal.OnePort, s.TURN.OnePort = true, true
+	return p
+}
+
+// derive sets what follows from the settings of another part, when all sources have been read.
+func (s *Settings) derive() setting.Problems {
+	s.Signal.HTTPS = s.Certificate.HTTPS()
+	return s.sharePort()
+}
 
 // CheckFlag is no setting, it changes what serve does with them.
 const CheckFlag = "check"
