@@ -179,6 +179,9 @@ const knocks = 8
 
 // reached sends packets to the relay from outside, as a peer does that is seen at an address.
 func (r *relays) reached(ctx context.Context, from netip.AddrPort, remedy string) (string, error) {
+	if from.Addr() == r.own.Relay.Addr() {
+		return "", untried("the server is this machine: try from elsewhere")
+	}
 	if err := r.own.Permit(from); turnclient.Refused(err, stun.CodeForbidden) {
 		return "", untried("the server denies peers where this machine is")
 	} else if err != nil {
