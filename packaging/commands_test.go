@@ -39,6 +39,8 @@ var elsewhere = map[string]string{
 	"make k8s-port-forward": "TestClusterTargets",
 	"make minikube-start minikube-deploy minikube-service": "TestClusterTargets",
 	"sudo apt install ./dist/signal-server_*_amd64.deb":    "TestDeb",
+	"sudo systemctl enable --now signal":                   "TestUnderSystemd",
+	"systemctl restart":                                    "TestUnderSystemd",
 	"go test -run TestRollingRestart -v ./signal":          "TestRollingRestart",
 	"go test ./turnsrv/...":                                "make test itself",
 	"go test ./turnsrv -data-path=false":                   "make test itself",

@@ -15,8 +15,8 @@ type chroot struct {
 	dir string
 }
 
-// newChroot unpacks Debian's packages of the first run that fetched them, and ends with the test.
-func newChroot(t *testing.T) *chroot {
+// newChroot unpacks Debian's packages of the first run that fetched them, those named among them, and ends with the test.
+func newChroot(t *testing.T, include ...string) *chroot {
 	t.Helper()
 	systemtest.NeedRoot(t, "debootstrap", "chroot")
 	c := &chroot{t: t, dir: filepath.Join(t.TempDir(), "debian")}
@@ -24,7 +24,7 @@ func newChroot(t *testing.T) *chroot {
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	must(t, nil, "debootstrap", "--variant=minbase", "--include=procps", "--cache-dir="+cache, "bookworm", c.dir)
+	must(t, nil, "debootstrap", "--variant=minbase", "--include="+strings.Join(append(include, "procps"), ","), "--cache-dir="+cache, "bookworm", c.dir)
 	return c
 }
 

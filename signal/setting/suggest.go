@@ -13,6 +13,9 @@ var prefixes = []string{"TURN_", "STUN_", "REDIS_", "STATE_", "SIGNAL_"}
 // fromPlatform matches the variables that container platforms make for services.
 var fromPlatform = regexp.MustCompile(`^[A-Z0-9_]+(_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)|=(tcp|udp)://)`)
 
+// stateDirectory is the variable in which systemd names what StateDirectory= of the unit made.
+const stateDirectory = "STATE_DIRECTORY"
+
 // Strangers finds variables that are none of the settings but were most likely meant to be: their names are almost
 // those of settings, or begin as ours do. The environment is as os.Environ returns it.
 func (t Table) Strangers(environment []string) Notes {
@@ -23,7 +26,7 @@ func (t Table) Strangers(environment []string) Notes {
 	var notes Notes
 	for _, pair := range slices.Sorted(slices.Values(environment)) {
 		name, _, _ := strings.Cut(pair, "=")
-		if slices.Contains(known, name) {
+		if slices.Contains(known, name) || name == stateDirectory {
 			continue
 		}
 		near := Nearest(strings.ToUpper(name), known)

@@ -34,7 +34,7 @@ func TestDistance(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	var host, port, url string
 	table := Table{Text("redis-host", &host, ""), Text("redis-port", &port, ""), Text("turn-url", &url, ""), Text("config", &url, "").From("SIGNAL_CONFIG")}
-	environment := []string{"REDIS_HOST=a", "SIGNAL_CONFIG=b", "HOME=/root", "REDIS_HSOT=a", "TURN_CERT=x", "redis_port=6379",
+	environment := []string{"REDIS_HOST=a", "SIGNAL_CONFIG=b", "HOME=/root", "REDIS_HSOT=a", "TURN_CERT=x", "redis_port=6379", "STATE_DIRECTORY=/var/lib/signal",
 		// What Kubernetes and Docker set for services of these names.
 		"REDIS_SERVICE_HOST=10.0.0.1", "REDIS_SERVICE_PORT_HTTP=1", "REDIS_PORT_6379_TCP_ADDR=10.0.0.1", "SIGNAL_PORT=tcp://10.0.0.1:80"}
 	var got []string
