@@ -1,6 +1,7 @@
 package state
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -153,16 +154,56 @@ func TestLastOfNodeLeavesInOutage(t *testing.T) {
 	})
 }
 
-// TestWhoLeftIsNotRestored tells a node that somebody has left, by a node that is in the room no more: it neither restores that one
-// nor shows it in a room that another node has founded anew, until it enters again.
-func TestWhoLeftIsNotRestored(t *testing.T) {
+// offline returns a node n1 that never subscribes.
+func offline(t *testing.T) *Redis {
+	t.Helper()
 	cfg := DefaultRedisConfig()
 	cfg.Logger = testLog()
 	r, err := NewRedis(cfg, "n1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = r.Close(t.Context()) }()
+	t.Cleanup(func() { _ = r.Close(context.Background()) })
+	return r
+}
+
+// TestHeardDuringAssertion has a node hear that somebody joined while it brings back a room that Redis has lost: that one is there.
+func TestHeardDuringAssertion(t *testing.T) {
+	r := offline(t)
+	here, other := entry{"a", "n1", 7, 3}, entry{"x", "n2", 8, 12}
+	m := r.mirrorLocked("r")
+	m.version, m.founded, m.members, m.own["a"] = 10, 3, []entry{here}, stay{7, 3, true, true}
+	r.update(change{Room: "r", Version: 12, Founded: 3, Members: []entry{here, other}})
+	v, _ := r.agreeLocked("r", m, reply{version: 20, founded: 20, changed: true, members: []entry{here}}, 10, true)
+	if len(v.Members) != 2 || len(v.Left) > 0 {
+		t.Errorf("shown as there: %v, as gone: %v", v.Members, v.Left)
+	}
+	if _, doubtful := r.dirty["r"]; !doubtful || !m.lost(20) {
+		t.Error("the room is not asserted again")
+	}
+}
+
+// TestMovedBeforeLoss has a node hear late that somebody moved, when it has brought back the room that Redis lost. The node which that
+// one left finds it there and takes it out.
+func TestMovedBeforeLoss(t *testing.T) {
+	r := offline(t)
+	here, before, after := entry{"a", "n1", 7, 3}, entry{"x", "n2", 8, 5}, entry{"x", "n3", 9, 5}
+	m := r.mirrorLocked("r")
+	m.version, m.founded, m.members, m.own["a"] = 20, 20, []entry{here, before}, stay{7, 3, true, true}
+	r.update(change{Room: "r", Version: 15, Founded: 3, Members: []entry{here, after}})
+	v, _ := r.update(change{Room: "r", Version: 21, Founded: 20, Members: []entry{here}, Left: []Departure{{Member: before.member(), Reason: ReasonDisconnect}}})
+	if m, _ := v.Find("x"); m != after.member() || len(v.Left) > 0 {
+		t.Errorf("shown as there: %v, as gone: %v", v.Members, v.Left)
+	}
+	if _, doubtful := r.dirty["r"]; !doubtful {
+		t.Error("the room is not asserted")
+	}
+}
+
+// TestWhoLeftIsNotRestored tells a node that somebody has left, by a node that is in the room no more: it neither restores that one
+// nor shows it in a room that another node has founded anew, until it enters again.
+func TestWhoLeftIsNotRestored(t *testing.T) {
+	r := offline(t)
 	here, gone := entry{"a", "n1", 7, 3}, entry{"x", "n2", 8, 5}
 	m := r.mirrorLocked("r")
 	m.version, m.founded, m.members, m.own["a"] = 10, 3, []entry{here, gone}, stay{7, 3, true, true}

@@ -75,6 +75,24 @@ func (m *mirror) isOver(e entry) bool {
 	return known && e.Joined <= g.joined && e.Epoch <= g.epoch && !(own && s.epoch == e.Epoch)
 }
 
+// follow takes over who has moved by a change that is old because Redis lost the room since and this node brought it back without
+// knowing of that. It reports whether there is anybody; then Redis does not know it either.
+func (m *mirror) follow(c change) (moved bool) {
+	if c.Founded == 0 || c.Founded == m.founded {
+		return false
+	}
+	members := slices.Clone(m.members)
+	for i, e := range members {
+		if there, _ := find(c.Members, e.ID); e.Epoch < there.Epoch && e.Joined == there.Joined {
+			members[i], moved = there, true
+		}
+	}
+	if moved {
+		m.members, m.founded, m.ahead = members, otherFounding, true
+	}
+	return moved
+}
+
 // otherFounding stands for one that is not known but that Redis' copy of the room does not have.
 const otherFounding = 1
 
@@ -119,7 +137,7 @@ func (r *Redis) update(c change) (View, bool) {
 	}
 	m.remember(c.Left, r.remembrance())
 	if c.Version <= m.version {
-		if slices.ContainsFunc(m.members, m.isOver) { // It left a room that Redis does not have.
+		if m.follow(c) || slices.ContainsFunc(m.members, m.isOver) { // The latter left a room that Redis does not have.
 			r.conflictLocked(c.Room)
 		}
 		return View{}, false
@@ -192,7 +210,7 @@ func (r *Redis) completeLocked(m *mirror, c *change) bool {
 	c.Members = members
 	c.Left = slices.DeleteFunc(slices.Clone(c.Left), func(d Departure) bool {
 		e, there := find(members, d.ID)
-		return there && e.Epoch == d.Epoch
+		return there && (e.Epoch == d.Epoch || e.Joined == d.Joined)
 	})
 	r.conflictLocked(c.Room)
 	return true

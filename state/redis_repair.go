@@ -73,6 +73,7 @@ func (r *Redis) assert(ctx context.Context, room string) {
 	absent := r.absent(room, users)
 	r.mu.Lock()
 	known, args := r.assertionLocked(m, absent)
+	asserted := m.version
 	r.mu.Unlock()
 
 	rep, err := r.change(ctx, "assert", assertScript, room, known, args...)
@@ -87,7 +88,7 @@ func (r *Redis) assert(ctx context.Context, room string) {
 	}
 	missed := m.returned(rep.back)
 	m.leave(rep.over)
-	view, news := r.agreeLocked(room, m, rep, known)
+	view, news := r.agreeLocked(room, m, rep, known, m.version > asserted)
 	r.mu.Unlock()
 	if len(missed) > 0 {
 		r.events.Missed(room, missed)
@@ -154,8 +155,9 @@ func (r *Redis) assertionLocked(m *mirror, absent map[string]bool) (known uint64
 }
 
 // agreeLocked takes over a room as its assertion left it and has the other nodes told if anything
-// about it may be news to them. It reports whether it is news here.
-func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (View, bool) {
+// about it may be news to them. It reports whether it is news here. What this node heard of meanwhile it has not asserted: when Redis
+// lost the room, that comes next.
+func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64, heard bool) (View, bool) {
 	c := change{Room: room, Version: rep.version, Members: rep.members, Founded: rep.founded}
 	for _, e := range rep.left {
 		reason := ReasonDisconnect
@@ -185,13 +187,16 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64) (Vi
 	}
 	m.remember(c.Left, r.remembrance())
 	c.Members = slices.DeleteFunc(slices.Clone(c.Members), m.isOver)
+	incomplete := heard && r.completeLocked(m, &c)
 	r.explainLocked(m, &c)
 	clear(m.leaving)
 	m.touched = time.Now()
 	if rep.version < m.version {
 		return View{}, false
 	}
-	m.founded = rep.founded
+	if !incomplete {
+		m.founded = rep.founded
+	}
 	if rep.version == m.version {
 		return View{}, false
 	}
