@@ -44,7 +44,8 @@ type wireNode struct {
 	left []string        // who was to leave
 
 	doubtful bool
-	away     error // why the node cannot reach the others, nil when it can
+	trust    func() // ends the doubt
+	away     error  // why the node cannot reach the others, nil when it can
 }
 
 func newWire(t *testing.T, ids ...string) *wire {
@@ -63,7 +64,11 @@ func (n *wireNode) Ready() error { return n.away }
 // Doubtful reports whether the others may have taken the node for dead.
 func (n *wireNode) Doubtful(string) bool { return n.doubtful }
 
-func (n *wireNode) AwaitTrust(context.Context, string) {}
+func (n *wireNode) AwaitTrust(context.Context, string) {
+	if n.trust != nil {
+		n.trust()
+	}
+}
 
 func (n *wireNode) Problems() []string { return nil }
 func (n *wireNode) Admits() error      { return nil }

@@ -147,6 +147,10 @@ func (s *Server) resume(c *conn, want resumption) error {
 	if err := s.mayReturn(c, p); err != nil {
 		return err
 	}
+	if outcome == "here" && !p.stays(ctx, c) {
+		p.end(state.ReasonDisconnect)
+		return fmt.Errorf("%w: it was taken for dead with this node", errGone)
+	}
 	if err := p.attach(c, greeting{Resumed: true, Gap: p.takeStock()}, want.got); err != nil {
 		p.end(state.ReasonDisconnect)
 		return err

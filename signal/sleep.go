@@ -1,6 +1,10 @@
 package signal
 
-import "time"
+import (
+	"context"
+	"slices"
+	"time"
+)
 
 // A node whose process did not run for a while, or that cannot reach the shared state, may have been taken for dead.
 // Then what it has of its participants may be a leftover: the client is at another node by now, or has left. The
@@ -57,6 +61,27 @@ func (p *participant) awaitTrust(entering string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.over && p.conn != nil && !p.conn.link.hungUp()
+}
+
+// stays reports whether a participant, which is the caller's and whose client has come back by a connection, has its place. While others
+// may have taken it out, that is waited for: the client counts as there, and is not told that it is back before it is known.
+func (p *participant) stays(ctx context.Context, c *conn) bool {
+	r := p.room
+	if r == nil || !p.srv.state.Doubtful(r.id) {
+		return true
+	}
+	p.mu.Lock()
+	p.absent = p.absent && c.link.hungUp()
+	p.mu.Unlock()
+	p.srv.state.AwaitTrust(ctx, r.id)
+	return r.has(p)
+}
+
+// has reports whether a participant of this node is a member, for all that the node knows.
+func (r *room) has(p *participant) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.members, p.member().Is)
 }
 
 // isConnected reports whether the client has a connection that it has not ended.

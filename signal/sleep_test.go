@@ -98,6 +98,28 @@ func TestWhoCameAndWentIsAbsent(t *testing.T) {
 	})
 }
 
+// TestNobodyIsBackBeforeThatIsKnown has clients come back to a node that the others may have taken for dead: one whom they took out,
+// and one whom the node puts back because its client is there.
+func TestNobodyIsBackBeforeThatIsKnown(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		a := g.nodes["A"]
+		a.doubtful, a.trust = true, func() {
+			if !a.srv.isPresent("r", "y") {
+				t.Error("a client that waits is not there")
+			}
+			a.srv.onView(view(2, g.c.at(1), g.y.at(3), g.z.at(4)))
+		}
+		g.x.absent, g.y.absent = true, true
+		if !g.y.stays(t.Context(), g.y.conn) {
+			t.Error("the one that was put back is gone")
+		}
+		if g.x.stays(t.Context(), g.x.conn) {
+			t.Error("the one that was taken out is back")
+		}
+		synctest.Wait()
+	})
+}
+
 // TestWhoWasTakenOutEnds has a view without a member that was there: others have adopted it and it has left, or they have seen
 // it leave.
 func TestWhoWasTakenOutEnds(t *testing.T) {
