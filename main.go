@@ -217,10 +217,14 @@ func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
 	if n.signal, err = signal.New(cfg); err != nil {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
 	}
-	if err := n.buildTURN(s.TURN); err != nil {
+	if err = n.openCertificates(); err == nil {
+		err = n.buildTURN(s.TURN)
+	}
+	if err != nil {
+		n.certs.Close()
 		return nil, errors.Join(err, n.signal.Shutdown(context.Background()), n.state.Close(context.Background()))
 	}
-	n.secrets.Use(state.SessionSecret, n.signal.SetSessionSecrets)
+	n.secrets.Use(state.SessionSecret, n.setSessionSecrets)
 	n.secrets.Use(state.TURNSecret, n.setTURNSecrets)
 	n.directory = n.newDirectory()
 	n.directory.Announce()
@@ -263,6 +267,11 @@ func (n *node) newDirectory() *signal.Directory {
 	})
 }
 
+func (n *node) setSessionSecrets(values []string) {
+	n.signal.SetSessionSecrets(values)
+	n.certs.SetSecrets(values)
+}
+
 func (n *node) setTURNSecrets(values []string) {
 	n.turn.SetSecrets(values)
 	n.issuer.SetSecrets(values)
@@ -274,8 +283,24 @@ func (n *node) loadCertificates(web *signal.Config) (err error) {
 	if n.certs, err = certificate.Load(n.settings.Certificate, n.log); err != nil {
 		return err
 	}
-	web.TLS, turn.TLS, turn.Covers = n.certs.HTTPS(), n.certs.TURN(), n.certs.Covers
+	web.TLS, web.Impaired = n.certs.HTTPS(), n.certs.Problems
+	turn.TLS, turn.Covers = n.certs.TURN(), n.certs.Covers
 	return nil
+}
+
+// openCertificates tells where they are kept: nodes with one Redis ask for them once.
+func (n *node) openCertificates() error {
+	at := certificate.Node{Host: n.settings.Signal.Host, Port: n.settings.Signal.Port}
+	if addr, ok := n.signal.Addr().(*net.TCPAddr); ok { // The one port is bound later.
+		at.Port = addr.Port
+	}
+	if redis, ok := n.state.(*state.Redis); ok {
+		at.Shared = redis.Vault("certificates")
+	}
+	if n.secrets.IsGiven(state.SessionSecret) {
+		n.certs.SetSecrets(n.settings.Signal.SessionSecrets)
+	}
+	return n.certs.Open(at)
 }
 
 func (n *node) buildTURN(cfg turnsrv.Config) error {
@@ -298,7 +323,7 @@ func (n *node) buildTURN(cfg turnsrv.Config) error {
 // ownServices are the addresses that a relay must never reach.
 func (n *node) ownServices() []netip.AddrPort {
 	var own []netip.AddrPort
-	for _, addr := range []net.Addr{n.signal.Addr(), n.signal.AdminAddr()} {
+	for _, addr := range []net.Addr{n.signal.Addr(), n.signal.AdminAddr(), n.certs.PlainAddr()} {
 		if tcp, ok := addr.(*net.TCPAddr); ok {
 			own = append(own, tcp.AddrPort())
 		}
@@ -312,7 +337,7 @@ func (n *node) ownServices() []netip.AddrPort {
 func (n *node) run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- n.signal.Run() }()
-	defer n.certs.KeepCurrent()()
+	stopCertificates := n.certs.KeepCurrent()
 	stopAnnouncing := n.directory.KeepAnnouncing()
 	var failure error
 	select {
@@ -335,6 +360,7 @@ func (n *node) run(ctx context.Context) error {
 		n.log.Warn("stopping signaling", "error", err)
 	}
 	stopAnnouncing()
+	stopCertificates()
 	n.closeState(limit) // From now on others may take in the clients that are left.
 	return errors.Join(failure, <-ended, n.drainTURN(limit))
 }

@@ -45,6 +45,7 @@ type Config struct {
 	MaxRoomUsers   int
 	ResumeGrace    time.Duration
 	DrainSettle    time.Duration
+	HSTS           time.Duration
 	MaxFrame       int
 	MessageRate    float64
 	MessageBurst   int
@@ -62,6 +63,8 @@ type Config struct {
 
 	// HTTPS says that browsers come by TLS, also before there is a TLS config.
 	HTTPS bool
+	// Impaired returns what else does not work, for /ready; it may be nil.
+	Impaired func() []string
 	// TLS is nil to serve plain HTTP.
 	TLS *tls.Config
 	// Listen makes the listener of browsers, nil for net.Listen.
@@ -121,6 +124,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Category("Security",
 			setting.Secrets("session-secret", &c.SessionSecrets, setting.LeastSecret, "`SECRETS` that sign cookies and resume tokens, comma separated, newest first; without Redis clients outlive a restart only if they are set").Otherwise("generated at start"),
 			setting.List("allowed-origins", &c.AllowedOrigins, "`ORIGINS` beside our own whose pages may import signal.js, open a WebSocket and fetch /ice, comma separated, such as https://app.example.org; * allows all, without cookies"),
+			setting.Duration("hsts", &c.HSTS, 0, setting.Longest, "`SECONDS` for which browsers that came by HTTPS are to come by nothing else (Strict-Transport-Security), 0 for none"),
 			setting.Bool("require-origin", &c.RequireOrigin, "refuse WebSocket clients that send no Origin (anything but browsers)"),
 			setting.List("trusted-proxies", &c.TrustedProxies, "`CIDRS` of reverse proxies whose X-Forwarded-For, -Proto, -Host and Forwarded are believed, comma separated"),
 		),

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"mime"
@@ -74,7 +75,21 @@ func (s *Server) handler() http.Handler {
 	for _, path := range []string{"/health", "/signal.js", "/signal/"} {
 		mux.HandleFunc("OPTIONS "+path, s.preflight(false))
 	}
-	return mux
+	return s.strictly(mux)
+}
+
+// strictly tells browsers that came by HTTPS to come by nothing else, if that was asked for.
+func (s *Server) strictly(next http.Handler) http.Handler {
+	if s.cfg.HSTS == 0 {
+		return next
+	}
+	value := fmt.Sprintf("max-age=%d", int(s.cfg.HSTS.Seconds()))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.identify(r).secure {
+			w.Header().Set("Strict-Transport-Security", value)
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // serveWS upgrades a request to a WebSocket and returns; the connection lives on in a goroutine of
@@ -173,6 +188,9 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 // miss is no reason while they let users in without it: a balancer would have nobody left.
 func (s *Server) readiness() (reasons map[string]string, problems []string) {
 	reasons, problems = map[string]string{}, append(s.state.Problems(), s.door.Problems()...)
+	if s.cfg.Impaired != nil {
+		problems = append(problems, s.cfg.Impaired()...)
+	}
 	if s.leaving.Load() || s.draining.Load() {
 		reasons["server"] = "draining"
 	}

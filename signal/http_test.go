@@ -291,6 +291,20 @@ func TestSecureCookieBehindProxy(t *testing.T) {
 	}
 }
 
+func TestStrictTransportIsAskedFor(t *testing.T) {
+	secure := http.Header{"X-Forwarded-Proto": {"https"}}
+	for _, test := range []struct {
+		age    time.Duration
+		header http.Header
+		want   string
+	}{{0, secure, ""}, {time.Hour, secure, "max-age=3600"}, {time.Hour, nil, ""}} {
+		s := start(t, func(c *Config) { c.TrustedProxies, c.HSTS = []string{"127.0.0.1"}, test.age })
+		if res, _ := s.get("/", test.header); res.Header.Get("Strict-Transport-Security") != test.want {
+			t.Errorf("%v, %v: %v", test.age, test.header, res.Header)
+		}
+	}
+}
+
 func TestAddressLimit(t *testing.T) {
 	s := start(t, func(c *Config) { c.AddrConns = 2 })
 	first := s.dial(nil)

@@ -152,7 +152,7 @@ func StartProgram(t testing.TB, program string, flags ...string) *Node {
 	n.Start()
 	n.Serving = n.Log.Serving(t, n.ended)
 	n.URL = "http://" + n.HTTP + "/"
-	if strings.Contains(strings.Join(flags, " "), "--tls-cert") {
+	if all := strings.Join(flags, " "); strings.Contains(all, "--tls-cert") || strings.Contains(all, "--domain") {
 		n.URL = "https://" + n.HTTP + "/"
 	}
 	_, port, _ := net.SplitHostPort(n.HTTP)

@@ -3,11 +3,11 @@ package certificate
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"os"
 	ossignal "os/signal"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -16,9 +16,9 @@ import (
 // poll is how often the files of a certificate are looked at.
 const poll = 5 * time.Second
 
-// Files are a certificate and its key, which may be replaced while they are in
+// files are a certificate and its key, which may be replaced while they are in
 // use: new handshakes see the new ones, connections live on.
-type Files struct {
+type files struct {
 	// Fixed after construction.
 	flags             string // what the names of the two settings begin with
 	certFile, keyFile string
@@ -35,13 +35,13 @@ type stamp struct {
 	certBytes, keyBytes int64
 }
 
-func load(flags, certFile, keyFile string, log *slog.Logger) (*Files, error) {
-	f := &Files{flags: flags, certFile: certFile, keyFile: keyFile, log: log}
+func load(flags, certFile, keyFile string, log *slog.Logger) (*files, error) {
+	f := &files{flags: flags, certFile: certFile, keyFile: keyFile, log: log}
 	return f, f.reload()
 }
 
 // reload reads the files again. On error the old certificate stays in use.
-func (f *Files) reload() error {
+func (f *files) reload() error {
 	seen, err := f.stat()
 	if err != nil {
 		return fmt.Errorf("--%s-cert, --%s-key: %w", f.flags, f.flags, err)
@@ -55,9 +55,7 @@ func (f *Files) reload() error {
 	return nil
 }
 
-func (f *Files) leaf() *x509.Certificate { return f.current.Load().Leaf }
-
-func (f *Files) stat() (stamp, error) {
+func (f *files) stat() (stamp, error) {
 	cert, err := os.Stat(f.certFile)
 	if err != nil {
 		return stamp{}, err
@@ -70,7 +68,7 @@ func (f *Files) stat() (stamp, error) {
 }
 
 // keepCurrent watches the files, and reads them again on SIGHUP, until ctx ends.
-func (f *Files) keepCurrent(ctx context.Context) {
+func (f *files) keepCurrent(ctx context.Context) {
 	hangup := make(chan os.Signal, 1)
 	ossignal.Notify(hangup, syscall.SIGHUP)
 	defer ossignal.Stop(hangup)
@@ -80,7 +78,7 @@ func (f *Files) keepCurrent(ctx context.Context) {
 // watch reloads when a file has changed, and whenever hangup receives, until ctx
 // ends. What cannot be loaded, such as a certificate without its key yet, is
 // logged, and tried again with the next change.
-func (f *Files) watch(ctx context.Context, hangup <-chan os.Signal) {
+func (f *files) watch(ctx context.Context, hangup <-chan os.Signal) {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
@@ -101,15 +99,11 @@ func (f *Files) watch(ctx context.Context, hangup <-chan os.Signal) {
 	}
 }
 
-// tlsConfig returns a server's config that always uses the current certificate, nil without files.
-func (f *Files) tlsConfig() *tls.Config {
-	if f == nil {
-		return nil
-	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return f.current.Load(), nil
-		},
-	}
+// get returns the current certificate.
+func (f *files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.current.Load(), nil }
+
+func (f *files) held() []held {
+	leaf := f.current.Load().Leaf
+	name, _, _ := strings.Cut(names(leaf), ",")
+	return []held{{name, leaf, fmt.Sprintf("--%s-cert %s", f.flags, f.certFile)}}
 }

@@ -1,35 +1,62 @@
-// Package certificate has the certificates that a node serves with, and keeps them current while they are in use.
+// Package certificate has the certificates that a node serves with, from files or from an authority that it asks by
+// ACME, and keeps them current while they are in use.
 package certificate
 
 import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/mholt/acmez/v3"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cline-meet/signal/signal/setting"
 )
 
-// Set has the certificates of a node by what they serve, which may be the same one. Any goroutine may use it.
+// Set has the certificates of a node by what they serve, which may be the same ones. Any goroutine may use it, but for
+// Open, Close and KeepCurrent.
 type Set struct {
-	https, turn *Files // nil for plain HTTP, and for TURN without TLS
+	https, turn source // nil for plain HTTP, and for TURN without TLS
+	managed     *managed
+	plain       *plain // plain HTTP beside HTTPS
+	config      Config
+}
+
+// source is where certificates come from.
+type source interface {
+	// get chooses one for a handshake, TLS' or DTLS'.
+	get(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// held are those that are in use.
+	held() []held
+	// keepCurrent returns when ctx ends.
+	keepCurrent(ctx context.Context)
+}
+
+// held is a certificate that is in use.
+type held struct {
+	name   string            // name is the first one that it is for
+	leaf   *x509.Certificate // leaf is nil while there is none yet
+	origin string            // origin is the setting that it comes from
 }
 
 // Load reads the files. Its error names the flags.
 func Load(c Config, log *slog.Logger) (*Set, error) {
-	s := new(Set)
+	s := &Set{config: c, plain: newPlain(c, log)}
 	var err error
-	if c.Cert != "" {
-		if s.https, err = load("tls", c.Cert, c.Key, log); err != nil {
-			return nil, err
-		}
+	switch {
+	case c.Cert != "":
+		s.https, err = load("tls", c.Cert, c.Key, log)
+	case c.automatic():
+		s.managed, err = newManaged(c, log)
+		s.https = s.managed
+	}
+	if err != nil {
+		return nil, err
 	}
 	if s.turn = s.https; c.TURNCert != "" {
 		s.turn, err = load("turn-tls", c.TURNCert, c.TURNKey, log)
@@ -37,43 +64,92 @@ func Load(c Config, log *slog.Logger) (*Set, error) {
 	return s, err
 }
 
-// HTTPS returns the config of what browsers connect to, nil for plain HTTP.
-func (s *Set) HTTPS() *tls.Config { return s.https.tlsConfig() }
+// HTTPS returns the config of what browsers connect to, nil for plain HTTP. What it adds to the protocols must stay:
+// an authority comes by it.
+func (s *Set) HTTPS() *tls.Config {
+	cfg := config(s.https)
+	if s.managed != nil {
+		cfg.NextProtos = []string{acmez.ACMETLS1Protocol}
+	}
+	return cfg
+}
 
 // TURN returns the config of TURN over TLS and DTLS, nil without.
-func (s *Set) TURN() *tls.Config { return s.turn.tlsConfig() }
+func (s *Set) TURN() *tls.Config { return config(s.turn) }
+
+func config(of source) *tls.Config {
+	if of == nil {
+		return nil
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: of.get}
+}
 
 // Covers says whether clients that connect to TURN by the name, or address, of a host accept the certificate.
 func (s *Set) Covers(host string) bool {
-	return s.turn != nil && s.turn.leaf().VerifyHostname(host) == nil
+	return s.turn != nil && slices.ContainsFunc(s.turn.held(), func(h held) bool {
+		return h.leaf != nil && h.leaf.VerifyHostname(host) == nil
+	})
 }
 
-// KeepCurrent watches the files, and reads them again on SIGHUP, until the returned function is called.
-func (s *Set) KeepCurrent() (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var watching sync.WaitGroup
-	for _, u := range s.uses() {
-		watching.Go(func() { u.files.keepCurrent(ctx) })
-	}
-	return func() {
-		cancel()
-		watching.Wait()
-	}
-}
-
-// use is a certificate with what it serves.
+// use is a source with what it serves.
 type use struct {
-	files  *Files
+	source
 	serves string
 }
 
-// uses returns every certificate once.
+// uses returns every source once.
 func (s *Set) uses() []use {
 	all := []use{{s.https, "https"}, {s.turn, "turn"}}
 	if s.https == s.turn {
 		all = []use{{s.https, "https,turn"}}
 	}
-	return slices.DeleteFunc(all, func(u use) bool { return u.files == nil })
+	return slices.DeleteFunc(all, func(u use) bool { return u.source == nil })
+}
+
+// Node is what has the certificates.
+type Node struct {
+	Host   string // Host is the address that it binds to.
+	Port   int    // Port is that of HTTPS.
+	Shared Vault  // Shared is where nodes keep certificates for each other, or nil.
+}
+
+// Open binds the port of plain HTTP and finds the place where certificates are kept. Nothing is asked for yet.
+func (s *Set) Open(n Node) error {
+	if err := s.plain.listen(n.Host, s.managed == nil || s.config.HTTPPort != derivedHTTPPort); err != nil {
+		return err
+	}
+	if s.managed != nil {
+		if err := s.managed.open(n, s.plain); err != nil {
+			s.Close()
+			return err
+		}
+	}
+	s.plain.prepare(n.Port, s.managed)
+	return nil
+}
+
+// Close gives back what Open has taken, of a node that comes to nothing.
+func (s *Set) Close() {
+	if s.managed != nil && s.managed.cache != nil {
+		s.managed.cache.Stop()
+	}
+	s.plain.close()
+}
+
+// KeepCurrent keeps all certificates current, and asks for those that are not there, until the returned function is
+// called, which closes as well.
+func (s *Set) KeepCurrent() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	for _, u := range s.uses() {
+		running.Go(func() { u.keepCurrent(ctx) })
+	}
+	running.Go(s.plain.serve)
+	return func() {
+		cancel()
+		s.Close()
+		running.Wait()
+	}
 }
 
 // soon is how long before its end a certificate should have been renewed.
@@ -83,19 +159,49 @@ const soon = 14 * 24 * time.Hour
 func (s *Set) Notes(now time.Time) setting.Notes {
 	var n setting.Notes
 	for _, u := range s.uses() {
-		leaf, of := u.files.leaf(), u.files.origin()
-		ends := leaf.NotAfter.UTC().Format(time.DateTime)
-		switch {
-		case now.After(leaf.NotAfter):
-			n.Warnf("certificate_expired", "the certificate in %s has ended at %s: browsers refuse it, renew it", of, ends)
-		case now.Before(leaf.NotBefore):
-			n.Warnf("certificate_not_yet_valid", "the certificate in %s begins at %s: is the clock of this machine right?",
-				of, leaf.NotBefore.UTC().Format(time.DateTime))
-		case leaf.NotAfter.Sub(now) < soon && leaf.NotAfter.Sub(leaf.NotBefore) > 2*soon:
-			n.Warnf("certificate_ends_soon", "the certificate in %s ends at %s: renew it", of, ends)
+		for _, h := range u.held() {
+			h.note(&n, now)
 		}
 	}
+	s.plain.note(&n)
+	if s.managed != nil && s.config.OpenSecret && s.config.Storage == "" {
+		n.Warnf("certificate_keys_readable", "who reads Redis reads the keys of certificates: they are encrypted with the session secret, which is there, too; set --session-secret")
+	}
 	return n
+}
+
+func (h held) note(n *setting.Notes, now time.Time) {
+	if h.leaf == nil {
+		n.Tellf("certificate_missing", "there is no certificate of %s yet: it is asked for", h.origin)
+		return
+	}
+	ends := h.leaf.NotAfter.UTC().Format(time.DateTime)
+	switch {
+	case now.After(h.leaf.NotAfter):
+		n.Warnf("certificate_expired", "the certificate in %s has ended at %s: browsers refuse it, renew it", h.origin, ends)
+	case now.Before(h.leaf.NotBefore):
+		n.Warnf("certificate_not_yet_valid", "the certificate in %s begins at %s: is the clock of this machine right?",
+			h.origin, h.leaf.NotBefore.UTC().Format(time.DateTime))
+	case h.leaf.NotAfter.Sub(now) < soon && h.leaf.NotAfter.Sub(h.leaf.NotBefore) > 2*soon:
+		n.Warnf("certificate_ends_soon", "the certificate in %s ends at %s: renew it", h.origin, ends)
+	}
+}
+
+// Problems tell users of /ready what is wrong with the certificates now.
+func (s *Set) Problems() []string {
+	var out []string
+	now := time.Now()
+	for _, u := range s.uses() {
+		for _, h := range u.held() {
+			switch {
+			case h.leaf == nil:
+				out = append(out, "certificate of "+h.name+": there is none yet")
+			case now.After(h.leaf.NotAfter):
+				out = append(out, "certificate of "+h.name+": it has ended")
+			}
+		}
+	}
+	return out
 }
 
 // TURNNotes tell who is not told of TURN over TLS: host is what its URLs name, empty for whatever name clients come by.
@@ -104,18 +210,35 @@ func (s *Set) TURNNotes(host string) setting.Notes {
 	switch {
 	case s.turn == nil || host != "" && s.Covers(host):
 	case host == "":
-		n.Tellf("turns_by_name", "turns: is advertised to clients that came by %s: set --turn-public-host, and it is to all", names(s.turn.leaf()))
-	default:
+		n.Tellf("turns_by_name", "turns: is advertised to clients that came by %s: set --turn-public-host, and it is to all", s.turnNames())
+	case s.turnNames() != "":
 		n.Warnf("certificate_for_other_name", "the certificate in %s is not for --turn-public-host %s, but for %s: turns: is not advertised, since browsers would refuse it",
-			s.turn.origin(), host, names(s.turn.leaf()))
+			s.turn.held()[0].origin, host, s.turnNames())
 	}
 	return n
+}
+
+// turnNames are those that the certificates of TURN are for.
+func (s *Set) turnNames() string {
+	var all []string
+	for _, h := range s.turn.held() {
+		if h.leaf != nil {
+			all = append(all, names(h.leaf))
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 // Report adds a line for every certificate.
 func (s *Set) Report(r *setting.Report) {
 	for _, u := range s.uses() {
-		r.Addf("TLS", "%s for %s, until %s, serves %s", u.files.certFile, names(u.files.leaf()), u.files.leaf().NotAfter.UTC().Format(time.DateTime), u.serves)
+		for _, h := range u.held() {
+			if h.leaf != nil {
+				r.Addf("TLS", "%s for %s, until %s, serves %s", h.origin, names(h.leaf), h.leaf.NotAfter.UTC().Format(time.DateTime), u.serves)
+			} else {
+				r.Addf("TLS", "%s, by ACME of %s, serves %s", h.origin, s.managed.directoryURL(), u.serves)
+			}
+		}
 	}
 }
 
@@ -132,7 +255,7 @@ func names(leaf *x509.Certificate) string {
 }
 
 // expiry describes the one metric there is.
-var expiry = prometheus.NewDesc("signal_certificate_expiry_timestamp_seconds", "When a certificate ends.", []string{"serves"}, nil)
+var expiry = prometheus.NewDesc("signal_certificate_expiry_timestamp_seconds", "When a certificate ends, 0 while there is none yet.", []string{"serves", "name"}, nil)
 
 // Describe implements prometheus.Collector.
 func (s *Set) Describe(d chan<- *prometheus.Desc) { d <- expiry }
@@ -140,9 +263,12 @@ func (s *Set) Describe(d chan<- *prometheus.Desc) { d <- expiry }
 // Collect implements prometheus.Collector.
 func (s *Set) Collect(m chan<- prometheus.Metric) {
 	for _, u := range s.uses() {
-		m <- prometheus.MustNewConstMetric(expiry, prometheus.GaugeValue, float64(u.files.leaf().NotAfter.Unix()), u.serves)
+		for _, h := range u.held() {
+			end := 0.0
+			if h.leaf != nil {
+				end = float64(h.leaf.NotAfter.Unix())
+			}
+			m <- prometheus.MustNewConstMetric(expiry, prometheus.GaugeValue, end, u.serves, h.name)
+		}
 	}
 }
-
-// origin says which setting a certificate comes from.
-func (f *Files) origin() string { return fmt.Sprintf("--%s-cert %s", f.flags, f.certFile) }

@@ -70,12 +70,13 @@ func (s *Settings) Validate() error {
 	if s.TURN.Enabled && !s.TURN.OnePort {
 		s.Signal.CheckPort(&p, "turn-port", s.TURN.Port, s.TURN.Listen...)
 	}
+	s.Signal.CheckPort(&p, "http-port", s.Certificate.HTTPPort, s.Signal.Host)
 	if s.TURN.Enabled && !s.TURN.OnePort && s.Certificate.TURN() {
 		s.Signal.CheckPort(&p, "turn-tls-port", s.TURN.TLSPort, s.TURN.Listen...)
 	}
 	p.Check(s.TURN.Enabled || s.Redis.Enabled() || len(s.TURN.TURNURLs) == 0 || len(s.TURN.Secrets) > 0, "turn-url",
 		"%s: the server there needs credentials: set its shared secret as --turn-secret", strings.Join(s.TURN.TURNURLs, ","))
-	return errors.Join(p.Err(), s.Edge.Validate(), s.Signal.Validate(), s.Certificate.Validate(), s.TURN.Validate(), s.Redis.Validate())
+	return errors.Join(p.Err(), s.Edge.Validate(), s.Signal.Validate(), s.Certificate.Validate(s.Redis.Enabled()), s.TURN.Validate(), s.Redis.Validate())
 }
 
 // UsageProblems finds all that is wrong after the CLI has stopped at the first value that it could
@@ -120,9 +121,24 @@ func (s *Settings) sharePort() setting.Problems {
 	return p
 }
 
+// followDomain sets what follows from --domain: one port for all, unless something is said of ports or there is no TURN.
+func (s *Settings) followDomain() {
+	follows := s.Certificate.Derived()
+	own := !s.TURN.Enabled || s.Table.Given("server-host", "server-port", "turn-port", "turn-tls-port")
+	if follows != nil && (!own || s.Edge.IsOnePort()) {
+		follows["one-port"] = follows["server-port"]
+		delete(follows, "server-port")
+	}
+	for name, value := range follows {
+		s.Table.Derive(name, value)
+	}
+}
+
 // derive sets what follows from the settings of another part, when all sources have been read.
 func (s *Settings) derive() setting.Problems {
+	s.followDomain()
 	s.Signal.HTTPS = s.Certificate.HTTPS()
+	s.Certificate.OpenSecret = s.Redis.Enabled() && len(s.Signal.SessionSecrets) == 0
 	return s.sharePort()
 }
 

@@ -183,6 +183,18 @@ func (t Table) Texts() map[string]string {
 	return texts
 }
 
+// Derive gives a setting that nobody has set a value that follows from others.
+func (t Table) Derive(name, value string) {
+	if s := t.find(name); s.source == "" {
+		_ = s.Value.Set(value)
+	}
+}
+
+// Given says whether somebody has set one of some settings.
+func (t Table) Given(names ...string) bool {
+	return slices.ContainsFunc(t.Pick(names...), func(s *Setting) bool { return s.source != "" })
+}
+
 // Check adds every value that is not within its bounds to the problems.
 func (t Table) Check(p *Problems) {
 	for _, s := range t {
