@@ -252,7 +252,7 @@ func TestStreamsHaveShownTheirAddress(t *testing.T) {
 			return tls.Dial("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.TLSPort())), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed
 		},
 		"dtls": func() (net.Conn, error) {
-			return turntest.DialDTLS(net.JoinHostPort("127.0.0.1", strconv.Itoa(s.TLSPort())), nil)
+			return turntest.DialDTLS(net.JoinHostPort("127.0.0.1", strconv.Itoa(s.TLSPort())))
 		},
 	} {
 		for range 5 {

@@ -5,12 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
-	"net"
+	"maps"
 	"net/netip"
-	"os"
+	"slices"
 	"sync"
-	"time"
 
 	"github.com/pion/dtls/v3"
 	"golang.org/x/time/rate"
@@ -47,7 +45,8 @@ type dtlsServer struct {
 	// Guarded by mu.
 	mu         sync.Mutex
 	conns      map[FiveTuple]*dtlsConn
-	unverified fifo.List // unverified holds the sessions whose client has not shown its address, oldest first.
+	renewals   map[FiveTuple]*dtlsConn // renewals are handshakes from where a session is already.
+	unverified fifo.List               // unverified holds the sessions whose client has not shown its address, oldest first.
 	closed     bool
 }
 
@@ -62,6 +61,7 @@ func newDTLSServer(c *common, socket *udpSocket) *dtlsServer {
 		handshakes: newAddressLimit(c.limits.handshakes, c.handshakesOfAddress),
 		pace:       rate.NewLimiter(rate.Limit(c.handshakeRate), c.handshakeRate),
 		conns:      map[FiveTuple]*dtlsConn{},
+		renewals:   map[FiveTuple]*dtlsConn{},
 	}
 }
 
@@ -110,15 +110,16 @@ func (s *dtlsServer) start() {
 // handle takes a datagram to its session.
 func (s *dtlsServer) handle(client, server netip.AddrPort, packet []byte) {
 	from := FiveTuple{DTLS, client, server}
+	hello := isClientHello(packet)
 	s.mu.Lock()
-	c := s.conns[from]
+	c := s.sessionLocked(from, packet, hello)
 	s.mu.Unlock()
-	if c == nil && !isClientHello(packet) {
+	if c == nil && !hello {
 		s.common.Metrics.drop(DTLS, dropNoSession, 1)
 		return
 	}
 	if c == nil {
-		c = s.open(from)
+		c = s.open(from, packet)
 	}
 	if c == nil {
 		return
@@ -128,15 +129,35 @@ func (s *dtlsServer) handle(client, server netip.AddrPort, packet []byte) {
 	}
 }
 
-// open begins a session. It returns nil when there are too many handshakes.
-func (s *dtlsServer) open(from FiveTuple) *dtlsConn {
+// sessionLocked returns the session that a datagram is for, nil if that is to begin.
+func (s *dtlsServer) sessionLocked(from FiveTuple, packet []byte, hello bool) *dtlsConn {
+	c := s.conns[from]
+	if c == nil || c.settled && hello {
+		c = s.renewals[from]
+	}
+	if c != nil && hello && c.place != nil && helloRandom(packet) != c.hello {
+		// It is another client's, or a forger's, and has not shown its address. Its cookie
+		// would lead this one astray.
+		c.silent.Store(true)
+		s.evict(c)
+		return nil
+	}
+	return c
+}
+
+// open begins a session with a ClientHello. It returns nil when there are too many handshakes.
+// Where there is a session from the same port its client may have lost it, with
+// its state, or a NAT has given the port to another. Anybody can say so in the client's
+// name, so that session goes on until the new client has shown its address (RFC
+// 6347, section 4.2.8).
+func (s *dtlsServer) open(from FiveTuple, hello []byte) *dtlsConn {
 	if !s.pace.Allow() {
 		s.refuse(from, errTotalLimit)
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.conns[from]; c != nil || s.closed {
+	if c := s.sessionLocked(from, hello, true); c != nil || s.closed {
 		return c
 	}
 	if err := s.admitHandshake(from.Client.Addr()); err != nil {
@@ -149,7 +170,12 @@ func (s *dtlsServer) open(from FiveTuple) *dtlsConn {
 		s.refuse(from, err)
 		return nil
 	}
-	s.conns[from] = c
+	c.hello = helloRandom(hello)
+	if c.before = s.conns[from]; c.before != nil {
+		s.renewals[from] = c
+	} else {
+		s.conns[from] = c
+	}
 	c.place = s.unverified.PushBack(c)
 	s.running.Go(func() { s.serve(c) })
 	return c
@@ -182,8 +208,17 @@ func (s *dtlsServer) admitHandshake(client netip.Addr) error {
 // evict ends a handshake. It is called with mu held.
 func (s *dtlsServer) evict(c *dtlsConn) {
 	s.settle(c)
-	delete(s.conns, c.from)
+	s.forget(c)
 	c.cancel()
+}
+
+// forget leads no more datagrams to a session. It is called with mu held.
+func (s *dtlsServer) forget(c *dtlsConn) {
+	for _, sessions := range []map[FiveTuple]*dtlsConn{s.conns, s.renewals} {
+		if sessions[c.from] == c {
+			delete(sessions, c.from)
+		}
+	}
 }
 
 // settle ends what a handshake holds. It is called with mu held.
@@ -198,25 +233,34 @@ func (s *dtlsServer) settle(c *dtlsConn) {
 	}
 }
 
-// verified notes that a client has shown its address with a cookie.
+// verified notes that a client has shown its address with a cookie. A session from
+// there is over, without a farewell, which the client could not read.
 func (s *dtlsServer) verified(c *dtlsConn) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if c.place != nil {
 		s.unverified.Remove(c.place)
 		c.place = nil
+	}
+	var before *dtlsConn
+	if s.renewals[c.from] == c {
+		delete(s.renewals, c.from)
+		s.conns[c.from], before = c, c.before
+	}
+	s.mu.Unlock()
+	if before != nil {
+		before.silent.Store(true)
+		before.end(closedReplaced)
 	}
 }
 
 // serve is the life of a session.
 func (s *dtlsServer) serve(c *dtlsConn) {
+	defer close(c.over)
 	reason := s.run(c)
 	c.end(reason)
 	s.mu.Lock()
 	s.settle(c)
-	if s.conns[c.from] == c {
-		delete(s.conns, c.from)
-	}
+	s.forget(c)
 	s.mu.Unlock()
 	if c.received {
 		s.common.receiver.Gone(c.from)
@@ -230,6 +274,7 @@ func (s *dtlsServer) run(c *dtlsConn) string {
 	if !s.handshake(c) {
 		return closedHandshake
 	}
+	s.awaitEnd(c)
 	if err := s.common.open.acquire(c.from.Client.Addr()); err != nil {
 		return closedLimit
 	}
@@ -238,6 +283,18 @@ func (s *dtlsServer) run(c *dtlsConn) string {
 	connections.Inc()
 	defer connections.Dec()
 	return c.read()
+}
+
+// awaitEnd returns when the session that another one replaces is over, so that what it
+// opened is gone before anything new is there.
+func (s *dtlsServer) awaitEnd(c *dtlsConn) {
+	s.mu.Lock()
+	before := c.before
+	c.before = nil
+	s.mu.Unlock()
+	if before != nil {
+		<-before.over
+	}
 }
 
 // handshake returns whether the session is established. Its slot is free then.
@@ -265,8 +322,8 @@ func (s *dtlsServer) close() {
 	s.mu.Lock()
 	s.closed = true
 	open := make([]*dtlsConn, 0, len(s.conns))
-	for _, c := range s.conns {
-		open = append(open, c)
+	for _, sessions := range []map[FiveTuple]*dtlsConn{s.conns, s.renewals} {
+		open = slices.AppendSeq(open, maps.Values(sessions))
 	}
 	s.mu.Unlock()
 	for _, c := range open {
@@ -277,219 +334,3 @@ func (s *dtlsServer) close() {
 	}
 	s.running.Wait()
 }
-
-// dtlsConn is one DTLS client and the path to it. To the DTLS implementation it
-// is the socket that this client alone sends to.
-type dtlsConn struct {
-	// Fixed after construction.
-	server  *dtlsServer
-	from    FiveTuple
-	out     *UDPPath
-	session *dtls.Conn
-	context context.Context // context ends with the connection; handshakes ask it.
-	cancel  context.CancelFunc
-
-	// Owned by the goroutine of serve.
-	received bool // received says that the receiver knows the client.
-	patience patience
-
-	// Guarded by the server's mu.
-	place   *fifo.Element // place is where the server has it among the unverified.
-	settled bool          // settled says that it counts as a handshake no more.
-
-	// Guarded by mu.
-	mu          sync.Mutex
-	arrived     sync.Cond
-	queue       [][]byte
-	budget      int  // budget is how many bytes of handshake may still come.
-	established bool // established says that the handshake is over.
-	expired     bool // expired says that reading is to fail.
-	shut        bool // shut says that nothing more comes.
-	ended       string
-}
-
-func newDTLSConn(s *dtlsServer, from FiveTuple) (*dtlsConn, error) {
-	c := &dtlsConn{server: s, from: from, out: s.socket.pathTo(from.Client, from.Server), budget: handshakeBudget}
-	c.arrived.L = &c.mu
-	session, err := dtls.ServerWithOptions(c, net.UDPAddrFromAddrPort(from.Client), s.options...)
-	if err != nil {
-		return nil, err
-	}
-	c.session = session
-	c.context, c.cancel = context.WithCancel(context.Background())
-	return c, nil
-}
-
-// push queues a datagram for the session. It returns why it dropped it, if it did.
-func (c *dtlsConn) push(packet []byte) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case len(packet) > maxRecord:
-		return dropTooLarge
-	case c.shut:
-		return dropNoSession
-	case len(c.queue) == queueSize:
-		return dropQueueFull
-	}
-	handshake := !c.established
-	if c.established {
-		var stray bool
-		if handshake, stray = inspect(packet); stray {
-			return dropNoSession
-		}
-	}
-	if handshake {
-		if c.budget -= len(packet); c.budget < 0 {
-			return dropBudget
-		}
-	}
-	c.queue = append(c.queue, append([]byte(nil), packet...))
-	c.arrived.Signal()
-	return ""
-}
-
-// establish notes the end of the handshake, unless the connection is closed.
-func (c *dtlsConn) establish() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.established = true
-	return c.ended == ""
-}
-
-// read hands messages to the receiver and returns why there are no more.
-func (c *dtlsConn) read() string {
-	config := c.server.common
-	c.patience = patience{conn: c.session, idle: config.IdleTimeout}
-	c.patience.wait(config.firstMessageTimeout)
-	buffer := make([]byte, maxRecord)
-	for {
-		n, err := c.session.Read(buffer)
-		if err != nil {
-			if reason := c.readError(err); reason != "" {
-				return reason
-			}
-			continue
-		}
-		if n == 0 {
-			continue
-		}
-		c.received = true
-		c.patience.renew()
-		config.receiver.Receive(c.from, c, buffer[:n])
-	}
-}
-
-// readError returns the empty string for an error that concerns one record
-// alone, since anybody can send one in the client's name.
-func (c *dtlsConn) readError(err error) string {
-	var timeout *dtls.TimeoutError
-	switch {
-	case errors.As(err, &timeout) && !c.received:
-		return closedSilent
-	case errors.As(err, &timeout):
-		return closedIdle
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, dtls.ErrConnClosed):
-		return closedByClient
-	}
-	return ""
-}
-
-// Send implements Path. A packet too large for a record is lost.
-func (c *dtlsConn) Send(packet []byte) error {
-	if c.reason() != "" {
-		return errGone
-	}
-	if len(packet) > maxPayload {
-		c.server.common.Metrics.drop(DTLS, dropTooLarge, 1)
-		return nil
-	}
-	_, err := c.session.Write(packet)
-	return err
-}
-
-// close ends the session.
-func (c *dtlsConn) close() { c.end(closedByServer) }
-
-// end closes the session; the first reason counts.
-func (c *dtlsConn) end(reason string) {
-	c.mu.Lock()
-	first := c.ended == ""
-	if first {
-		c.ended = reason
-	}
-	established := c.established
-	c.mu.Unlock()
-	if !first {
-		return
-	}
-	c.cancel()
-	if established {
-		_ = c.session.Close()
-	}
-	_ = c.Close()
-}
-
-func (c *dtlsConn) reason() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.ended
-}
-
-// ReadFrom implements net.PacketConn for the session.
-func (c *dtlsConn) ReadFrom(p []byte) (int, net.Addr, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.queue) == 0 && !c.shut && !c.expired {
-		c.arrived.Wait()
-	}
-	switch {
-	case c.shut:
-		return 0, nil, net.ErrClosed
-	case c.expired:
-		return 0, nil, os.ErrDeadlineExceeded
-	}
-	n := copy(p, c.queue[0])
-	c.queue[0] = nil
-	c.queue = c.queue[1:]
-	return n, net.UDPAddrFromAddrPort(c.from.Client), nil
-}
-
-// WriteTo implements net.PacketConn for the session. Its ServerHello is the
-// sign that the client has shown the cookie. What the system refuses to send is
-// lost, as on any network, and ends no session.
-func (c *dtlsConn) WriteTo(p []byte, _ net.Addr) (int, error) {
-	if len(p) > handshakeTypeAt && p[0] == recordHandshake && p[handshakeTypeAt] == helloServer {
-		c.server.verified(c)
-	}
-	_ = c.out.Send(p)
-	return len(p), nil
-}
-
-// Close implements net.PacketConn for the session.
-func (c *dtlsConn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.shut, c.queue = true, nil
-	c.arrived.Broadcast()
-	return nil
-}
-
-// LocalAddr implements net.PacketConn for the session.
-func (c *dtlsConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.from.Server) }
-
-// SetReadDeadline implements net.PacketConn for the session, which only ever
-// sets a deadline that has passed, to be woken up, or none.
-func (c *dtlsConn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.expired = !t.IsZero() && !t.After(time.Now())
-	c.arrived.Broadcast()
-	return nil
-}
-
-// SetWriteDeadline implements net.PacketConn for the session. Writing does not wait.
-func (c *dtlsConn) SetWriteDeadline(time.Time) error { return nil }
-
-// SetDeadline implements net.PacketConn for the session.
-func (c *dtlsConn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }

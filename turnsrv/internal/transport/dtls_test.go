@@ -1,11 +1,14 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +20,7 @@ import (
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
 
-func dialDTLS(address string) (net.Conn, error) { return turntest.DialDTLS(address, nil) }
+func dialDTLS(address string) (net.Conn, error) { return turntest.DialDTLS(address) }
 
 func isDTLSConn(conn net.Conn) bool {
 	_, ok := conn.(*dtls.Conn)
@@ -342,4 +345,51 @@ func FuzzRecords(f *testing.F) {
 			t.Error("a piece of a record is let in")
 		}
 	})
+}
+
+// TestNewSessionFromTheSamePort begins a session where another one lives whose client has gone without a word, as often as one may.
+// Who says so in the client's name ends nothing.
+func TestNewSessionFromTheSamePort(t *testing.T) {
+	echo := newEcho()
+	s := startTransports(t, testTransports(t), echo)
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(s.TLSPort()))
+	crashing, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := crashing.LocalAddr().(*net.UDPAddr)
+	_ = crashing.Close()
+	for round := range 3 {
+		conn, err := turntest.DialDTLSFrom(from, address)
+		if err != nil {
+			t.Fatalf("session %d: %v", round, err)
+		}
+		if err := echoes(conn); err != nil {
+			t.Errorf("session %d: %v", round, err)
+		}
+		verifies := conn.Verifies.Load()
+		if _, err := conn.Socket.Write(turntest.DTLSHello(t)); err != nil { // As a forger would.
+			t.Fatal(err)
+		}
+		systemtest.Eventually(t, "the forger is asked to show the address", func() bool { return conn.Verifies.Load() > verifies })
+		if err := echoes(conn); err != nil {
+			t.Errorf("session %d after a forged hello: %v", round, err)
+		}
+		conn.Crash()
+	}
+}
+
+// echoes sends a frame and waits for it to come back.
+func echoes(conn net.Conn) error {
+	frame := wiretest.STUN(0)
+	if _, err := conn.Write(frame); err != nil {
+		return err
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
+	buffer := make([]byte, 2000)
+	n, err := conn.Read(buffer)
+	if err == nil && !bytes.Equal(buffer[:n], frame) {
+		return fmt.Errorf("got %x", buffer[:n])
+	}
+	return err
 }

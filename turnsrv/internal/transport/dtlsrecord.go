@@ -17,10 +17,21 @@ const (
 	handshakeTypeAt  = recordHeader
 	fragmentOffsetAt = recordHeader + 6
 	handshakeHeader  = 12
+
+	helloRandomAt   = recordHeader + handshakeHeader + 2 // Behind the version.
+	helloRandomSize = 32
 )
 
 // isRecord says whether a datagram at a port that serves more than DTLS is of DTLS (RFC 7983, section 7).
 func isRecord(packet []byte) bool { return len(packet) > 0 && packet[0] >= 20 && packet[0] < 64 }
+
+// helloRandom is the random of a ClientHello, which no other one has.
+func helloRandom(packet []byte) (random [helloRandomSize]byte) {
+	if len(packet) >= helloRandomAt {
+		copy(random[:], packet[helloRandomAt:])
+	}
+	return random
+}
 
 // isClientHello says whether a datagram begins with the beginning of a
 // ClientHello that nobody has encrypted.

@@ -34,6 +34,7 @@ const (
 	closedSlow      = "slow"      // the client did not even read control messages
 	closedLimit     = "limit"     // too many connections
 	closedHandshake = "handshake" // the handshake failed
+	closedReplaced  = "replaced"  // the client began anew from the same port
 )
 
 // Metrics is what the transports count.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,8 +54,30 @@ func DTLSHello(t *testing.T) []byte {
 	return buffer[:n]
 }
 
-// DialDTLS connects to a DTLS server, from an address of this machine if one is given.
-func DialDTLS(address string, from *net.UDPAddr) (net.Conn, error) {
+// DialDTLS connects to a DTLS server.
+func DialDTLS(address string) (net.Conn, error) {
+	c, err := DialDTLSFrom(nil, address)
+	if err != nil {
+		return nil, err
+	}
+	return c.Conn, nil
+}
+
+// DTLSClient is a client whose socket is known.
+type DTLSClient struct {
+	*dtls.Conn
+	Socket   *net.UDPConn
+	Verifies atomic.Int64 // Verifies counts the HelloVerifyRequests that came.
+}
+
+// Crash ends the client without a word to the server.
+func (c *DTLSClient) Crash() {
+	_ = c.Socket.Close()
+	_ = c.Close()
+}
+
+// DialDTLSFrom connects to a DTLS server from an address of this machine, any if it is nil.
+func DialDTLSFrom(from *net.UDPAddr, address string) (*DTLSClient, error) {
 	remote, err := net.ResolveUDPAddr("udp", address)
 	if err != nil {
 		return nil, err
@@ -64,7 +87,8 @@ func DialDTLS(address string, from *net.UDPAddr) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dtls.ClientWithOptions(connectedPacketConn{socket}, remote,
+	c := &DTLSClient{Socket: socket}
+	c.Conn, err = dtls.ClientWithOptions(connectedPacketConn{socket, &c.Verifies}, remote,
 		dtls.WithInsecureSkipVerify(true), dtls.WithServerName("localhost"), dtls.WithLoggerFactory(QuietLogs()))
 	if err != nil {
 		_ = socket.Close()
@@ -72,15 +96,25 @@ func DialDTLS(address string, from *net.UDPAddr) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), systemtest.Patience)
 	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
-		_ = socket.Close()
+	if err := c.HandshakeContext(ctx); err != nil {
+		c.Crash()
 		return nil, err
 	}
-	return conn, nil
+	return c, nil
 }
 
 // connectedPacketConn lets a connected socket be written to with an address.
-type connectedPacketConn struct{ *net.UDPConn }
+type connectedPacketConn struct {
+	*net.UDPConn
+	verifies *atomic.Int64
+}
+
+func (c connectedPacketConn) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, from, err := c.UDPConn.ReadFrom(p)
+	if n > 13 && p[0] == 22 && p[13] == 3 { // A handshake record with a HelloVerifyRequest (RFC 6347, section 4.2.1).
+		c.verifies.Add(1)
+	}
+	return n, from, err
+}
 
 func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) { return c.Write(p) }
