@@ -126,7 +126,7 @@ func (r *relay) inbound(source netip.AddrPort, now time.Time) (inbound, bool) {
 // what is dropped, counted as well.
 func (in *inbound) admit(n int, now time.Time) bool {
 	switch {
-	case n > maxPeerDatagram:
+	case in.size(n) > wire.MaxFrame:
 		in.alloc.front.metrics.dropped(dropOversize)
 	case !in.alloc.fromPeers.pass(1, n, now):
 		in.alloc.front.metrics.dropped(dropBandwidth)
@@ -134,6 +134,17 @@ func (in *inbound) admit(n int, now time.Time) bool {
 		return true
 	}
 	return false
+}
+
+// size is how long a payload of n bytes is with what goes around it.
+func (in *inbound) size(n int) int {
+	switch {
+	case in.channel != 0:
+		return wire.ChannelHeader + n
+	case in.peer.Addr().Is4():
+		return wire.DataIndicationHeaderIPv4 + wire.Padded(n)
+	}
+	return wire.DataIndicationHeader + wire.Padded(n)
 }
 
 // appendHeader appends what goes in front of a payload of n bytes: a ChannelData

@@ -22,9 +22,12 @@ const (
 	// ports of the range.
 	maxRelayBinds = 32
 
-	// maxPeerDatagram is the largest payload that is relayed to a client. A longer
-	// one is dropped, never cut.
-	maxPeerDatagram = 2000
+	// maxPeerDatagram is the largest payload that a datagram can have.
+	maxPeerDatagram = 65_507
+
+	// usualDatagram is the largest payload that the buffer of a relay has room for
+	// until a longer one comes.
+	usualDatagram = 2000
 )
 
 var errNoRelayPort = errors.New("no relay port is free")
@@ -195,18 +198,32 @@ func (r *relay) ReadFrom([]byte) (int, net.Addr, error) {
 
 // read relays packets of peers until the relay is closed.
 func (r *relay) read() (int, net.Addr, error) {
-	buffer := make([]byte, wire.DataIndicationHeader+maxPeerDatagram+4) // One byte to see what is too long, three to pad.
+	buffer := peerBuffer(usualDatagram)
 	var delay transport.Backoff
 	for {
-		n, _, _, peer, err := r.conn.ReadMsgUDPAddrPort(buffer[wire.DataIndicationHeader:wire.DataIndicationHeader+maxPeerDatagram+1], nil)
+		room := buffer[wire.DataIndicationHeader : len(buffer)-3]
+		n, _, _, peer, err := r.conn.ReadMsgUDPAddrPort(room, nil)
 		switch {
+		case err == nil && n == len(room):
+			r.alloc.front.metrics.dropped(dropOversize)
+			if _, ok := r.inbound(unmapped(peer), r.alloc.front.now()); ok { // Strangers must not make it grow.
+				buffer = peerBuffer(maxPeerDatagram)
+			}
 		case err == nil:
 			delay = transport.Backoff{}
-			r.relayToClient(netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()), buffer, n)
+			r.relayToClient(unmapped(peer), buffer, n)
 		case errors.Is(err, net.ErrClosed) || !delay.Wait(r.alloc.ended):
 			return 0, nil, net.ErrClosed
 		}
 	}
+}
+
+// peerBuffer is a buffer for payloads of n bytes: a header goes in front, and behind
+// there is one byte to see what is too long, and three to pad.
+func peerBuffer(n int) []byte { return make([]byte, wire.DataIndicationHeader+n+4) }
+
+func unmapped(addr netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 }
 
 // WriteTo implements net.PacketConn. The engine gets no data to write.

@@ -14,9 +14,9 @@ const (
 
 	stunCookie = 0x2112A442
 
-	// maxFrame is the largest STUN or ChannelData message of a stream, the size
+	// MaxFrame is the largest STUN or ChannelData message of a stream, the size
 	// of the largest UDP datagram: nothing larger could be relayed.
-	maxFrame = 65507
+	MaxFrame = 65507
 
 	// minFrameBuffer is what an idle stream keeps.
 	minFrameBuffer = 1 << 10
@@ -120,7 +120,7 @@ func (f *Framer) channelSize() (int, error) {
 }
 
 func checkFrame(size int) (int, error) {
-	if size > maxFrame {
+	if size > MaxFrame {
 		return 0, ErrFrame
 	}
 	return size, nil

@@ -148,7 +148,7 @@ func splitPlainly(stream []byte) (frames [][]byte, whole bool) {
 			return frames, false
 		}
 		size += int(binary.BigEndian.Uint16(stream[2:]))
-		if size > maxFrame || size > len(stream) {
+		if size > MaxFrame || size > len(stream) {
 			return frames, false
 		}
 		frames = append(frames, stream[:size])

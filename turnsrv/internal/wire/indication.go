@@ -23,6 +23,9 @@ const (
 	// indication: what an IPv6 address takes.
 	DataIndicationHeader = STUNHeader + AttributeHeader + 20 + AttributeHeader
 
+	// DataIndicationHeaderIPv4 is what an IPv4 address takes.
+	DataIndicationHeaderIPv4 = STUNHeader + AttributeHeader + 8 + AttributeHeader
+
 	// fingerprintXOR tells a FINGERPRINT from another CRC-32 (RFC 8489, section
 	// 14.7).
 	fingerprintXOR = 0x5354554e
