@@ -116,7 +116,7 @@ func (q *request) allocate() {
 		return
 	}
 	if q.front.draining.Load() {
-		q.exceeded(quotaDrain)
+		q.refuseDraining()
 		return
 	}
 	places := want.places()

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"cline-meet/signal/signal/setting"
+	"cline-meet/signal/turnsrv/internal/auth"
 )
 
 // CredentialsCommand is `signal credentials`, which mints credentials that the TURN server of the same
@@ -19,7 +20,7 @@ func CredentialsCommand(stdout io.Writer) *cli.Command {
 	var user string
 	var asJSON bool
 	ttl := setting.Duration("ttl", &cfg.TTL, time.Second, setting.Longest, "how long they live in `SECONDS`, or as 90s or 24h").From()
-	table := append(setting.Table{ttl}, cfg.Settings().Pick("turn-secret", "turn-public-host", "turn-port", "turn-url", "stun-url")...)
+	table := append(setting.Table{ttl}, cfg.Settings().Pick("turn-secret", "turn-username-order", "turn-public-host", "turn-port", "turn-url", "stun-url")...)
 	return &cli.Command{
 		Name:  "credentials",
 		Usage: "Mint and print TURN credentials",
@@ -48,7 +49,7 @@ func printCredentials(w io.Writer, cfg Config, user string, asJSON bool) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(map[string]any{"iceServers": servers})
 	}
-	username, credential := Credentials(cfg.Secrets[0], user, now.Add(cfg.TTL))
+	username, credential := auth.Credentials(cfg.Secrets[0], user, now.Add(cfg.TTL), auth.Order(cfg.UsernameOrder))
 	_, err := fmt.Fprintf(w, "username   %s\ncredential %s\n", username, credential)
 	return err
 }

@@ -42,13 +42,15 @@ const Auto = relayaddr.Auto
 // environment variables fill the settings; Logger and Registerer are handed in
 // by the program.
 type Config struct {
-	Enabled    bool     // Enabled says whether the node runs a TURN server; only the program looks at it.
-	Secrets    []string // Secrets are the TURN-REST shared secrets, newest first; the first one mints.
-	Realm      string
-	Listen     []string // Listen holds the IP addresses to listen on.
-	Port       int      // Port serves UDP and TCP; 0 picks a free one.
-	TLSPort    int
-	PublicHost string // PublicHost is the host in advertised URLs, whatever host the client used.
+	Enabled bool     // Enabled says whether the node runs a TURN server; only the program looks at it.
+	Secrets []string // Secrets are the TURN-REST shared secrets, newest first; the first one mints.
+	Realm   string
+	// UsernameOrder is that of the usernames of minted credentials: "expiry:user" or "user:expiry".
+	UsernameOrder string
+	Listen        []string // Listen holds the IP addresses to listen on.
+	Port          int      // Port serves UDP and TCP; 0 picks a free one.
+	TLSPort       int
+	PublicHost    string // PublicHost is the host in advertised URLs, whatever host the client used.
 
 	// RelayIP holds the addresses relays are bound to, at most one of each
 	// family. Empty means the primary addresses; without an IPv4 address in it
@@ -78,15 +80,16 @@ type Config struct {
 	StrictExpiry   bool     // StrictExpiry ends an allocation with its credential.
 	StrictChannels bool     // StrictChannels refuses channel numbers that only RFC 5766 has.
 	MaxLifetime    time.Duration
-	UserQuota      int     // UserQuota bounds the allocations of a user, 0 not at all.
-	AddrQuota      int     // AddrQuota bounds the allocations of a client address, 0 not at all.
-	TotalQuota     int     // TotalQuota bounds all allocations; 0 means by the descriptors of the process.
-	AllocateRate   float64 // AllocateRate bounds the Allocate requests a second, 0 not at all.
-	UnauthRate     float64 // UnauthRate bounds the answers of each kind a second that one UDP source gets without proof.
-	MaxPermissions int     // MaxPermissions bounds the permissions of an allocation.
-	MaxChannels    int     // MaxChannels bounds the channels of an allocation.
-	UDPSockets     int     // UDPSockets is the number of sockets of each UDP listen address; 0 means one a core.
-	AddrConns      int     // AddrConns bounds the stream connections of one client address.
+	UserQuota      int      // UserQuota bounds the allocations of a user, 0 not at all.
+	AddrQuota      int      // AddrQuota bounds the allocations of a client address, 0 not at all.
+	TotalQuota     int      // TotalQuota bounds all allocations; 0 means by the descriptors of the process.
+	AllocateRate   float64  // AllocateRate bounds the Allocate requests a second, 0 not at all.
+	UnauthRate     float64  // UnauthRate bounds the answers of each kind a second that one UDP source gets without proof.
+	MaxPermissions int      // MaxPermissions bounds the permissions of an allocation.
+	MaxChannels    int      // MaxChannels bounds the channels of an allocation.
+	UDPSockets     int      // UDPSockets is the number of sockets of each UDP listen address; 0 means one a core.
+	Alternates     []string // Alternates are IP addresses of servers that new clients are told while this one drains.
+	AddrConns      int      // AddrConns bounds the stream connections of one client address.
 	IdleTimeout    time.Duration
 	Software       string // Software is sent in SOFTWARE attributes, if it is not empty.
 
@@ -118,14 +121,15 @@ type Config struct {
 // DefaultConfig returns the settings of a node that was told nothing.
 func DefaultConfig() Config {
 	return Config{
-		Enabled: true,
-		Realm:   "signal",
-		Listen:  defaultListen(),
-		Port:    3478,
-		TLSPort: 5349,
-		MinPort: 49152,
-		MaxPort: 65535,
-		TTL:     time.Hour,
+		Enabled:       true,
+		Realm:         "signal",
+		UsernameOrder: string(auth.ExpiryUser),
+		Listen:        defaultListen(),
+		Port:          3478,
+		TLSPort:       5349,
+		MinPort:       49152,
+		MaxPort:       65535,
+		TTL:           time.Hour,
 
 		CloudMetadata: true,
 
@@ -154,6 +158,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Bool("turn-enabled", &c.Enabled, "run the STUN/TURN server"),
 		setting.Secrets("turn-secret", &c.Secrets, setting.LeastSecret, "TURN-REST shared secrets of at least 16 characters, newest first (comma separated `LIST`)").Otherwise("generated"),
 		setting.Text("turn-realm", &c.Realm, "authentication realm (`TEXT`)"),
+		setting.Choice("turn-username-order", &c.UsernameOrder, []string{string(auth.ExpiryUser), string(auth.UserExpiry)}, "what comes first in usernames of minted credentials (`ORDER`: expiry:user or user:expiry)"),
 		setting.List("turn-listen", &c.Listen, "listen addresses (comma separated `LIST` of IP addresses)"),
 		setting.Port("turn-port", &c.Port, 0, "port of STUN and TURN over UDP and TCP, 0 picks a free one (`PORT`)"),
 		setting.Port("turn-tls-port", &c.TLSPort, 0, "port of TURN over TLS and DTLS, which need a certificate (`PORT`)"),
@@ -169,6 +174,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Int("turn-total-quota", &c.TotalQuota, 0, setting.Most, "allocations of all users, 0 for what the descriptors of the process allow (`NUMBER`)"),
 		setting.Rate("turn-allocate-rate", &c.AllocateRate, 0, maxRate, "new allocations a second, with twice that at once, of which one client address gets half, 0 for any number (`NUMBER`)"),
 		setting.Rate("turn-unauth-rate", &c.UnauthRate, minRate, maxRate, "answers of each kind a second to one UDP source address (IPv6: /64) that has not proved itself, with twice that at once; a request that comes again is answered (`NUMBER`)"),
+		setting.List("turn-alternate-server", &c.Alternates, "TURN servers that new clients are sent to, at the port that they asked, while this one drains (comma separated `LIST` of IP addresses)"),
 		setting.Int("turn-max-permissions", &c.MaxPermissions, 1, setting.Most, "permissions that one allocation may have (`NUMBER`)"),
 		setting.Int("turn-max-channels", &c.MaxChannels, 1, setting.Most, "channels that one allocation may have (`NUMBER`)"),
 		setting.Int("turn-address-connections", &c.AddrConns, 1, setting.Most, "TCP, TLS and DTLS connections that one client address (IPv6: /64) may have (`NUMBER`)"),
@@ -203,6 +209,7 @@ func (c *Config) Validate() error {
 	p.Check(c.Port != c.TLSPort || c.Port == 0 || c.OnePort, "turn-tls-port", "%d is --turn-port, too", c.TLSPort)
 	p.Add("turn-public-host", checkPublicHost(c.PublicHost))
 	c.validateRelayAddresses(&p)
+	c.validateAlternates(&p)
 	p.Check(c.MinPort <= c.MaxPort, "turn-min-port", "%d is above --turn-max-port %d", c.MinPort, c.MaxPort)
 	c.validateUsers(&p)
 	c.peers().Check(&p)
@@ -252,6 +259,14 @@ func (c *Config) validateListen(p *setting.Problems) {
 	}
 }
 
+func (c *Config) validateAlternates(p *setting.Problems) {
+	for _, text := range c.Alternates {
+		if addr, err := netip.ParseAddr(text); err != nil || addr.Zone() != "" || !relayaddr.IsDestination(addr) {
+			p.Addf("turn-alternate-server", "%q is not the IP address of a server", text)
+		}
+	}
+}
+
 func (c *Config) validateRelayAddresses(p *setting.Problems) {
 	families := map[bool]bool{}
 	for _, text := range c.RelayIP {
@@ -286,7 +301,7 @@ func (c *Config) relayAddresses() relayaddr.Config {
 
 // auth is what it takes to prove requests.
 func (c *Config) auth() auth.Config {
-	return auth.Config{Realm: c.Realm, Secrets: c.Secrets, Users: c.Users, Strict: c.StrictExpiry, TTL: c.TTL}
+	return auth.Config{Realm: c.Realm, Order: auth.Order(c.UsernameOrder), Secrets: c.Secrets, Users: c.Users, Strict: c.StrictExpiry, TTL: c.TTL}
 }
 
 // peers is what the policy for peers needs to know of c.

@@ -419,6 +419,7 @@ func provokeOne(c *wireClient, look func(*wireClient, *stun.Message) error, meth
 
 // wrongCookie and the functions below spoil a Binding request.
 func wrongCookie(m *stun.Message) []byte {
+	m.Raw[1] = 3 // Allocate: a Binding request with another cookie is one of RFC 3489.
 	m.Raw[7] ^= 1
 	return m.Raw
 }

@@ -153,6 +153,11 @@ func ownerOf(who auth.Identity) owner {
 // silence, as are indications that cannot be served (RFC 8489, section 6.3). The
 // request says where it came from.
 func (f *front) message(q request, packet []byte) {
+	if q.from.Protocol == transport.UDP && wire.IsClassicBinding(packet) {
+		q.front, q.now = f, f.now()
+		q.classicBinding(packet)
+		return
+	}
 	m, err := wire.Decode(packet)
 	if err != nil {
 		f.metrics.dropped(dropMalformed)

@@ -26,7 +26,7 @@ type ICEServer struct {
 // Credentials returns the TURN-REST username and credential of user, which are
 // good until expiry with every server that knows secret.
 func Credentials(secret, user string, expiry time.Time) (username, credential string) {
-	return auth.Credentials(secret, user, expiry)
+	return auth.Credentials(secret, user, expiry, auth.ExpiryUser)
 }
 
 // Issuer names ICE servers and mints credentials for them. It needs no Server:
@@ -40,6 +40,7 @@ type Issuer struct {
 	port     string
 	tlsPort  string // tlsPort is empty without TLS.
 	ttl      time.Duration
+	order    auth.Order
 	stunURL  string
 	turnURLs []string
 	tlsURLs  []string
@@ -55,6 +56,7 @@ func NewIssuer(cfg Config, port int) *Issuer {
 		fallback: fallbackHost(cfg),
 		port:     strconv.Itoa(port),
 		ttl:      cfg.TTL,
+		order:    auth.Order(cfg.UsernameOrder),
 		stunURL:  cfg.STUNURL,
 		turnURLs: slices.Clone(cfg.TURNURLs),
 		tlsURLs:  slices.Clone(cfg.TLSURLs),
@@ -132,7 +134,7 @@ func (i *Issuer) At(urls []string, user string, now time.Time) (server ICEServer
 	if len(urls) == 0 || secret == "" {
 		return ICEServer{}, false
 	}
-	username, credential := Credentials(secret, user, now.Add(i.ttl))
+	username, credential := auth.Credentials(secret, user, now.Add(i.ttl), i.order)
 	return ICEServer{URLs: urls, Username: username, Credential: credential}, true
 }
 

@@ -47,7 +47,7 @@ func (f *front) request(q *request) {
 
 // binding answers a Binding request (RFC 8489, section 3).
 func (q *request) binding() {
-	if !q.mayAnswer(auth.AnswerBinding) {
+	if !q.mayAnswer(auth.AnswerBinding, q.m.TransactionID) {
 		return
 	}
 	if unknown := wire.UnknownAttributes(q.m); len(unknown) > 0 {
@@ -57,14 +57,26 @@ func (q *request) binding() {
 	q.succeed(wire.SetXORAddress(stun.AttrXORMappedAddress, q.from.Client))
 }
 
+// classicBinding answers a Binding request of a client of RFC 3489.
+func (q *request) classicBinding(packet []byte) {
+	answer := wire.ClassicAnswer(packet, q.from.Client)
+	if answer == nil {
+		q.front.metrics.dropped(dropMalformed)
+		return
+	}
+	if q.mayAnswer(auth.AnswerBinding, [stun.TransactionIDSize]byte(packet[wire.STUNHeader-stun.TransactionIDSize:])) {
+		q.send(answer)
+	}
+}
+
 // mayAnswer bounds the answers that a source address gets without having proved
 // itself. Who came over TCP, TLS or DTLS has shown that the address is its own, but
 // may still guess at passwords.
-func (q *request) mayAnswer(kind auth.Answer) bool {
+func (q *request) mayAnswer(kind auth.Answer, id [stun.TransactionIDSize]byte) bool {
 	if q.from.Protocol != transport.UDP && kind != auth.AnswerRefused {
 		return true
 	}
-	if q.front.strangers.Allow(kind, q.from.Client, q.m.TransactionID, q.now) {
+	if q.front.strangers.Allow(kind, q.from.Client, id, q.now) {
 		return true
 	}
 	q.front.metrics.dropped(dropSourceLimit)
@@ -104,7 +116,7 @@ func (q *request) challenge(failure *auth.Failure) {
 	if failure.Reason != auth.FailMissing {
 		f.debug("turn authentication failed", "client", q.from.Client, "reason", failure.Reason)
 	}
-	if !failure.Known && !q.mayAnswer(failure.Answer()) {
+	if !failure.Known && !q.mayAnswer(failure.Answer(), q.m.TransactionID) {
 		return
 	}
 	if failure.Code == stun.CodeBadRequest {
@@ -161,6 +173,7 @@ func (q *request) serverError(doing string, err error) {
 // reasons are the reason phrases of RFC 8489, section 14.8, and RFC 8656,
 // section 19.
 var reasons = map[stun.ErrorCode]string{
+	stun.CodeTryAlternate:           "Try Alternate",
 	stun.CodeBadRequest:             "Bad Request",
 	stun.CodeUnauthorized:           "Unauthorized",
 	stun.CodeForbidden:              "Forbidden",

@@ -16,11 +16,24 @@ import (
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
+// Order is what comes first in a TURN-REST username.
+type Order string
+
+// The orders that are in use. The first one is that of the TURN-REST convention.
+const (
+	ExpiryUser Order = "expiry:user"
+	UserExpiry Order = "user:expiry"
+)
+
 // Credentials returns the TURN-REST username and credential of user, which are
-// good until expiry with every server that knows secret.
-func Credentials(secret, user string, expiry time.Time) (username, credential string) {
+// good until expiry with every server that knows secret and keeps to the order.
+func Credentials(secret, user string, expiry time.Time, order Order) (username, credential string) {
 	username = strconv.FormatInt(expiry.Unix(), 10)
-	if user != "" {
+	switch {
+	case user == "":
+	case order == UserExpiry:
+		username = user + ":" + username
+	default:
 		username += ":" + user
 	}
 	return username, password(secret, username)
@@ -34,10 +47,13 @@ func password(secret, username string) string {
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// splitUsername reads the time and the user out of a TURN-REST username,
-// "expiry:user" or "expiry".
-func splitUsername(username string) (expiry time.Time, user string, ok bool) {
+// splitUsername reads the time and the user out of a TURN-REST username, or the time
+// where that is all of it.
+func splitUsername(username string, order Order) (expiry time.Time, user string, ok bool) {
 	digits, user, _ := strings.Cut(username, ":")
+	if i := strings.LastIndexByte(username, ':'); order == UserExpiry && i >= 0 {
+		user, digits = username[:i], username[i+1:]
+	}
 	unix, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || unix < 0 {
 		return time.Time{}, "", false
@@ -100,6 +116,7 @@ type Authenticator struct {
 
 	// Fixed after construction.
 	realm  string
+	order  Order
 	strict bool          // strict refuses an expired credential also for what exists.
 	ttl    time.Duration // ttl is how long the credentials live that we mint.
 
@@ -110,6 +127,7 @@ type Authenticator struct {
 // Config is what an authenticator has to know.
 type Config struct {
 	Realm   string
+	Order   Order         // Order is that of usernames.
 	Secrets []string      // Secrets are the shared secrets, newest first, at least one.
 	Users   []string      // Users are static users, "name:password".
 	Strict  bool          // Strict refuses an expired credential also for an allocation that exists.
@@ -120,6 +138,7 @@ type Config struct {
 func New(cfg Config) *Authenticator {
 	a := &Authenticator{
 		realm:   cfg.Realm,
+		order:   cfg.Order,
 		nonces:  newNonces(cfg.Secrets),
 		strict:  cfg.Strict,
 		ttl:     cfg.TTL,
@@ -179,7 +198,7 @@ func (a *Authenticator) identify(m *stun.Message, username string, known *Identi
 		}
 		return id, ""
 	}
-	expiry, user, ok := splitUsername(username)
+	expiry, user, ok := splitUsername(username, a.order)
 	if !ok {
 		return Identity{}, FailUsername
 	}

@@ -15,11 +15,11 @@ const authSecret = "open sesame"
 
 func TestCredentialsKnownVector(t *testing.T) {
 	// printf %s 1700000000:bob | openssl dgst -sha1 -hmac 'open sesame' -binary | base64
-	username, credential := Credentials(authSecret, "bob", time.Unix(1700000000, 0))
+	username, credential := Credentials(authSecret, "bob", time.Unix(1700000000, 0), ExpiryUser)
 	if username != "1700000000:bob" || credential != "Xt0u22mCmh5gzEcw5VF9jGAiXPg=" {
 		t.Errorf("got %s %s", username, credential)
 	}
-	if username, _ := Credentials(authSecret, "", time.Unix(1700000000, 0)); username != "1700000000" {
+	if username, _ := Credentials(authSecret, "", time.Unix(1700000000, 0), ExpiryUser); username != "1700000000" {
 		t.Errorf("without a user: %s", username)
 	}
 }
@@ -40,7 +40,7 @@ func authRequest(t *testing.T, a *Authenticator, client netip.Addr, now time.Tim
 func TestAuthenticator(t *testing.T) {
 	now := time.Unix(1700000000, 0)
 	at := func(secret string, d time.Duration) [2]string {
-		u, c := Credentials(secret, "bob", now.Add(d))
+		u, c := Credentials(secret, "bob", now.Add(d), ExpiryUser)
 		return [2]string{u, c}
 	}
 	tests := []struct {
@@ -83,7 +83,7 @@ func TestAuthenticator(t *testing.T) {
 func TestAttributesBehindIntegrityProveNothing(t *testing.T) {
 	now, client := time.Now(), netip.MustParseAddr("192.0.2.7")
 	a := New(Config{Realm: "signal", Secrets: []string{authSecret}})
-	username, credential := Credentials(authSecret, "bob", now.Add(time.Minute))
+	username, credential := Credentials(authSecret, "bob", now.Add(time.Minute), ExpiryUser)
 	request := authRequest(t, a, client, now, stun.MethodRefresh, username, credential)
 	if err := wire.SetLifetime(0).AddTo(request); err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func FuzzCredentials(f *testing.F) {
 			t.Fatal(err)
 		}
 		who, failure := a.Authenticate(m, client, nil, now)
-		expiry, user, ok := splitUsername(username)
+		expiry, user, ok := splitUsername(username, ExpiryUser)
 		if want := ok && now.Before(expiry) && a.nonces.valid(nonce, client, now); (failure == nil) != want {
 			t.Fatalf("%q with nonce %q: %+v, want success %v", username, nonce, failure, want)
 		}
@@ -124,4 +124,32 @@ func FuzzCredentials(f *testing.F) {
 			t.Fatalf("%q is %+v", username, who)
 		}
 	})
+}
+
+func TestOrderOfUsernames(t *testing.T) {
+	expiry := time.Unix(1_700_000_000, 0)
+	for _, test := range []struct {
+		order          Order
+		user, username string
+	}{
+		{ExpiryUser, "bob", "1700000000:bob"},
+		{ExpiryUser, "bob:7", "1700000000:bob:7"},
+		{UserExpiry, "bob", "bob:1700000000"},
+		{UserExpiry, "bob:7", "bob:7:1700000000"},
+		{UserExpiry, "", "1700000000"},
+		{ExpiryUser, "", "1700000000"},
+	} {
+		username, _ := Credentials(authSecret, test.user, expiry, test.order)
+		if username != test.username {
+			t.Errorf("%s: %q is %q", test.order, test.user, username)
+		}
+		if when, user, ok := splitUsername(username, test.order); !ok || user != test.user || !when.Equal(expiry) {
+			t.Errorf("%s: %q is read as %q until %v", test.order, username, user, when)
+		}
+	}
+	for _, username := range []string{"bob", "1700000000:bob", "bob:"} {
+		if _, _, ok := splitUsername(username, UserExpiry); ok {
+			t.Errorf("%q passes", username)
+		}
+	}
 }

@@ -164,6 +164,18 @@ func (s xorAddress) AddTo(m *stun.Message) error {
 	return nil
 }
 
+// SetAddress sets an attribute that holds an address as it is, such as MAPPED-ADDRESS (RFC
+// 8489, section 14.1).
+func SetAddress(attr stun.AttrType, addr netip.AddrPort) stun.Setter {
+	return attribute{attr, appendAddress(nil, addr)}
+}
+
+func appendAddress(to []byte, addr netip.AddrPort) []byte {
+	to = append(to, 0, FamilyOf(addr.Addr()))
+	to = binary.BigEndian.AppendUint16(to, addr.Port())
+	return append(to, addr.Addr().AsSlice()...)
+}
+
 // appendXORAddress appends the value of an XOR-…-ADDRESS attribute (RFC 8489,
 // section 14.2).
 func appendXORAddress(to []byte, addr netip.AddrPort, id [stun.TransactionIDSize]byte) []byte {
