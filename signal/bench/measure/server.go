@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	startTimeout = 10 * time.Second
+	startTimeout = 30 * time.Second
 	startPoll    = 50 * time.Millisecond
 )
 
