@@ -214,6 +214,7 @@ func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()
 	cfg.Clustered, cfg.State, cfg.LastingSecret = s.Redis.Enabled(), n.state, n.secrets.IsGiven(state.SessionSecret)
 	cfg.ICE = func(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) } // Nobody asks before run.
+	cfg.RelayAddress = func() netip.Addr { return n.turn.RelayIP() }
 	if n.signal, err = signal.New(cfg); err != nil {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
 	}

@@ -30,6 +30,7 @@ import { $, find } from "./dom.js";
 import { LocalMedia } from "./media.js";
 import { copy, dismiss, notify } from "./notice.js";
 import { Chat, Connections, Log, tabs } from "./panel.js";
+import { tellReach } from "./reach.js";
 import { inspect, Rates, route, speak } from "./stats.js";
 import { Tiles } from "./tiles.js";
 
@@ -352,6 +353,7 @@ function listenToClient() {
     const urls = iceServers.flatMap((server) => server.urls).join(", ");
     log.add(`ICE servers: ${urls || "none"}${ttl ? `, for ${ttl} s` : ""}`);
   });
+  client.addEventListener("ice", () => tellReach(client.iceServers).catch(() => {}), { once: true }); // What it does not hear, the node does not need.
   client.addEventListener("roomfull", ({ detail: { room } }) => {
     if (state === "reconnecting") refused(new RoomFullError(room), room);
   });

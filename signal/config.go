@@ -79,6 +79,8 @@ type Config struct {
 	Page fs.FS
 	// ICE issues ICE servers for one user. Host is the Host header that the client used.
 	ICE func(host, user string) ICEConfig
+	// RelayAddress returns where relays are seen, an invalid address when there are none; it may be nil.
+	RelayAddress func() netip.Addr
 	// LastingSecret says that SessionSecrets are those of the process before and the one after.
 	LastingSecret bool
 	// Clustered says that other nodes may share the state.

@@ -70,6 +70,8 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /health", s.shared(false, s.serveHealth))
 	mux.HandleFunc("GET /ready", s.serveReady)
 	mux.HandleFunc("GET /ice", s.shared(true, s.serveICE))
+	mux.HandleFunc("GET /reach", s.serveReachWanted)
+	mux.HandleFunc("POST /reach", s.serveReach)
 	mux.HandleFunc("GET /", s.servePage)
 	mux.HandleFunc("OPTIONS /ice", s.preflight(true))
 	for _, path := range []string{"/health", "/signal.js", "/signal/"} {

@@ -82,8 +82,9 @@ type Server struct {
 	leaving  atomic.Bool // clients are asked to go to other nodes
 	draining atomic.Bool
 	members  atomic.Int64
-	open     atomic.Int64   // WebSockets
-	asked    atomic.Uint64  // requests for one, ever
+	open     atomic.Int64  // WebSockets
+	asked    atomic.Uint64 // requests for one, ever
+	outsider outsider
 	reading  sync.WaitGroup // the read loops
 	tasks    tasks
 
