@@ -7,7 +7,7 @@ version=1.34.1
 mkdir -p dist/kube/{etcd,daemonsets}
 cd dist/kube
 if [ ! -x apiserver ] || [ ! -x etcd/etcd ] || [ ! -x daemonsets/daemonsets ]; then
-  echo "building kube-apiserver $version and etcd in dist/kube: some minutes, 1.5 GB of modules and build cache"
+  echo "building kube-apiserver $version etcd and the controller of DaemonSets in dist/kube: some minutes, 1.5 GB of modules and build cache"
   cat >etcd/main.go <<'END'
 package main
 
@@ -69,6 +69,7 @@ END
   } >go.mod
   go mod tidy
   go build -o etcd/etcd ./etcd
+  go build -o daemonsets/daemonsets ./daemonsets
   go build -o daemonsets/daemonsets ./daemonsets
   go build -o apiserver k8s.io/kubernetes/cmd/kube-apiserver
 fi

@@ -124,7 +124,7 @@ func (c *chroot) verifyUnit() {
 	if out, err := command(c.t, nil, "systemd-analyze", "--man=no", "verify", file); err != nil || strings.Contains(out, "signal.service:") {
 		c.t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
-	must(c.t, nil, "systemd-analyze", "security", "--offline=true", "--threshold=20", file)
+	must(c.t, nil, "systemd-analyze", "security", "--offline=true", "--threshold=16", file)
 }
 
 // TestRPM has rpm install and remove the package below a directory of its own.
