@@ -19,7 +19,10 @@ curl curl the tests of the guides' commands
 openssl openssl the tests of the guides' commands
 dockerd docker.io the tests of the container image
 docker-compose docker-compose the tests of compose.yaml
-nginx nginx-light the tests of compose.yaml
+nginx nginx-light the tests of compose.yaml and of the proxies
+/usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream the tests of the proxies
+haproxy haproxy the tests of the proxies
+caddy caddy the tests of the proxies
 busybox busybox-static the tests of compose.yaml
 debootstrap debootstrap the tests of the Debian package
 rpm rpm the tests of the rpm package
@@ -29,7 +32,7 @@ systemd-analyze systemd the tests of the service's unit
 missing() {
   while read -r command package use; do
     [ -z "$command" ] && continue
-    PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || printf '%s %s %s\n' "$command" "$package" "$use"
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || [ -e "$command" ] || printf '%s %s %s\n' "$command" "$package" "$use"
   done <<<"$parts"
 }
 

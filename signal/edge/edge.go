@@ -1,8 +1,8 @@
 // Package edge is where connections come in. Between a listener and the part of the node that serves its connections it
 // finds out, in this order and only as far as it was told to:
 //
-//  1. whose a connection is. A proxy of --proxy-protocol begins each with a PROXY header, which names the client; nobody else
-//     may send one (header.go);
+//  1. whose a connection is. A proxy of --proxy-protocol, or for TURN of --turn-proxy-protocol, begins each with a PROXY header,
+//     which names the client; nobody else may send one (header.go);
 //  2. whether it is TLS, and with --one-port whether it is for HTTP or for TURN: by its first byte, in clear text or
 //     behind the handshake (protocol.go).
 //
@@ -13,7 +13,7 @@
 //
 // The connection that the part gets is the one that came, with the client's address on it, and with what was read of it
 // still to be read (conn.go). A WebSocket in clear text is taken out of that again, and costs what it costs without an edge.
-// With neither setting there is no edge at all.
+// Without any of these settings there is no edge at all.
 package edge
 
 import (
@@ -54,7 +54,8 @@ type Edge struct {
 	Surroundings
 	onePort bool
 	tls     *tls.Config    // of the one port, nil without TLS
-	sources []netip.Prefix // of PROXY headers
+	web     []netip.Prefix // sources of PROXY headers for HTTP, or for the one port
+	turn    []netip.Prefix // those for TURN
 	http    *queue         // HTTP's share of the one port
 	unnamed rate.Sometimes // warnings of proxies that do not name the client
 
@@ -65,7 +66,10 @@ type Edge struct {
 // New returns an edge for settings that are valid.
 func New(cfg Config, s Surroundings) *Edge {
 	e := &Edge{Surroundings: s, onePort: cfg.IsOnePort(), unnamed: rate.Sometimes{Interval: time.Minute}}
-	e.sources, _ = cfg.sources() // Validate has seen them.
+	e.web, _ = sources(cfg.HTTPProxies) // Validate has seen them.
+	if e.turn, _ = sources(cfg.TURNProxies); e.onePort {
+		e.turn = e.web
+	}
 	e.tls = oneConfig(s.HTTPS, s.TURN)
 	e.http = newQueue(e.addr)
 	return e
@@ -77,25 +81,25 @@ func (e *Edge) ListenHTTP(network, address string) (net.Listener, error) {
 	if e.onePort {
 		return e.http, nil
 	}
-	return e.listen(network, address)
+	return e.listen(network, address, e.web)
 }
 
 // ListenTURN returns a listener of TURN, as net.Listen.
 func (e *Edge) ListenTURN(network, address string) (net.Listener, error) {
-	return e.listen(network, address)
+	return e.listen(network, address, e.turn)
 }
 
-func (e *Edge) listen(network, address string) (net.Listener, error) {
+func (e *Edge) listen(network, address string, sources []netip.Prefix) (net.Listener, error) {
 	inner, err := net.Listen(network, address)
-	if err != nil || !e.onePort && len(e.sources) == 0 {
+	if err != nil || !e.onePort && len(sources) == 0 {
 		return inner, err
 	}
-	return e.on(inner), nil
+	return e.on(inner, sources), nil
 }
 
-// on returns a listener of what another one accepts.
-func (e *Edge) on(inner net.Listener) *listener {
-	l := &listener{edge: e, inner: inner, queue: newQueue(inner.Addr)}
+// on returns a listener of what another one accepts, of proxies among others.
+func (e *Edge) on(inner net.Listener, sources []netip.Prefix) *listener {
+	l := &listener{edge: e, inner: inner, sources: sources, queue: newQueue(inner.Addr)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -123,10 +127,11 @@ func (e *Edge) forget(l *listener) {
 type listener struct {
 	// Fixed after construction.
 	*queue
-	edge   *Edge
-	inner  net.Listener
-	ctx    context.Context // ctx ends when the listener is closed.
-	cancel context.CancelFunc
+	edge    *Edge
+	inner   net.Listener
+	sources []netip.Prefix  // of PROXY headers
+	ctx     context.Context // ctx ends when the listener is closed.
+	cancel  context.CancelFunc
 
 	starting sync.Once
 	running  sync.WaitGroup // running counts the accept loop and the connections that have not said what they are.
@@ -196,7 +201,7 @@ func (l *listener) receive(raw net.Conn) {
 // open finds out about a connection what there is to know, and returns it with the queue of the part that it is for.
 func (l *listener) open(raw net.Conn) (net.Conn, *queue, error) {
 	conn := newConn(raw)
-	trusted := l.edge.isSource(raw.RemoteAddr())
+	trusted := isSource(l.sources, raw.RemoteAddr())
 	if trusted {
 		if err := conn.readHeader(); err != nil {
 			l.edge.noteHeader(raw, err)

@@ -126,7 +126,7 @@ func start(t *testing.T, cfg Config, secure *tls.Config) *fixture {
 func onePort() Config { return Config{OnePort: 0} }
 
 func behind(cidrs ...string) Config {
-	return Config{OnePort: setting.Derived, ProxyProtocol: cidrs}
+	return Config{OnePort: setting.Derived, HTTPProxies: cidrs, TURNProxies: cidrs}
 }
 
 func dial(t *testing.T, to *part) net.Conn {
@@ -240,7 +240,7 @@ func TestProxiesNameTheClient(t *testing.T) {
 }
 
 func TestStrangersNameNobody(t *testing.T) {
-	for _, cfg := range []Config{behind("192.0.2.0/24"), onePort(), {OnePort: 0, ProxyProtocol: []string{"192.0.2.0/24"}}} {
+	for _, cfg := range []Config{behind("192.0.2.0/24"), onePort(), {OnePort: 0, HTTPProxies: []string{"192.0.2.0/24"}}} {
 		f := start(t, cfg, nil)
 		for name, header := range headers(t) {
 			t.Run(name, func(t *testing.T) {
@@ -279,7 +279,7 @@ func TestProxiesMustNameTheClient(t *testing.T) {
 
 // TestHeaderComesOnce has a client behind a proxy that does send a header say another one.
 func TestHeaderComesOnce(t *testing.T) {
-	f := start(t, Config{ProxyProtocol: []string{"127.0.0.1"}}, nil)
+	f := start(t, Config{HTTPProxies: []string{"127.0.0.1"}}, nil)
 	conn := dial(t, f.turn)
 	say(t, conn, "PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\nPROXY TCP4 198.51.100.1 192.0.2.1 1 443\r\n"+request, false)
 	if got := f.http.next(t); got.RemoteAddr().String() != "203.0.113.7:4711" {
@@ -440,10 +440,10 @@ func TestSilenceEnds(t *testing.T) {
 	for _, begin := range []string{"", "PROXY", "PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n", "\r", "\x16", "\x16\x03\x01\x02\x00\x01"} {
 		for _, client := range []string{"127.0.0.1:1", "203.0.113.7:1"} {
 			synctest.Test(t, func(t *testing.T) {
-				e := New(Config{ProxyProtocol: []string{"127.0.0.1"}}, Surroundings{HTTPS: new(tls.Config), Under: func(c net.Conn) net.Conn { return c },
+				e := New(Config{HTTPProxies: []string{"127.0.0.1"}}, Surroundings{HTTPS: new(tls.Config), Under: func(c net.Conn) net.Conn { return c },
 					Count: func(net.Conn, http.ConnState) {}, Log: slog.New(slog.DiscardHandler)})
 				in := &pipes{make(chan net.Conn), make(chan struct{})}
-				l := e.on(in)
+				l := e.on(in, e.web)
 				go func() { _, _ = l.Accept() }()
 				ours, theirs := net.Pipe()
 				in.made <- from{theirs, addrOf(client)}
@@ -477,7 +477,7 @@ func TestFailuresAreToldAndSurvived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := New(onePort(), Surroundings{Count: func(net.Conn, http.ConnState) {}, Log: slog.New(slog.DiscardHandler)})
 		in := &failing{pipes{make(chan net.Conn), make(chan struct{})}, 3}
-		l := e.on(in)
+		l := e.on(in, e.web)
 		turn := make(chan net.Conn, 1)
 		go func() {
 			conn, _ := l.Accept()
@@ -505,8 +505,8 @@ func FuzzBeginning(f *testing.F) {
 		f.Add([]byte(text), byte(255), false)
 	}
 	f.Fuzz(func(t *testing.T, sent []byte, piece byte, trusted bool) {
-		e := New(Config{ProxyProtocol: []string{"127.0.0.1"}}, Surroundings{Count: func(net.Conn, http.ConnState) {}, Log: slog.New(slog.DiscardHandler)})
-		l := e.on(&pipes{closed: make(chan struct{})})
+		e := New(Config{HTTPProxies: []string{"127.0.0.1"}}, Surroundings{Count: func(net.Conn, http.ConnState) {}, Log: slog.New(slog.DiscardHandler)})
+		l := e.on(&pipes{closed: make(chan struct{})}, e.web)
 		defer func() { _ = l.Close() }()
 		client := "203.0.113.9:1"
 		if trusted {

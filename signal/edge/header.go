@@ -20,19 +20,19 @@ const maxHeaderLine = 107
 // The PROXY protocol forbids to guess whether there is a header: who may send one has to, and who may not must not.
 // Otherwise a proxy that does not send any would let its clients send their own.
 var (
-	errNoHeader = errors.New("no PROXY header from a proxy of --proxy-protocol: have it send one, or take it from the list")
-	errStranger = errors.New("PROXY header from an address that is not in --proxy-protocol")
+	errNoHeader = errors.New("no PROXY header from a proxy that is to send one: have it do so, or take it from --proxy-protocol or --turn-proxy-protocol")
+	errStranger = errors.New("PROXY header from an address that is neither in --proxy-protocol nor, for TURN, in --turn-proxy-protocol")
 	errNotTCP   = errors.New("PROXY header without the address of a TCP client")
 )
 
 // isSource says whether connections from an address begin with a PROXY header.
-func (e *Edge) isSource(addr net.Addr) bool {
+func isSource(sources []netip.Prefix, addr net.Addr) bool {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
 		return false
 	}
 	from := tcp.AddrPort().Addr().Unmap().WithZone("")
-	return slices.ContainsFunc(e.sources, func(p netip.Prefix) bool { return p.Contains(from) })
+	return slices.ContainsFunc(sources, func(p netip.Prefix) bool { return p.Contains(from) })
 }
 
 // noteHeader warns of a proxy that was to name the client and did not.
@@ -118,11 +118,12 @@ func isSecure(header *proxyproto.Header) bool {
 	return found && ssl.ClientSSL()
 }
 
-// Dial connects to a node with these settings, as net.Dialer's DialContext: as a proxy that asks for itself, if it takes
+// Dial connects to HTTP of a node with these settings, as net.Dialer's DialContext: as a proxy that asks for itself, if it takes
 // this machine for one.
 func (c *Config) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	proxies, _ := sources(c.HTTPProxies)
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
-	if err != nil || !New(*c, Surroundings{}).isSource(conn.LocalAddr()) {
+	if err != nil || !isSource(proxies, conn.LocalAddr()) {
 		return conn, err
 	}
 	header := proxyproto.Header{Version: 2, Command: proxyproto.LOCAL}
