@@ -3,6 +3,8 @@ package assets_test
 import (
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +65,22 @@ func TestCallWithTokens(t *testing.T) {
 	pagetest.Until(stranger, "the page says that its token is refused", `window.signalPage.log.join("\n")`, func(log string) bool {
 		return strings.Contains(log, "Closed for good: 401 The server refuses the token.")
 	})
+}
+
+// TestStrangerIsTold opens pages that show nothing at nodes that want a token, or a session that the owner's backend knows: they stop, and
+// say why.
+func TestStrangerIsTold(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+	t.Cleanup(backend.Close)
+	browser := pagetest.Start(t)
+	for name, door := range map[string][]string{"token": {"--auth-secret", tokenSecret}, "backend": {"--auth-url", backend.URL}} {
+		t.Run(name, func(t *testing.T) {
+			page := browser.Open(t, systemtest.StartNode(t, door...).URL+"?autojoin=1&room=r&media=none")
+			pagetest.Until(page, "the page says that it may not come in", `window.signalPage.log.join("\n")`, func(log string) bool {
+				return strings.Contains(log, "Closed for good: 401 The server lets in only who has a token or is signed in.")
+			})
+		})
+	}
 }
 
 // connectWith returns a script that connects with tokens, one after the other, and counts what happens.

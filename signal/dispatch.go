@@ -126,7 +126,7 @@ func (c *conn) answer(env envelope, err error) {
 	var ce *clientError
 	if !errors.As(err, &ce) {
 		c.log.Warn("handling a message", "type", env.Type, "error", err)
-		ce = &clientError{codeUnavailable, "try again"}
+		ce = &clientError{code: codeUnavailable, message: "try again"}
 	}
 	c.refuse(env, ce.code, []byte(ce.message))
 }

@@ -126,7 +126,7 @@ func (s *Server) refusal(err error) *clientError {
 		refused = &auth.Error{Reason: auth.ReasonUnavailable, Text: "try again"}
 	}
 	s.metrics.authRefusals.WithLabelValues(string(refused.Reason)).Inc()
-	return &clientError{refused.Code(), refused.Text}
+	return &clientError{refused.Code(), refused.Text, refused.Reason}
 }
 
 func authCounters(f promauto.Factory) *prometheus.CounterVec {
@@ -141,6 +141,21 @@ func authCounters(f promauto.Factory) *prometheus.CounterVec {
 // turnAway answers a request for a WebSocket that may not come in.
 func (s *Server) turnAway(w http.ResponseWriter, err error) {
 	s.refuse(w, "auth", challenge(w, err), textOf(err))
+}
+
+// iceRefusal is the answer to who gets no ICE servers. A reason is there if it is not let in: so a page finds out, whose browser does not
+// tell why there is no WebSocket.
+type iceRefusal struct {
+	Error  string      `json:"error"`
+	Reason auth.Reason `json:"reason,omitempty"`
+}
+
+func newICERefusal(err error) iceRefusal {
+	var ce *clientError
+	if errors.As(err, &ce) {
+		return iceRefusal{ce.message, ce.reason}
+	}
+	return iceRefusal{Error: textOf(err)}
 }
 
 // textOf is what a client is told of an error without its code, which the HTTP status is.

@@ -170,7 +170,7 @@ func TestAuthMatrix(t *testing.T) {
 			if res.StatusCode != tt.status || tt.status == 401 && res.Header.Get("WWW-Authenticate") != "Bearer" {
 				t.Errorf("%s by %s: ICE servers %s %s", name, way, res.Status, body)
 			}
-			if tt.status != 200 && (strings.Contains(body, "urls") || !strings.Contains(body, `"error"`)) {
+			if tt.status != 200 && (strings.Contains(body, "urls") || !strings.Contains(body, `"error"`) || !strings.Contains(body, `"reason":"`+tt.reason+`"`)) {
 				t.Errorf("%s by %s: ICE servers %s", name, way, body)
 			}
 			if after := count(tt.s, "signal_auth_refusals_total", tt.reason); tt.reason != "" && after != before+2 {

@@ -212,12 +212,12 @@ func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 	who := s.identify(r)
 	user, claims, err := s.knockForICE(r, who)
 	if err != nil {
-		writeJSON(w, challenge(w, err), map[string]string{"error": textOf(err)})
+		writeJSON(w, challenge(w, err), newICERefusal(err))
 		return
 	}
 	if wait := s.mayMint(s.addrs.of(who.prefix())); wait > 0 {
 		w.Header().Set("Retry-After", inSeconds(wait))
-		writeJSON(w, http.StatusTooManyRequests, map[string]string{"error": "too many requests of your address: wait"})
+		writeJSON(w, http.StatusTooManyRequests, iceRefusal{Error: "too many requests of your address: wait"})
 		return
 	}
 	ice := s.ice(who.host, user, claims)

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"cline-meet/signal/signal/auth"
 )
 
 // The types of messages that only the server sends.
@@ -89,6 +91,7 @@ const (
 type clientError struct {
 	code    int
 	message string
+	reason  auth.Reason // of who was not let in
 }
 
 func (e *clientError) Error() string { return fmt.Sprintf("%d %s", e.code, e.message) }

@@ -5,7 +5,7 @@ import { RoomFullError, SignalError } from "./errors.js";
 import { Outbox } from "./outbox.js";
 import { Requests } from "./requests.js";
 import { Session } from "./session.js";
-import { Tokens } from "./token.js";
+import { isStranger, Tokens } from "./token.js";
 import { readMessage } from "./wire.js";
 
 /** @import { ClientEvents, Membership, State } from "./events.js" */
@@ -68,7 +68,8 @@ export class SignalClient extends Emitter {
    * @param {string} [url] The server's WebSocket URL; the server of this module by default.
    * @param {{timeout?: number, token?: TokenSource}} [options] `timeout`: milliseconds a request may wait for its
    *   answer, 10,000 by default. `token`: for a server that wants one, a token or a function that gets one; with a function
-   *   the connection outlives the tokens. Tokens that stay refused end it with code 401, one that expires with 4501.
+   *   the connection outlives the tokens. Tokens that stay refused, or none where one is needed, end it with code 401, one that
+   *   expires with 4501.
    */
   constructor(url = defaultURL(), { timeout = REQUEST_TIMEOUT_MS, token } = {}) {
     super();
@@ -83,7 +84,7 @@ export class SignalClient extends Emitter {
     this.#connection = new Connection({
       address: () => this.#session.address(this.#url),
       protocols: () => this.#tokens?.protocols() ?? null,
-      unopened: () => this.#tokens?.examine(),
+      unopened: () => (this.#tokens ? this.#tokens.examine() : this.#examine()),
       eager: () => this.#session.kept,
       received: (frame) => this.#received(frame),
       lost: (attempt, delay, reason) => this.#lost(attempt, delay, reason),
@@ -228,6 +229,13 @@ export class SignalClient extends Emitter {
     const answer = this.#requests.add(message, keep, timeout + this.#outbox.delay);
     if (!waits) this.#outbox.send(message);
     return answer;
+  }
+
+  /** Gives up when a WebSocket could not be opened because the server does not let in who shows nothing. */
+  async #examine() {
+    if ((await isStranger(this.#url)) && this.state !== "connected") {
+      this.#end(401, "The server lets in only who has a token or is signed in.");
+    }
   }
 
   #awaitReady() {

@@ -487,11 +487,11 @@ test("a transport chooses among the ICE servers", () => {
 });
 
 /** Has the server answer requests for ICE servers with a status, and returns the requests. */
-function answerIce(status) {
+function answerIce(status, body = {}) {
   const asked = [];
-  globalThis.fetch = async (url, { headers }) => {
-    asked.push([String(url), headers.Authorization]);
-    return { status };
+  globalThis.fetch = async (url, { headers, credentials }) => {
+    asked.push([String(url), headers?.Authorization ?? credentials]);
+    return { status, json: async () => body };
   };
   return asked;
 }
@@ -519,14 +519,41 @@ test("a token is shown as a subprotocol, asked for each connection and renewed i
   assert.equal(second.url.searchParams.get("resume"), "token");
 });
 
-test("a client without a token offers no subprotocol and asks nobody", async () => {
-  const asked = answerIce(401);
+test("a client without a token offers no subprotocol and goes on where everybody may come in", async () => {
+  const asked = answerIce(401, { error: "no session" });
   client.connect();
   const first = await socket(1);
   assert.equal(first.protocols, undefined);
   first.lose(1006);
-  await socket(2);
-  assert.deepEqual(asked, []);
+  (await socket(2)).lose(1006);
+  (await socket(3)).greet();
+  assert.deepEqual(asked[0], ["http://server.test/ice", "include"]);
+  assert.equal(client.state, "connected");
+});
+
+test("a client without a token gives up where one is needed", async () => {
+  answerIce(401, { error: "no token", reason: "missing" });
+  const connected = client.connect();
+  (await socket(1)).lose(1006);
+  await assert.rejects(connected, { code: 401, message: "The server lets in only who has a token or is signed in." });
+  assert.equal(client.state, "closed");
+  assert.equal(Socket.all.length, 1);
+});
+
+test("a page that may not show cookies gives up only for the lack of a token", async () => {
+  const reasons = ["denied", "denied", "missing"];
+  const fetched = [];
+  globalThis.fetch = async (_url, { credentials }) => {
+    fetched.push(credentials);
+    if (credentials === "include") throw new TypeError("Failed to fetch");
+    return { status: 401, json: async () => ({ reason: reasons.shift() }) };
+  };
+  const connected = client.connect();
+  for (let i = 1; i <= 3; i++) {
+    (await socket(i)).lose(1006);
+    while (fetched.length < 2 * i) await turn();
+  }
+  await assert.rejects(connected, { code: 401 });
 });
 
 test("a refused token is asked for again, and given up when that does not help", async () => {

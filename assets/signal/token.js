@@ -22,6 +22,37 @@ const SAME_MS = 2_000;
  * @property {(code: number, reason: string) => void} refused The server wants none of the tokens.
  */
 
+/** @param {string} url The server's WebSocket URL. */
+function iceAddress(url) {
+  const address = new URL(url);
+  address.protocol = address.protocol.replace("ws", "http");
+  address.pathname = address.pathname.replace(/[^/]*$/, "ice");
+  address.search = "";
+  return address;
+}
+
+/**
+ * Finds out, when a client without a token could not open a WebSocket, whether the server lets in only who has a token or is known to its
+ * owner: browsers do not tell. A server that lets everybody in gives no reason.
+ *
+ * @param {string} url The server's WebSocket URL.
+ * @returns {Promise<boolean>} False also if the server does not say.
+ */
+export async function isStranger(url) {
+  try {
+    return (await reasonOf(url, "include")) !== "";
+  } catch {
+    // The server is away, or this page may not show cookies: then only a token can be what is missing.
+    return (await reasonOf(url, "omit").catch(() => "")) === "missing";
+  }
+}
+
+/** @param {string} url @param {RequestCredentials} credentials */
+async function reasonOf(url, credentials) {
+  const response = await fetch(iceAddress(url), { credentials, cache: "no-store" });
+  return response.status === 401 ? ((await response.json()).reason ?? "") : "";
+}
+
 /** The tokens of a client: where they come from, and when they end. */
 export class Tokens {
   #source;
@@ -43,10 +74,7 @@ export class Tokens {
   constructor(source, url, owner) {
     this.#source = source;
     this.#owner = owner;
-    this.#ice = new URL(url);
-    this.#ice.protocol = this.#ice.protocol.replace("ws", "http");
-    this.#ice.pathname = this.#ice.pathname.replace(/[^/]*$/, "ice");
-    this.#ice.search = "";
+    this.#ice = iceAddress(url);
   }
 
   async #get() {
