@@ -81,9 +81,11 @@ func newConn(s *Server, l link, who visitor, host string, from *address) *conn {
 
 // message handles a message. What is wrong with it is told to the client.
 func (c *conn) message(op opcode, data []byte) {
-	if !c.isClosing() {
-		c.handle(op, data)
+	if c.isClosing() {
+		c.hasty = true // Nothing is done with what it still says.
+		return
 	}
+	c.handle(op, data)
 }
 
 // tooLarge refuses a message, under its id if that is in the beginning. It counts for the rate as all messages do.

@@ -112,11 +112,15 @@ func (d *descriptor) notice() bool {
 	}
 }
 
-// read reads, in its turn, until nothing is left. When it is much, others have a turn before.
+// read reads, in its turn, until nothing is left. When it is much, or more than the client may send, others have a turn before.
 func (d *descriptor) read(w *worker) {
 	d.worker = w
 	for n := 1; ; n++ {
-		all, err := d.socket.read(w.buf)
+		space := w.buf
+		if d.socket.hasty {
+			space, n = space[:hastyBuffer], maxReads
+		}
+		all, err := d.socket.read(space)
 		if err != nil {
 			d.turn.Store(turnEnded)
 			return

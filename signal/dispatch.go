@@ -97,7 +97,8 @@ func (c *conn) hold(frame []byte, wait time.Duration) {
 }
 
 // throttle returns how long the client must wait before its next message, 0 when this one may pass.
-func (c *conn) throttle() time.Duration {
+func (c *conn) throttle() (wait time.Duration) {
+	defer func() { c.hasty = wait > 0 }()
 	now := time.Now()
 	if c.rate.AllowN(now, 1) {
 		return c.srv.mayMessage(c.from, now.Sub(started))

@@ -70,8 +70,14 @@ const pollerEvents = 16
 // them at once, since it probes in one tick all that have stopped for about as long.
 const maxResumes = 8
 
-// workerBuffer is the size of what is read at once.
-const workerBuffer = 32 << 10
+// maxAgain is how many clients that say much have another turn before those are heard that say little.
+const maxAgain = 8
+
+// workerBuffer is the size of what is read at once. What is longer is read into a buffer of its own.
+const workerBuffer = 8 << 10
+
+// hastyBuffer is the size of what is read at once of a client that is too fast for its limits. To refuse its messages takes time, too.
+const hastyBuffer = 1 << 10
 
 // poller is an epoll set of connections. Each event is reported once, when something changes
 // (EPOLLET): nothing needs to be changed in the set while connections are read, written and idle.
@@ -251,7 +257,7 @@ func (w *worker) free() {
 
 // handle gives each ready connection its turn.
 func (w *worker) handle() {
-	for n := len(w.again); n > 0 && !w.gone; n-- { // Whoever is interrupted again waits for the others.
+	for n := min(len(w.again), maxAgain); n > 0 && !w.gone; n-- { // Whoever is interrupted again waits for the others.
 		d := w.again[0]
 		w.again = w.again[1:]
 		d.read(w)

@@ -96,6 +96,7 @@ type socket struct {
 	// Owned by who reads.
 	in      assembly
 	account account // of in
+	hasty   bool    // the client sends faster than it may, so it is read a little at a time
 
 	sendQueue
 }
