@@ -19,13 +19,14 @@ const (
 	limitAddressUpgrades
 	limitAddressMessages
 	limitAddressCredentials
+	limitAddressRequests
 	limitMessages
 	limitMemory
 	limits
 )
 
 var limitNames = [limits]string{"", "max-connections", "address-connections", "address-upgrade-rate", "address-message-rate",
-	"address-credential-rate", "message-rate", "max-memory"}
+	"address-credential-rate", "address-request-rate", "message-rate", "max-memory"}
 
 func (l limit) String() string { return limitNames[l] }
 
@@ -42,6 +43,8 @@ func (c *Config) limit(l limit) float64 {
 		return derived(c.AddrMessages, float64(c.AddrConns)*c.MessageRate)
 	case limitAddressCredentials:
 		return derived(c.AddrCredits, c.newcomers())
+	case limitAddressRequests:
+		return derived(c.AddrRequests, requestsEach*float64(c.AddrConns))
 	case limitMessages:
 		return c.MessageRate
 	case limitMemory:
@@ -78,6 +81,8 @@ func (c *Config) addressLimits() addressLimits {
 		upgrades:    newPace(c.limit(limitAddressUpgrades), addressBurst),
 		messages:    newPace(c.limit(limitAddressMessages), max(addressBurst, float64(c.MessageBurst)/c.MessageRate)),
 		credentials: newPace(c.limit(limitAddressCredentials), addressBurst),
+		requests:    newPace(c.limit(limitAddressRequests), addressBurst),
+		arrivals:    newPace(c.limit(limitAddressRequests)/requestsOfCaller, addressBurst),
 	}
 }
 
@@ -160,17 +165,24 @@ func (s *Server) mayMessage(a *address, now time.Duration) (wait time.Duration) 
 // charge takes a control frame off the rates as if it were a message. There is no answer to tell that it came too soon, but
 // without end it closes the connection.
 func (c *conn) charge() {
-	if !c.isClosing() && c.throttle() > 0 && !c.faults.AllowN(time.Now(), faultOf(codeBadRequest)) {
+	if c.isClosing() {
+		c.hasty = true
+	} else if c.throttle() > 0 && !c.faults.AllowN(time.Now(), faultOf(codeBadRequest)) {
 		c.participant.expel("too many control frames")
 	}
 }
+
+// expulsion is how many new connections it costs an address that a client of it was expelled: what each may say before that would come
+// to much if it were back at once.
+const expulsion = 16
 
 // expel ends a participant whose client does not stop. It is not waited for, since it goes on to send.
 func (p *participant) expel(why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.over = true
-	if p.conn != nil {
+	if p.conn != nil && !p.over {
 		p.conn.cut(closePolicy, why, lastWords)
+		p.conn.from.upgrades.charge(p.srv.addrs.limits.upgrades, expulsion, uptime())
 	}
+	p.over = true
 }

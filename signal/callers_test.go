@@ -17,7 +17,7 @@ import (
 // TestCallersMakeRoom: an address has its bound, all together have theirs, and the oldest go first.
 func TestCallersMakeRoom(t *testing.T) {
 	v := &callers{perAddress: 2, many: 3, most: 4, places: map[netip.Prefix]int{}, known: nil}
-	v.known = newCallers(new(Config), new(trusted), nil).known
+	v.known = newCallers(new(Config), new(trusted), nil, nil).known
 	var conns []net.Conn
 	arrive := func(addr int, came time.Duration) (pushed net.Conn, reason string) {
 		conn, other := net.Pipe()
@@ -54,7 +54,7 @@ func TestCallersMakeRoom(t *testing.T) {
 // TestHalfOpenUpgrades has one address begin requests and not end them. It gets no more connections than its bound, another
 // address is served, and what it had is free at the end.
 func TestHalfOpenUpgrades(t *testing.T) {
-	s := start(t, func(c *Config) { c.AddrConns = 2 })
+	s := start(t, func(c *Config) { c.AddrConns, c.AddrRequests = 2, 0 })
 	var held []net.Conn
 	ended := make(chan error, 3*requestsEach*2)
 	for range cap(ended) {

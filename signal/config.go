@@ -55,6 +55,7 @@ type Config struct {
 	AddrUpgrades float64
 	AddrMessages float64
 	AddrCredits  float64
+	AddrRequests float64
 	MaxConns     int
 	MaxMemory    int
 	AdminAddr    string
@@ -107,6 +108,7 @@ func DefaultConfig() Config {
 		AddrUpgrades: setting.Derived,
 		AddrMessages: setting.Derived,
 		AddrCredits:  setting.Derived,
+		AddrRequests: setting.Derived,
 		MaxConns:     setting.Derived,
 		MaxMemory:    setting.Derived,
 		AdminAddr:    "127.0.0.1:9090",
@@ -143,6 +145,7 @@ func (c *Config) Settings() setting.Table {
 			setting.Rate("address-upgrade-rate", &c.AddrUpgrades, 0, setting.Most, "`NUMBER` of new WebSockets a second of one client address, four times that at once, 0 for any").OrDerived("half of --address-connections and at least 16"),
 			setting.Rate("address-message-rate", &c.AddrMessages, 0, setting.Most, "`NUMBER` of messages a second of all WebSockets of one client address, four times that at once, 0 for any").OrDerived("--address-connections times --message-rate"),
 			setting.Rate("address-credential-rate", &c.AddrCredits, 0, setting.Most, "`NUMBER` of TURN credentials a second that one client address may ask for, four times that at once, 0 for any").OrDerived("half of --address-connections and at least 16"),
+			setting.Rate("address-request-rate", &c.AddrRequests, 0, setting.Most, "`NUMBER` of HTTP requests a second of one client address, four times that at once, and a quarter as many connections, 0 for any").OrDerived("8 times --address-connections"),
 		),
 		setting.Category("Operation",
 			setting.Duration("resume-grace", &c.ResumeGrace, 0, setting.Longest, "`SECONDS` that a client which lost its connection, or its node, has to come back unnoticed, 0 for none"),

@@ -77,7 +77,7 @@ func (s *Server) handler() http.Handler {
 	for _, path := range []string{"/health", "/signal.js", "/signal/"} {
 		mux.HandleFunc("OPTIONS "+path, s.preflight(false))
 	}
-	return s.strictly(mux)
+	return s.strictly(s.paced(mux))
 }
 
 // strictly tells browsers that came by HTTPS to come by nothing else, if that was asked for.

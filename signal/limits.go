@@ -49,6 +49,21 @@ func (b *bucket) take(p pace, now time.Duration) (wait time.Duration) {
 	return 0
 }
 
+// maxDebt bounds what a bucket may be overdrawn, so that who shares an address with somebody who does not stop is let go soon after.
+const maxDebt = 10 * time.Second
+
+// charge takes as many as are told, there or not, and returns how long it takes until they are paid back.
+func (b *bucket) charge(p pace, n int, now time.Duration) (wait time.Duration) {
+	for p.step > 0 {
+		old := time.Duration(b.full.Load())
+		next := min(max(old, now)+time.Duration(n)*p.step, now+p.depth+maxDebt)
+		if b.full.CompareAndSwap(int64(old), int64(next)) {
+			return max(0, next-now-p.depth)
+		}
+	}
+	return 0
+}
+
 func (b *bucket) isFull(now time.Duration) bool { return time.Duration(b.full.Load()) <= now }
 
 // addressLimits are what one client address may take, 0 for any number. The rates are those of all its
@@ -58,6 +73,8 @@ type addressLimits struct {
 	upgrades    pace
 	messages    pace
 	credentials pace
+	requests    pace // by HTTP
+	arrivals    pace // connections, before anything is read from them
 }
 
 // address is what a client address, which for IPv6 is a /64, takes of the server.
@@ -65,11 +82,12 @@ type address struct {
 	prefix netip.Prefix
 	places int // guarded by the lock of addresses
 
-	upgrades, messages, credentials bucket
+	upgrades, messages, credentials, requests, arrivals bucket
 }
 
 func (a *address) isIdle(now time.Duration) bool {
-	return a.places == 0 && a.upgrades.isFull(now) && a.messages.isFull(now) && a.credentials.isFull(now)
+	return a.places == 0 && a.upgrades.isFull(now) && a.messages.isFull(now) && a.credentials.isFull(now) &&
+		a.requests.isFull(now) && a.arrivals.isFull(now)
 }
 
 // addresses are the client addresses that hold something or have been busy a moment ago, and the number of all

@@ -147,7 +147,7 @@ func New(cfg Config) (*Server, error) {
 	s.wheel = newWheel(min(cfg.ReadTimeout*2/5, maxPingInterval), s.visit)
 	s.limits = socketLimits{cfg.MaxFrame, cfg.MaxQueue, cfg.ReadTimeout, cfg.WriteTimeout}
 	s.metrics = newMetrics(s, cfg.Registry)
-	s.callers = newCallers(&cfg, &s.trusted, s.metrics.cut)
+	s.callers = newCallers(&cfg, &s.trusted, s.addrs, s.metrics.cut)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.pollers, err = newPollers(&s.flusher); err != nil {
 		return nil, err
