@@ -305,7 +305,7 @@ func (n *node) openCertificates() error {
 }
 
 func (n *node) buildTURN(cfg turnsrv.Config) error {
-	cfg.Logger, cfg.Registerer = n.log, n.registry
+	cfg.Logger, cfg.Registerer, cfg.MaxQueued = n.log, n.registry, n.settings.Signal.RelayMemory()
 	cfg.ListenStream = n.edge.ListenTURN
 	cfg.ForbiddenPeers = n.ownServices()
 	if cfg.Enabled {

@@ -17,7 +17,9 @@ import (
 // The budget of memory keeps strangers from making the node hold more than it may. What is held for clients is accounted to their
 // participants: a fixed size for each, frames that are kept or queued, parts of messages that are still to come, messages that wait for
 // others before them, ids, and the buffers of who waits for the shared state. Half of the memory is for that; the
-// rest is what the garbage collector needs beside it, and what is held for nobody in particular. When the half is exceeded, those that
+// rest is for the queues of relay clients, of which package turnsrv keeps the bound, for what the garbage collector needs beside it all, and
+// for what is held for nobody in particular. Participants that go to other nodes hold, until they have arrived, what was handed over and
+// what is to follow. When the half is exceeded, those that
 // hold most end, until an eighth is free. Nobody new comes in only when it is used up by the number of participants.
 
 // participantSize is about what a participant and its connection hold besides what is counted.
@@ -136,6 +138,9 @@ func (c *Config) collectWithin() {
 	}
 }
 
+// RelayMemory returns how many bytes may wait for all clients of the relay, 0 for any number.
+func (c *Config) RelayMemory() int64 { return c.limitMemory() / 8 }
+
 // ownSize is what a node may hold for itself and for what is not accounted, with the floor of its heap.
 const ownSize = 48 << 20
 
@@ -182,17 +187,20 @@ const shedNotice = 10 * time.Second
 // shed ends those that hold most and returns their number. Of those that hold about as much they come first who are away.
 func (s *Server) shed() (ended int) {
 	type candidate struct {
-		*participant
+		drop  func()
 		bytes int64
 		away  int
 	}
 	var all []candidate
 	for _, p := range s.everybody() {
-		c := candidate{participant: p, bytes: p.holding.bytes.Load()}
+		c := candidate{p.drop, p.holding.bytes.Load(), 0}
 		if p.isDetached() {
 			c.away = 1
 		}
 		all = append(all, c)
+	}
+	for _, move := range s.moves.all() {
+		all = append(all, candidate{move.drop, move.holding.bytes.Load(), 1})
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
 		return -cmp.Or(cmp.Compare(bits.Len64(uint64(max(a.bytes, 0))), bits.Len64(uint64(max(b.bytes, 0)))),

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"cline-meet/signal/state"
 )
 
 func TestHolding(t *testing.T) {
@@ -213,4 +215,47 @@ func TestWaste(t *testing.T) {
 			t.Errorf("%d of %d bytes are live", live, mapped)
 		}
 	})
+}
+
+// TestMovesAreAccounted has a participant go to another node and messages follow it, and memory become short before it has arrived.
+func TestMovesAreAccounted(t *testing.T) {
+	s := socketless(t, &slowState{})
+	s.budget.init(1 << 30)
+	p := s.place("r", member("a", "near", 1))
+	p.kept.add(make([]byte, 10<<10))
+	snap, move, err := s.pack(p, "far", nil)
+	if err != nil || len(snap.Kept) != 1 {
+		t.Fatalf("packed %+v: %v", snap, err)
+	}
+	held := func(what string, least, most int64) {
+		t.Helper()
+		if now := s.budget.used.Load(); now < least || now > most {
+			t.Errorf("%s: %d bytes are accounted, want %d to %d", what, now, least, most)
+		}
+	}
+	held("handed over", 10<<10, 20<<10)
+	move.push(state.Message{Frame: make([]byte, 30<<10)})
+	held("with what follows", 40<<10, 50<<10)
+	move.dequeue()
+	held("forwarded", 10<<10, 20<<10)
+	move.begin()
+	held("arrived", 0, 0)
+
+	q := s.place("r", member("b", "near", 1))
+	q.kept.add(make([]byte, 10<<10))
+	_, lost, err := s.pack(q, "far", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost.push(state.Message{Frame: make([]byte, 30<<10)})
+	s.budget.limit.Store(s.budget.used.Load())
+	if ended := s.shed(); ended != 1 {
+		t.Errorf("%d have ended", ended)
+	}
+	held("given up", 0, 0)
+	lost.push(state.Message{Frame: make([]byte, 30<<10)})
+	held("nothing follows", 0, 0)
+	if _, there := lost.again("far", false); there || len(lost.dequeue()) != 0 {
+		t.Error("what was given up is there")
+	}
 }

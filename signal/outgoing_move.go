@@ -36,6 +36,8 @@ type outgoingMove struct {
 	done  chan struct{} // closed when it needs nothing more
 	begin func()
 	end   func()
+
+	holding holding // what is held for it: what was handed over, and what is to be forwarded
 }
 
 func newOutgoingMove(p *participant, snap *snapshot, to string) *outgoingMove {
@@ -46,6 +48,8 @@ func newOutgoingMove(p *participant, snap *snapshot, to string) *outgoingMove {
 		close(move.begun)
 	})
 	move.end = sync.OnceFunc(func() { close(move.done) })
+	move.holding.budget = &p.srv.budget
+	move.holding.add(snap.size())
 	return move
 }
 
@@ -64,7 +68,19 @@ func (move *outgoingMove) again(to string, plain bool) (snapshot, bool) {
 func (move *outgoingMove) forget() {
 	move.mu.Lock()
 	defer move.mu.Unlock()
-	move.snap = nil
+	if move.snap != nil {
+		move.holding.add(-move.snap.size())
+		move.snap = nil
+	}
+}
+
+// drop gives up what is held to have its memory back. Its client is told of a gap where it has arrived, and else to come back as somebody
+// new.
+func (move *outgoingMove) drop() {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	move.snap, move.queue, move.full = nil, nil, true
+	move.holding.settle()
 }
 
 // hasArrived reports whether the other node has a place for what is forwarded.
@@ -108,6 +124,7 @@ func (move *outgoingMove) push(m state.Message) {
 		return
 	}
 	move.queue, move.last = append(move.queue, m), time.Now()
+	move.holding.add(int64(len(m.Frame)) + heldOverhead)
 	select {
 	case move.wake <- struct{}{}:
 	default:
@@ -120,6 +137,9 @@ func (move *outgoingMove) dequeue() []state.Message {
 	defer move.mu.Unlock()
 	batch := move.queue
 	move.queue = nil
+	for _, m := range batch {
+		move.holding.add(-int64(len(m.Frame)) - heldOverhead)
+	}
 	return batch
 }
 
@@ -266,6 +286,7 @@ func (s *Server) release(ctx context.Context, user, to string, request moveReque
 // When it does not come to that, because the other node died perhaps, the participant waits here for its client or for
 // whichever node that comes to, as one that is detached. When its grace is over, it is lost and its room is told.
 func (s *Server) seeOff(move *outgoingMove) {
+	defer move.holding.settle()
 	defer move.forget()
 	defer s.moves.remove(move)
 	if !s.awaitArrival(move) {

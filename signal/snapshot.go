@@ -53,6 +53,23 @@ type mark struct {
 	Held   []heldMessage `json:"held,omitempty"`
 }
 
+// size is about how many bytes it holds.
+func (snap *snapshot) size() int64 {
+	n := participantSize
+	for _, frame := range snap.Kept {
+		n += len(frame)
+	}
+	for _, m := range snap.Early {
+		n += len(m.Frame) + heldOverhead
+	}
+	for _, mark := range snap.Marks {
+		for _, m := range mark.Held {
+			n += len(m.Frame) + heldOverhead
+		}
+	}
+	return int64(n)
+}
+
 // pack takes a participant, which is the caller's, off this node, with what is kept that the client has
 // not got. Whatever comes for it from then on is the outgoing move's. It
 // fails with errGone, and the participant stays, when there is no going on with it.

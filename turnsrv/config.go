@@ -90,6 +90,7 @@ type Config struct {
 	UDPSockets     int      // UDPSockets is the number of sockets of each UDP listen address; 0 means one a core.
 	Alternates     []string // Alternates are IP addresses of servers that new clients are told while this one drains.
 	AddrConns      int      // AddrConns bounds the stream connections of one client address.
+	MaxQueued      int64    // MaxQueued bounds the bytes that wait for all clients of TCP and TLS together, 0 not at all.
 	IdleTimeout    time.Duration
 	Software       string // Software is sent in SOFTWARE attributes, if it is not empty.
 
@@ -316,7 +317,7 @@ func (c *Config) transports(counters *transport.Metrics) transport.Config {
 	t := transport.Config{
 		Port: c.Port, TLSPort: c.TLSPort, OnePort: c.OnePort, Stream: c.ListenStream, TLS: c.TLS, UDPSockets: c.UDPSockets,
 		IPv6Optional: slices.Equal(c.Listen, defaultListen()),
-		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns,
+		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns, MaxQueued: c.MaxQueued,
 		Log: c.logger(), DTLSLogs: engine.Logs(c.logger()), Metrics: counters,
 	}
 	for _, text := range c.Listen {

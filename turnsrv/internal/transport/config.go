@@ -19,6 +19,7 @@ type Config struct {
 	TLS            *tls.Config   // TLS may be nil, which means neither TLS nor DTLS.
 	UDPSockets     int           // UDPSockets is how many sockets share a listen address; 0 means one a core, where the system can.
 	IdleTimeout    time.Duration // IdleTimeout is how long a connection may go without a whole message from the client.
+	MaxQueued      int64         // MaxQueued is how many bytes may wait for all stream clients before each may have but few; 0 means any number.
 	ConnsOfAddress int           // ConnsOfAddress bounds the TCP, TLS and DTLS connections of one IPv4 address or IPv6 /64.
 
 	// OnePort says that TLS and DTLS come to Port, too. What Stream makes then has taken TLS off, above a layer of HoldRecords.
@@ -42,6 +43,7 @@ type limits struct {
 	handshakesOfAddress int // handshakesOfAddress bounds those of one IPv4 address or IPv6 /64.
 	handshakeRate       int // handshakeRate bounds the DTLS handshakes begun in a second.
 	sendQueue           int // sendQueue bounds the bytes that wait for one stream client.
+	shortQueue          int // shortQueue bounds them while too much waits for all clients.
 }
 
 func standardLimits() limits {
@@ -54,6 +56,7 @@ func standardLimits() limits {
 		handshakesOfAddress: 16,
 		handshakeRate:       1000,
 		sendQueue:           256 << 10,
+		shortQueue:          16 << 10,
 	}
 }
 

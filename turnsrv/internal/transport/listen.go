@@ -84,6 +84,15 @@ func newTransports(opts options, r Receiver) *Transports {
 	}
 }
 
+// queueLimit returns how many bytes may wait for one stream client now. While too much waits for all, whoever is sent more loses all but its
+// newest data, and is served as before if it reads.
+func (c *common) queueLimit() int {
+	if c.MaxQueued > 0 && c.Metrics.queued.Load() > c.MaxQueued {
+		return c.shortQueue
+	}
+	return c.sendQueue
+}
+
 // UDPServers returns the servers of plain UDP.
 func (t *Transports) UDPServers() []*UDPServer { return t.datagrams }
 

@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -44,6 +46,9 @@ type Metrics struct {
 	closed       *prometheus.CounterVec // by transport and reason
 	drops        *prometheus.CounterVec // by transport and reason
 	socketErrors *prometheus.CounterVec // by transport
+	queuedBytes  prometheus.GaugeFunc   // of queued
+
+	queued atomic.Int64 // queued is how many bytes wait for stream clients or are being written to them.
 }
 
 // NewMetrics returns metrics that count from 0 and are not registered.
@@ -70,6 +75,9 @@ func NewMetrics() *Metrics {
 			Help: "Errors of accepting connections and of reading datagrams that the listener survived.",
 		}, []string{"transport"}),
 	}
+	m.queuedBytes = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "signal_turn_queued_bytes", Help: "Bytes that wait for clients of TCP and TLS, or are being written to them.",
+	}, func() float64 { return float64(m.queued.Load()) })
 	for _, t := range []Protocol{TCP, TLS, DTLS} {
 		m.connections.WithLabelValues(t.String())
 	}
@@ -78,7 +86,7 @@ func NewMetrics() *Metrics {
 
 // Collectors returns what is to be registered.
 func (m *Metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.handshakes, m.connections, m.closed, m.drops, m.socketErrors}
+	return []prometheus.Collector{m.handshakes, m.connections, m.closed, m.drops, m.socketErrors, m.queuedBytes}
 }
 
 func (m *Metrics) drop(t Protocol, reason string, packets int) {

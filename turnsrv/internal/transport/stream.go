@@ -259,7 +259,9 @@ func (c *streamConn) Send(packet []byte) error {
 		c.mu.Unlock()
 		return errGone
 	}
-	dropped, kept := c.queue.push(packet, c.common.sendQueue)
+	before := len(c.queue.bytes)
+	dropped, kept := c.queue.push(packet, c.common.queueLimit())
+	c.common.Metrics.queued.Add(int64(len(c.queue.bytes) - before))
 	if kept && !c.writing {
 		c.writing = true
 		c.writer.Go(c.write)
@@ -285,13 +287,16 @@ func (c *streamConn) write() {
 			c.writing = false
 			rest := c.queue.swap(nil)
 			c.mu.Unlock()
+			c.common.Metrics.queued.Add(-int64(len(rest)))
 			releaseBuffer(batch)
 			releaseBuffer(rest)
 			return
 		}
 		batch = c.queue.swap(batch[:0])
 		c.mu.Unlock()
-		if err := c.writeAll(batch); err != nil {
+		err := c.writeAll(batch)
+		c.common.Metrics.queued.Add(-int64(len(batch)))
+		if err != nil {
 			c.end(writeError(err))
 		}
 	}

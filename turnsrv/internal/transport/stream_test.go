@@ -420,6 +420,55 @@ func TestControlOverflowCloses(t *testing.T) {
 	})
 }
 
+// TestQueuesHaveABoundTogether sends much to many clients that do not read, and then to one that does.
+func TestQueuesHaveABoundTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := testOptions()
+		cfg.sendQueue, cfg.shortQueue, cfg.MaxQueued = 100_000, 5_000, 250_000
+		s := pipeServer(cfg, newEcho())
+		var to Path
+		s.common.receiver.(*echo).hook = func(_ FiveTuple, via Path, _ []byte) { to = via }
+		connect := func() net.Conn {
+			client := pipeClient(s)
+			_, _ = client.Write(wiretest.STUN(0))
+			synctest.Wait()
+			return client
+		}
+		data := wiretest.ChannelData(1000)
+		const count = 10
+		var clients []net.Conn
+		for i := range count {
+			clients = append(clients, connect())
+			for range 200 {
+				if err := to.Send(data); err != nil {
+					t.Fatalf("client %d: %v", i, err)
+				}
+			}
+			synctest.Wait()
+			most := cfg.MaxQueued + int64((i+1)*cfg.shortQueue)
+			if queued := cfg.Metrics.queued.Load(); queued < min(cfg.MaxQueued/2, int64((i+1)*50_000)) || queued > most {
+				t.Errorf("%d bytes wait for %d clients, want %d at most", queued, i+1, most)
+			}
+		}
+		reader := connect()
+		for i := range 50 {
+			if err := to.Send(data); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := io.ReadFull(reader, make([]byte, wire.Padded(len(data)))); err != nil {
+				t.Fatalf("packet %d: %d bytes, %v", i, n, err)
+			}
+		}
+		for _, client := range append(clients, reader) {
+			_ = client.Close()
+		}
+		s.running.Wait()
+		if queued := cfg.Metrics.queued.Load(); queued != 0 {
+			t.Errorf("%d bytes are counted for nobody", queued)
+		}
+	})
+}
+
 // TestPathClose ends the connection from the receiver.
 func TestPathClose(t *testing.T) {
 	e := newEcho()
