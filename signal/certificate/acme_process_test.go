@@ -49,6 +49,7 @@ func TestNameIsProved(t *testing.T) {
 		"TLS-ALPN-01": {HTTPPort: systemtest.FreePort(t), TLSPort: at.https},
 		"DNS-01":      {HTTPPort: systemtest.FreePort(t), TLSPort: systemtest.FreePort(t)},
 		"EAB":         {HTTPPort: at.http, TLSPort: at.https, EAB: [2]string{kid, hmac}},
+		"one port":    {HTTPPort: systemtest.FreePort(t), TLSPort: at.https},
 	} {
 		t.Run(way, func(t *testing.T) {
 			ca := acmetest.New(t, o)
@@ -59,6 +60,8 @@ func TestNameIsProved(t *testing.T) {
 				var program string
 				program, calls = ca.Hook()
 				flags = append(flags, "--domain", name+",*.rooms.example.test", "--acme-dns-hook", program)
+			case "one port":
+				flags = append(flags, "--one-port", strconv.Itoa(at.https))
 			case "EAB":
 				flags = append(flags, "--acme-eab", kid+":"+hmac, "--acme-email", "somebody@example.test")
 			}

@@ -270,7 +270,7 @@ func (m *managed) untilNextLook(domain string) time.Duration {
 // or a storage, does not.
 const (
 	firstRetry, lastRetry     = 5 * time.Second, 2 * time.Minute
-	firstRefused, lastRefused = 2 * time.Minute, time.Hour
+	firstRefused, lastRefused = time.Minute, time.Hour
 )
 
 // untilNextTry doubles with each failure.

@@ -26,7 +26,7 @@ func TestTriesAreSpread(t *testing.T) {
 		{away, 1, 4500 * time.Millisecond, 5500 * time.Millisecond},
 		{away, 2, 9 * time.Second, 11 * time.Second},
 		{away, 100, 108 * time.Second, 132 * time.Second},
-		{refused, 1, 108 * time.Second, 132 * time.Second},
+		{refused, 1, 54 * time.Second, 66 * time.Second},
 		{refused, 100, 54 * time.Minute, 66 * time.Minute},
 	} {
 		for range 100 {
