@@ -261,6 +261,37 @@ func TestEntersAgainInOutage(t *testing.T) {
 	}
 }
 
+// TestWhoEnteredAgainIsRestored has one leave, and enter again while its node is cut off and Redis loses everything, and then Redis
+// lose the room once more: the others, who remembered the leave, restore the new stay.
+func TestWhoEnteredAgainIsRestored(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := patiently(single(redis))
+	way := newProxy(t, redis.Addr)
+	one, two, cut := newSite(t, cfg, "n1"), newSite(t, cfg, "n2"), newSite(t, behind(cfg, way), "n3")
+	all := []string{"at-n1", "at-n2", "at-n3", "x"}
+	settled(t, 1, one, two, cut)
+	cut.must(cut.enter("r0", "x"))
+	agree(t, "r0", all, one, two, cut)
+	cut.must(cut.exit("r0", "x"))
+	agree(t, "r0", all[:3], one, two, cut)
+	way.frozen.Store(true)
+	eventually(t, "the node knows", func() bool { return cut.Ready() != nil })
+	cut.must(cut.enterBy("r0", "x", cut.epoch("r0", "x")))
+	redis.Do("FLUSHALL")
+	agree(t, "r0", all[:3], one, two)
+	way.frozen.Store(false)
+	way.cut()
+	agree(t, "r0", all, one, two, cut)
+	way.frozen.Store(true)
+	redis.Do("DEL", one.roomKey("r0"))
+	agree(t, "r0", all, one, two)
+	for _, s := range []*site{one, two} {
+		if s.count(s.left, "r0/x") != 1 {
+			t.Errorf("%s saw leave: %v", s.id, s.left)
+		}
+	}
+}
+
 // TestFlushedWithNewcomers empties Redis under many rooms while people join everywhere.
 func TestFlushedWithNewcomers(t *testing.T) {
 	redis := redistest.Start(t)

@@ -24,6 +24,7 @@ for i = 9, 9 + (count - 1) * 4, 4 do
   elseif older(there, epoch, ARGV[i + 2]) then
     if not there and not lost then back[#back + 1] = id end
     put(id, epoch, ARGV[i + 2], node)
+    if gone == epoch then redis.call('HSET', departed, id, string.sub(epoch, 1, -2)) end -- It has entered again.
   end
 end
 local ghosts = {}
@@ -34,7 +35,10 @@ for _, id in ipairs(ghosts) do remove(id) end
 local rest = 9 + count * 4
 local leaving = tonumber(ARGV[rest])
 if lost then
-  for i = rest + 1, rest + leaving * 2, 2 do bury(ARGV[i], ARGV[i + 1], young) end
+  for i = rest + 1, rest + leaving * 2, 2 do
+    local there = members[ARGV[i]]
+    if not there or there.epoch < ARGV[i + 1] then bury(ARGV[i], ARGV[i + 1], young) end
+  end
   for i = rest + 1 + leaving * 2, #ARGV, 4 do
     local there, gone = members[ARGV[i]], redis.call('HGET', departed, ARGV[i])
     if older(there, ARGV[i + 1], ARGV[i + 2]) and (not gone or gone < ARGV[i + 1]) then put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
