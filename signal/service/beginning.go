@@ -38,6 +38,7 @@ type beginning struct {
 	SessionSecret, TURNSecret  string
 	Addresses                  []netip.Addr // Addresses are those of this machine that the internet knows.
 	HTTP, TURN, TLS, Low, High int
+	Plain                      int // Plain is the port of HTTP that proves the domain to an authority, 0 for none.
 }
 
 // InitCommand is `signal init`, which writes a settings file and says what is left to do.
@@ -51,7 +52,7 @@ func InitCommand(stdout io.Writer) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "domain", Usage: "`NAME` under which users will come", Destination: &b.Domain},
 			&cli.StringFlag{Name: "file", Usage: "`FILE` to write", Value: "signal.yaml", Destination: &b.File},
-			&cli.StringFlag{Name: "tls-cert", Usage: "PEM `FILE` with the certificate chain of the domain", DefaultText: "that of certbot, if it is there", Destination: &b.Cert},
+			&cli.StringFlag{Name: "tls-cert", Usage: "PEM `FILE` with the certificate chain of the domain", DefaultText: "that of certbot, if it is there, else by ACME", Destination: &b.Cert},
 			&cli.StringFlag{Name: "tls-key", Usage: "PEM `FILE` with its key", DefaultText: "that of certbot, if it is there", Destination: &b.Key},
 			&cli.BoolFlag{Name: "force", Usage: "write over a file that is there", Destination: &b.force},
 		},
@@ -76,7 +77,19 @@ func (b *beginning) begin(stdout io.Writer) error {
 	if err := b.write(text.String()); err != nil {
 		return err
 	}
+	if err := b.reread(); err != nil {
+		return err
+	}
 	return template.Must(template.New("guide").Parse(guideText)).Execute(stdout, b)
+}
+
+// reread takes the ports from what a node makes of the file.
+func (b *beginning) reread() error {
+	s := NewSettings()
+	problems := s.Table.ReadFile(configFlag, b.File)
+	s.derive()
+	b.HTTP, b.Plain, b.TURN, b.TLS, b.Low, b.High = s.Signal.Port, s.Certificate.HTTPPort, s.TURN.Port, s.TURN.TLSPort, s.TURN.MinPort, s.TURN.MaxPort
+	return errors.Join(problems.Err(), s.Validate())
 }
 
 // certbot is where that tool keeps certificates.
@@ -86,9 +99,11 @@ var certbot = "/etc/letsencrypt/live"
 func (b *beginning) complete() error {
 	s := NewSettings()
 	b.HTTP, b.TURN, b.TLS, b.Low, b.High = s.Signal.Port, s.TURN.Port, s.TURN.TLSPort, s.TURN.MinPort, s.TURN.MaxPort
-	s.TURN.PublicHost = b.Domain
+	if b.Domain != "" {
+		s.Certificate.Domains = []string{b.Domain}
+	}
 	var p setting.Problems
-	if net.ParseIP(b.Domain) != nil || s.TURN.Validate() != nil || strings.ContainsAny(b.Domain, "{}") {
+	if s.Certificate.Validate(true) != nil {
 		p.Addf("domain", "%q is not a name in DNS, such as signal.example.org", b.Domain)
 	}
 	if cert := filepath.Join(certbot, b.Domain, "fullchain.pem"); b.Domain != "" && b.Cert == "" && b.Key == "" && exists(cert) {
@@ -102,7 +117,7 @@ func (b *beginning) complete() error {
 			*file = absolute
 		}
 	}
-	if b.Cert != "" {
+	if b.Cert != "" || b.Domain != "" {
 		b.HTTP = 443
 	}
 	b.SessionSecret, b.TURNSecret, b.Addresses = rand.Text(), rand.Text(), publicAddresses()

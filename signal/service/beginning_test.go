@@ -35,7 +35,7 @@ func TestInitWritesWhatServeTakes(t *testing.T) {
 		finds []string // and what a node finds in the file.
 	}{
 		{nil, []string{`TCP +8080\n`, `UDP and TCP +3478\n`, `UDP +49152-65535\n`}, []string{"no TLS"}},
-		{[]string{"--domain", "signal.example.org"}, []string{`signal\.example\.org +A `, "There is no certificate yet", `signal check http://signal\.example\.org:8080\n`}, []string{"no TLS"}},
+		{[]string{"--domain", "signal.example.org"}, []string{`signal\.example\.org +A `, `TCP +80, 443\n`, `signal check https://signal\.example\.org\n`}, []string{"https://127.0.0.1:443", "by ACME"}},
 		{[]string{"--domain", "signal.example.org", "--tls-cert", cert, "--tls-key", key},
 			[]string{`signal\.example\.org +A `, `TCP +443\n`, `UDP and TCP +3478, 5349\n`, `signal check https://signal\.example\.org\n`}, []string{"https://127.0.0.1:443", cert}},
 	} {
