@@ -547,6 +547,36 @@ func TestAdoptedTakesWhatComes(t *testing.T) {
 	})
 }
 
+// TestRefusedBehindAnAdoption has what was under way to the dead node refused while the tip is under way to the new one.
+func TestRefusedBehindAnAdoption(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.holding = true
+		for i := range 3 {
+			say(g.c, "", "x", fmt.Sprint(i))
+		}
+		g.answer("A")
+		synctest.Wait()
+		g.x = g.adoptElsewhere()
+		g.show(g.view(2), "A")
+		g.answer("A")
+		g.answer("A")
+		synctest.Wait()
+		for len(g.pending) > 0 {
+			g.answer()
+			synctest.Wait()
+		}
+		g.holding = false
+		say(g.c, "", "x", "3")
+		g.arrive("C", "B")
+		g.hears(g.x, "at its new node", "3")
+		time.Sleep(2 * holeTimeout)
+		synctest.Wait()
+		if g.x.gap {
+			t.Error("nothing is missing that was not refused, but a gap was told")
+		}
+	})
+}
+
 // TestLateForTheAdoptedIsTold lets x move on right after its adoption, and what came to its former node before follow
 // later than the new one waits for it.
 func TestLateForTheAdoptedIsTold(t *testing.T) {

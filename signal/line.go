@@ -209,10 +209,11 @@ func (r *room) mended(l *line, node string, owed []state.Receiver, taken bool) {
 	}
 }
 
+// mended forgets the holes that were filled. A tip fills none, although one of its number may have come to be meanwhile.
 func (l *line) mended(owed []state.Receiver) {
 	l.tip = false
 	l.holes = slices.DeleteFunc(l.holes, func(h hole) bool {
-		return slices.ContainsFunc(owed, func(to state.Receiver) bool { return to.Number == h.number })
+		return slices.ContainsFunc(owed, func(to state.Receiver) bool { return hole{to.Before, to.Number} == h })
 	})
 }
 
