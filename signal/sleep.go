@@ -64,16 +64,19 @@ func (p *participant) awaitTrust(entering string) bool {
 }
 
 // stays reports whether a participant, which is the caller's and whose client has come back by a connection, has its place. While others
-// may have taken it out, that is waited for: the client counts as there, and is not told that it is back before it is known.
+// may have taken it out, that is waited for: the client counts as there, and is not told that it is back before it is known. When the doubt
+// has just ended, the room knows who was taken out although their connections may not yet.
 func (p *participant) stays(ctx context.Context, c *conn) bool {
 	r := p.room
-	if r == nil || !p.srv.state.Doubtful(r.id) {
+	if r == nil {
 		return true
 	}
-	p.mu.Lock()
-	p.absent = p.absent && c.link.hungUp()
-	p.mu.Unlock()
-	p.srv.state.AwaitTrust(ctx, r.id)
+	if p.srv.state.Doubtful(r.id) {
+		p.mu.Lock()
+		p.absent = p.absent && c.link.hungUp()
+		p.mu.Unlock()
+		p.srv.state.AwaitTrust(ctx, r.id)
+	}
 	return r.has(p)
 }
 

@@ -120,6 +120,20 @@ func TestNobodyIsBackBeforeThatIsKnown(t *testing.T) {
 	})
 }
 
+// TestNobodyIsBackWhoWasTakenOut has a client come back when the doubt has ended, in the moment before the end of its participant.
+func TestNobodyIsBackWhoWasTakenOut(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.nodes["A"].srv.onView(view(2, g.c.at(1), g.y.at(3), g.z.at(4)))
+		if g.x.stays(t.Context(), g.x.conn) {
+			t.Error("the one that was taken out is back")
+		}
+		if !g.y.stays(t.Context(), g.y.conn) {
+			t.Error("the one that stayed is gone")
+		}
+		synctest.Wait()
+	})
+}
+
 // TestWhoWasTakenOutEnds has a view without a member that was there: others have adopted it and it has left, or they have seen
 // it leave.
 func TestWhoWasTakenOutEnds(t *testing.T) {
