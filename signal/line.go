@@ -45,6 +45,7 @@ type line struct {
 	over    time.Time // when the stay was first seen to be over
 	given   [8]given  // the last numbers, in a ring
 	turn    int       // how many were given
+	taken   given     // the last that a node is known to have taken, number 0 for none
 }
 
 // given is a number that was given, and the uptime at which it was.
@@ -53,14 +54,14 @@ type given struct {
 	at     time.Duration
 }
 
-// lastGiven returns how long ago the last number was given that was not refused, if that is known.
-func (l *line) lastGiven() (ago time.Duration, known bool) {
+// givenAt returns when a number was given; of one that is not among the last ones, the time before which it was.
+func (l *line) givenAt(number uint64) time.Duration {
 	for _, g := range l.given {
-		if g.number == l.before && g.number > 0 {
-			return uptime() - g.at, true
+		if g.number == number {
+			return g.at
 		}
 	}
-	return 0, false
+	return l.given[l.turn%len(l.given)].at
 }
 
 // hole is a number that was refused, and the one before it.
@@ -87,6 +88,9 @@ func (l *line) result(to state.Receiver, taken bool) {
 	case to.Number <= l.base:
 	case taken:
 		l.heard = max(l.heard, to.Number)
+		if to.Number > l.taken.number {
+			l.taken = given{to.Number, l.givenAt(to.Number)}
+		}
 	default:
 		l.holes = append(l.holes, hole{to.Before, to.Number})
 		l.takeBack()
@@ -151,8 +155,8 @@ func (r *room) alignLocked() {
 // redirectLocked sends what is for a stay to another node from now on. What that does not have yet comes by way of
 // the former one, and the tip tells how much that is. From a node without numbers nothing comes that has one.
 func (r *room) redirectLocked(l *line, m state.Member) {
-	if ago, known := l.lastGiven(); known {
-		r.srv.tellStrayed(r.id, m, l.node, ago)
+	if l.taken.number > 0 {
+		r.srv.tellStrayed(r.id, m, l.node, uptime()-l.taken.at)
 	}
 	if l.plain {
 		l.restart(r.number)

@@ -142,6 +142,9 @@ func (r *room) results(copies []state.Copy, errs []error) (missed []stay, taken 
 			}
 			if l := r.lines[id]; l != nil {
 				l.result(to, errs[i] == nil)
+				if errs[i] == nil && c.Node != l.node {
+					r.srv.tellStrayed(r.id, state.Member{ID: l.User, Node: l.node, Joined: l.Joined}, c.Node, uptime()-l.givenAt(to.Number))
+				}
 				r.mendLocked(l)
 			}
 		}

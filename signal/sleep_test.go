@@ -202,6 +202,33 @@ func TestStrayed(t *testing.T) {
 	}
 }
 
+// TestStrayedWhenTaken gives messages to the node from which a participant was adopted, of which it is known only later whether that
+// node has taken them. What it has not is no gap: its sender is told.
+func TestStrayedWhenTaken(t *testing.T) {
+	for _, refused := range []string{"A", ""} {
+		bubble(t, func(t *testing.T, g *gathering) {
+			b := g.nodes["B"].srv
+			g.x = g.adoptElsewhere()
+			g.x.adopted = adoption{"A", time.Now()}
+			b.onView(g.view(2))
+			time.Sleep(time.Second)
+			g.holding = true
+			for range 10 {
+				say(g.c, "", "x", "after")
+			}
+			g.nodes["C"].srv.onView(g.view(2))
+			for len(g.pending) > 0 {
+				g.answer(refused)
+				synctest.Wait()
+			}
+			g.arrive("C", "B")
+			if g.x.gap != (refused == "") {
+				t.Errorf("refused at %q, gap: %v", refused, g.x.gap)
+			}
+		})
+	}
+}
+
 // TestBackFromTheDeadTellsWhatStrayed has a member say something to another at a node that is taken for dead, while that one is at
 // another node already, which nobody at the dead one knows.
 func TestBackFromTheDeadTellsWhatStrayed(t *testing.T) {

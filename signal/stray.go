@@ -12,8 +12,9 @@ import (
 // former node after that, because they have not heard of the adoption, is answered as handed on and lost; it is the
 // same with what a member says at the former node, when that comes back from the dead. No number shows it, since the
 // new node knows none of before. So who learns where the participant is says how long ago it gave the last message to
-// the former node, and the new node, which knows when its greeting was, tells the client if that was later. The time
-// is that of two nodes' clocks that run, not of what they show.
+// the former node that this has taken, and says so again for one of which it turns out later. The new node, which knows when its
+// greeting was, tells the client if that was later. What was refused is no gap: its sender knows. The time is that of two nodes'
+// clocks that run, not of what they show.
 const opStrayed = "strayed"
 
 // strayAfter is how long after a message it may have strayed: longer than a node takes to hear of an adoption.
