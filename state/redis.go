@@ -83,6 +83,7 @@ type Redis struct {
 	down       error         // why the state is not usable, nil when it is
 	fell       time.Time     // when that began
 	want       uint64        // the probe that must come back to end down
+	suspected  time.Time     // when Redis may last have lost something, zero if never
 	calm       time.Time     // before it no silent node is buried: it may be as short of Redis as we were
 	trust      time.Time     // before it a channel without a subscriber says nothing
 	missed     bool          // Lost is to be called for all nodes
@@ -361,6 +362,7 @@ func (r *Redis) echo(number uint64) {
 		return
 	}
 	if !errors.Is(r.down, errStarting) {
+		r.suspected = now
 		r.distrustLocked(now)
 	}
 	r.down = nil

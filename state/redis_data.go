@@ -167,6 +167,9 @@ func (r *Redis) inspect(ctx context.Context) (evicted bool) {
 		evicted = evicted || known && old.evicted != now.evicted
 		r.data[addr] = now
 	}
+	if lost || evicted {
+		r.suspected = time.Now()
+	}
 	if lost && r.down == nil {
 		r.log.Warn("Redis lost its data, bringing it back", "node", r.id)
 		r.doubtLocked()

@@ -225,6 +225,7 @@ func (r *Redis) learn(l lease, masters map[string]master, began time.Time) time.
 	r.reassureLocked(l, began)
 	if r.beaten && lapsed || changed {
 		r.log.Info("shared state was lost or this node taken for dead", "node", r.id, "lapsed", lapsed, "buried", l.buried, "other_redis", changed)
+		r.suspected = now
 		r.doubtLocked()
 		r.distrustLocked(now)
 	}

@@ -251,7 +251,7 @@ func (r *Redis) inherit(ctx context.Context, node string) (*estate, error) {
 		r.mu.Unlock()
 		return nil, r.lookUp(ctx, node)
 	}
-	e, indexed := r.estates[node], d.indexed
+	e, indexed := r.estates[node], r.hasIndexLocked(d)
 	mine := e == nil
 	if mine {
 		e = &estate{read: make(chan struct{})}
@@ -357,13 +357,19 @@ func (r *Redis) readRooms(ctx context.Context, names []string, into map[string][
 	return nil
 }
 
+// hasIndexLocked reports whether a dead node's index has all its rooms. What Redis loses it may lose from there as well, and
+// the others, who bring the rooms back, do not know it.
+func (r *Redis) hasIndexLocked(d *death) bool {
+	return d.indexed && r.suspected.Before(d.since.Add(-2*r.cfg.Lease))
+}
+
 // sweep removes the members of dead nodes whose grace is over. Redis picks one node for it; see lease.lua.
 func (r *Redis) sweep(ctx context.Context) {
 	r.mu.Lock()
 	dead := map[string]bool{} // node → indexed
 	for _, node := range r.sweeps {
 		if d := r.dead[node]; d != nil {
-			dead[node] = d.indexed
+			dead[node] = r.hasIndexLocked(d)
 		}
 	}
 	r.sweeps = nil

@@ -180,6 +180,30 @@ func TestNodeDiesWithRedis(t *testing.T) {
 	eventually(t, "nothing is left of the room", func() bool { return len(stored(t, two.Redis, "r")) == 0 })
 }
 
+// TestIndexIsLost ends a node soon after Redis lost data, and with it the index of the node's rooms: its members are found
+// without.
+func TestIndexIsLost(t *testing.T) {
+	cfg := graceful(single(redistest.Start(t)))
+	cfg.Grace = 3 * time.Second
+	one, two, last := three(t, cfg)
+	one.must(one.enter("r", "a"))
+	last.must(last.enter("r", "c"))
+	agree(t, "r", []string{"a", "c"}, one, last)
+	one.must(two.client.FlushAll(t.Context()).Err())
+	eventually(t, "the room is restored", func() bool { return len(stored(t, two.Redis, "r")) == 2 })
+	eventually(t, "all nodes know of the loss", func() bool { return one.suspects() && two.suspects() })
+	last.crash()
+	one.must(two.client.Del(t.Context(), two.indexKey("n3")).Err())
+	one.must(one.exit("r", "a"))
+	eventually(t, "nothing is left of the room", func() bool { return len(stored(t, two.Redis, "r")) == 0 })
+}
+
+func (s *site) suspects() bool {
+	s.Redis.mu.Lock()
+	defer s.Redis.mu.Unlock()
+	return !s.suspected.IsZero()
+}
+
 // TestNodeLeavesOrphans closes a node that has members: they stay for others to adopt at once, and those that
 // nobody adopts leave once, when the grace ends.
 func TestNodeLeavesOrphans(t *testing.T) {
