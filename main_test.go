@@ -42,7 +42,7 @@ import (
 	"cline-meet/signal/turnsrv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, redistest.Dialing()) }
 
 // patience bounds every wait of a test; it decides only how a failure ends.
 const patience = systemtest.Patience

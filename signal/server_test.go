@@ -15,9 +15,10 @@ import (
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/client"
 	"cline-meet/signal/state"
+	"cline-meet/signal/state/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, redistest.Dialing()) }
 
 // patience bounds every wait of a test; it decides only how a failure ends.
 const patience = systemtest.Patience

@@ -17,9 +17,15 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
 
 	"cline-meet/signal/packaging/systemtest"
 )
+
+// Dialing passes over a goroutine of the Redis client's that looks only once a second whether it is still wanted.
+func Dialing() goleak.Option {
+	return goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial")
+}
 
 // Server is one redis-server or redis-sentinel process on a port of the loopback interface that stays the same.
 type Server struct {
