@@ -18,8 +18,8 @@
  *   chat    {from, text, own}[]   the messages; `from` is a user id
  *   log     string[]              the lines of the log
  *   peers() Promise<object[]>     for each other person: id, connectionState, iceConnectionState, localType,
- *                                 remoteType, protocol, relayProtocol, framesDecoded, framesSent, bytesReceived,
- *                                 bytesSent, roundTripTime, dataChannel; see stats.js
+ *                                 remoteType, protocol, relayProtocol, relayUrl, framesDecoded, framesSent,
+ *                                 bytesReceived, bytesSent, roundTripTime, dataChannel; see stats.js
  *   sendChat(text), join(room): Promise, leave()
  *   client  SignalClient          for its events
  */

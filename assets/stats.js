@@ -40,6 +40,7 @@ export async function inspect(peer) {
     remoteType: remote?.candidateType ?? "",
     protocol: local?.protocol ?? "",
     relayProtocol: local?.relayProtocol ?? "",
+    relayUrl: local?.candidateType === "relay" ? (local.url ?? "") : "",
     framesDecoded: total("inbound-rtp", "framesDecoded"),
     framesSent: total("outbound-rtp", "framesSent"),
     bytesReceived: pair?.bytesReceived ?? 0,

@@ -102,7 +102,7 @@ type process struct {
 func newNewcomer(t *testing.T) *newcomer {
 	t.Helper()
 	systemtest.NeedRoot(t, "curl", "openssl", "turnutils_uclient", "redis-server", "redis-cli")
-	n := &newcomer{machine: newMachine(t), dir: copyOfTree(t), names: filepath.Join(t.TempDir(), "hosts"), done: map[string]bool{}}
+	n := &newcomer{machine: newMachine(t, private), dir: copyOfTree(t), names: filepath.Join(t.TempDir(), "hosts"), done: map[string]bool{}}
 	if err := os.WriteFile(n.names, []byte("127.0.0.1 localhost redis.internal\n"+n.ip+" HOST\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 parts="
 gcc gcc the race detector
 chromium chromium the browser tests
+certutil libnss3-tools the test of a certificate that the browser trusts
 node nodejs the tests of signal.js without a browser
 npx npm the type check of the JavaScript
 turnutils_uclient coturn the TURN interoperability tests

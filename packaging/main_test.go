@@ -62,34 +62,38 @@ type machine struct {
 	t     *testing.T
 	space string // space is the network namespace.
 	ip    string // ip is where the test reaches the machine.
+	host  string // host is where the machine reaches the test.
 	env   []string
 }
+
+// Networks of machines, by the id of the process and the host's number. A machine in public has an address like one in
+// the internet, so that nothing has to be said of addresses; the real ones of that network stay out of reach meanwhile.
+const private, public = "10.213.%d.%d", "30.213.%d.%d"
 
 // startMachine is newMachine with a Docker daemon.
 func startMachine(t *testing.T) *machine {
 	t.Helper()
 	systemtest.NeedRoot(t, "dockerd", "docker")
-	m := newMachine(t)
+	m := newMachine(t, private)
 	m.startDocker()
 	return m
 }
 
-// newMachine ends with the test.
-func newMachine(t *testing.T) *machine {
+// newMachine has an address in a network, private or public, and ends with the test.
+func newMachine(t *testing.T, network string) *machine {
 	t.Helper()
 	systemtest.NeedRoot(t, "ip", "nsenter", "unshare")
 	id := os.Getpid() % 250
-	m := &machine{t: t, space: fmt.Sprintf("signal-machine-%d", os.Getpid()), ip: fmt.Sprintf("10.213.%d.2", id)}
+	m := &machine{t: t, space: fmt.Sprintf("signal-machine-%d", os.Getpid()), ip: fmt.Sprintf(network, id, 2), host: fmt.Sprintf(network, id, 1)}
 	outer, inner := fmt.Sprintf("sgo%d", id), fmt.Sprintf("sgi%d", id)
-	gateway := fmt.Sprintf("10.213.%d.1", id)
 	systemtest.IP(t, "netns add "+m.space, "netns delete "+m.space)
 	systemtest.IP(t, "link add "+outer+" type veth peer name "+inner+" netns "+m.space, "link delete "+outer)
-	systemtest.IP(t, "address add "+gateway+"/24 dev "+outer, "")
+	systemtest.IP(t, "address add "+m.host+"/24 dev "+outer, "")
 	systemtest.IP(t, "link set "+outer+" up", "")
 	systemtest.IP(t, "-n "+m.space+" address add "+m.ip+"/24 dev "+inner, "")
 	systemtest.IP(t, "-n "+m.space+" link set "+inner+" up", "")
 	systemtest.IP(t, "-n "+m.space+" link set lo up", "")
-	systemtest.IP(t, "-n "+m.space+" route add default via "+gateway, "")
+	systemtest.IP(t, "-n "+m.space+" route add default via "+m.host, "")
 	return m
 }
 

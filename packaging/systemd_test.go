@@ -18,7 +18,8 @@ import (
 // booted is a Debian whose first process is systemd, in namespaces of its own.
 type booted struct {
 	*chroot
-	init string // init is the id of its first process.
+	network *machine
+	init    string // init is the id of its first process.
 }
 
 // TestUnderSystemd lives through what an operator does to the service, under a systemd of its own.
@@ -45,6 +46,7 @@ func TestUnderSystemd(t *testing.T) {
 	if left := s.run("ls -d /etc/signal /var/lib/signal /usr/bin/signal 2>/dev/null || true; getent passwd signal || true; pgrep -x signal || true"); left != "" {
 		t.Errorf("a purge leaves %q", left)
 	}
+	t.Run("domain", func(t *testing.T) { s.during(t).servesDomain(next) }) // The machine is as new.
 }
 
 func (s *booted) isHardened() {
@@ -131,7 +133,6 @@ mount -t proc proc proc && mount -t sysfs -o ro sysfs sys && mount -t cgroup2 cg
 mount -t tmpfs -o mode=755 tmpfs run && mount -t tmpfs tmpfs tmp && mount -t tmpfs -o mode=755 tmpfs dev
 for node in null zero full random urandom tty; do : >dev/$node; mount --bind /dev/$node dev/$node; done
 mkdir dev/shm dev/pts && mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts && ln -s pts/ptmx dev/ptmx && ln -s /proc/self/fd dev/fd
-ip link set lo up
 pivot_root . old && umount -l /old
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /sbin/init --show-status=0
 `
@@ -139,18 +140,18 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /sbin/init --show-
 // boot starts systemd and waits until it has started everything.
 func (c *chroot) boot() *booted {
 	c.t.Helper()
-	systemtest.NeedRoot(c.t, "unshare", "nsenter", "pivot_root", "ip")
+	systemtest.NeedRoot(c.t, "unshare", "nsenter", "pivot_root")
 	c.allowDescriptors()
-	group := controlGroup(c.t)
+	network, group := newMachine(c.t, public), controlGroup(c.t)
 	var log bytes.Buffer
-	cmd := exec.Command("sh", "-euc", `echo $$ >"$0"/cgroup.procs && exec unshare --cgroup --pid --fork --kill-child --mount --uts --ipc --net sh -euc "$1" "$2"`,
-		group, startInit, c.dir)
+	cmd := exec.Command("sh", "-euc", `echo $$ >"$0"/cgroup.procs && exec nsenter --net="$1" unshare --cgroup --pid --fork --kill-child --mount --uts --ipc sh -euc "$2" "$3"`,
+		group, "/run/netns/"+network.space, startInit, c.dir)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	s := &booted{chroot: c}
+	s := &booted{chroot: c, network: network}
 	systemtest.Until(c.t, "systemd has started", func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
 		if s.init = strings.TrimSpace(string(children)); err != nil || s.init == "" {
@@ -193,7 +194,7 @@ func controlGroup(t *testing.T) string {
 	}
 	dir = filepath.Join(dir, "signal-systemd-"+strconv.Itoa(os.Getpid()))
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Skipf("no control group can be made here: %v", err)
+		systemtest.Unable(t, fmt.Sprintf("no control group can be made here: %v", err))
 	}
 	t.Cleanup(func() {
 		systemtest.Until(t, "the control groups are gone", func() error {
@@ -211,6 +212,11 @@ func controlGroup(t *testing.T) string {
 func (s *booted) try(script string) (string, error) {
 	s.t.Helper()
 	return command(s.t, []string{"DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"}, "nsenter", "--target", s.init, "--all", "--root", "--wd", "/bin/sh", "-euc", script)
+}
+
+// during returns the same machine for a part of the test.
+func (s *booted) during(t *testing.T) *booted {
+	return &booted{chroot: &chroot{t: t, dir: s.dir}, network: s.network, init: s.init}
 }
 
 // run is try, whose failure is the test's.

@@ -13,6 +13,7 @@ type Connection struct {
 	RemoteType      string `json:"remoteType"`
 	Protocol        string `json:"protocol"`
 	RelayProtocol   string `json:"relayProtocol"`
+	RelayURL        string `json:"relayUrl"` // RelayURL is that of the TURN server, as the page was told.
 	FramesDecoded   int    `json:"framesDecoded"`
 	DataChannel     string `json:"dataChannel"`
 }

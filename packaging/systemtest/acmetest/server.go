@@ -26,7 +26,8 @@ const version = "v2.10.3"
 
 // Options are what a test may decide of its ACME server.
 type Options struct {
-	Host     string        // Host is where it listens and what names resolve to; empty for the loopback interface.
+	Host     string        // Host is where it listens; empty for the loopback interface.
+	Names    string        // Names is the address that all names resolve to; empty for Host.
 	Lifetime time.Duration // Lifetime is that of certificates; 0 for 90 days.
 	EAB      [2]string     // EAB are id and key that accounts must have, if there is an id.
 	HTTPPort int           // HTTPPort is where it comes for HTTP-01.
@@ -73,6 +74,9 @@ func New(t *testing.T, o Options) *Server {
 	if o.Host == "" {
 		o.Host = "127.0.0.1"
 	}
+	if o.Names == "" {
+		o.Names = o.Host
+	}
 	s := &Server{t: t, bin: bin, dir: t.TempDir()}
 	at := func() string { return fmt.Sprintf("%s:%d", o.Host, systemtest.FreePort(t)) }
 	acme, management, records := at(), at(), at()
@@ -82,7 +86,7 @@ func New(t *testing.T, o Options) *Server {
 	s.CA, key = systemtest.WriteCertificate(t, s.dir, systemtest.Certificate(t, o.Host))
 	s.configure(o, acme, management, key)
 	dns := exec.Command(filepath.Join(bin, "pebble-challtestsrv"), "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "",
-		"-dnsserver", s.dns, "-management", records, "-defaultIPv4", o.Host, "-defaultIPv6", "")
+		"-dnsserver", s.dns, "-management", records, "-defaultIPv4", o.Names, "-defaultIPv6", "")
 	s.run(dns)
 	t.Cleanup(func() { stop(dns) })
 	t.Cleanup(s.Stop)
@@ -165,12 +169,21 @@ func (s *Server) Orders() int { return strings.Count(s.Log(), "POST /order-plz")
 // Roots are who must be trusted to trust the certificates of the server that runs now.
 func (s *Server) Roots() *x509.CertPool {
 	s.t.Helper()
-	pem, err := s.get("/roots/0")
 	pool := x509.NewCertPool()
-	if err != nil || !pool.AppendCertsFromPEM(pem) {
-		s.t.Fatalf("the root of the ACME server: %v", err)
+	if !pool.AppendCertsFromPEM(s.Root()) {
+		s.t.Fatal("the root of the ACME server is no certificate")
 	}
 	return pool
+}
+
+// Root is the one certificate of Roots, as PEM.
+func (s *Server) Root() []byte {
+	s.t.Helper()
+	pem, err := s.get("/roots/0")
+	if err != nil {
+		s.t.Fatalf("the root of the ACME server: %v", err)
+	}
+	return pem
 }
 
 func (s *Server) get(path string) ([]byte, error) {
