@@ -76,6 +76,20 @@ func TestRoomKeyIsLost(t *testing.T) {
 	nobodyLeft(t, one, two, last)
 }
 
+// TestLeaveIsToldBeforeRedisKnows lets a member leave a room that Redis lost, while its node is kept from comparing the two: the others
+// hear of it all the same, since the member or whoever saw it leave may be with them in a moment.
+func TestLeaveIsToldBeforeRedisKnows(t *testing.T) {
+	redis := redistest.Start(t)
+	one, two, _ := three(t, quiet(single(redis)))
+	settled(t, 1, one, two)
+	m, err := one.begin(t.Context(), "r0")
+	one.must(err)
+	defer one.end("r0", m)
+	redis.Do("DEL", one.roomKey("r0"))
+	one.must(one.exit("r0", "at-n1"))
+	agree(t, "r0", []string{"at-n2"}, two)
+}
+
 // TestLeaveOfLostRoom lets a member leave the moment the room is lost: it leaves, once, and nobody else.
 func TestLeaveOfLostRoom(t *testing.T) {
 	redis := redistest.Start(t)

@@ -382,11 +382,14 @@ func (r *Redis) moveLocally(room string, m *mirror, who Member, before stay) Vie
 	return r.locallyLocked(room, m, members, nil)
 }
 
+// leaveLocally has a member leave whom Redis does not have, or that could not be told. The others are told who it is, not how the room
+// stands, ahead of whatever this node says next: its clients know, and one may be with them before Redis does.
 func (r *Redis) leaveLocally(room string, m *mirror, id string) View {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	who := m.leaving[id]
 	m.remember([]Departure{who}, r.remembrance())
+	r.tellLocked(change{Room: room, Left: []Departure{who}}, nodesOf(m.members)...)
 	members := slices.DeleteFunc(slices.Clone(m.members), func(e entry) bool { return e.member().Is(who.Member) })
 	return r.locallyLocked(room, m, members, []Departure{who})
 }
