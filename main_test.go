@@ -863,7 +863,8 @@ func TestDrainingNodeNamesTheOtherFirst(t *testing.T) {
 	}
 }
 
-// TestServeWithoutItsRedis starts a node whose Redis is not there: it serves, and is not ready.
+// TestServeWithoutItsRedis starts nodes whose Redis is not there: by the policy for outages one serves, and says what is
+// missing, and the other is not ready.
 func TestServeWithoutItsRedis(t *testing.T) {
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -871,19 +872,20 @@ func TestServeWithoutItsRedis(t *testing.T) {
 	}
 	port := free.Addr().(*net.TCPAddr).Port
 	_ = free.Close()
-	at := running(t, "--redis-url", fmt.Sprintf("redis://127.0.0.1:%d/0", port))
-	_ = dial(t, at.Serving).Close()
-	web := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	for path, status := range map[string]int{"/health": http.StatusOK, "/ready": http.StatusServiceUnavailable} {
-		answer, err := web.Get("http://" + at.HTTP + path)
-		if err != nil {
+	for policy, want := range map[string]int{"local": http.StatusOK, "reject": http.StatusServiceUnavailable} {
+		at := running(t, "--redis-url", fmt.Sprintf("redis://127.0.0.1:%d/0", port), "--state-outage", policy)
+		systemtest.Eventually(t, "/ready is as the policy has it", func() bool { return status(t, at, "/ready", "connection refused") == want })
+		if got := status(t, at, "/health", "ok"); got != http.StatusOK {
+			t.Errorf("%s: /health is %d", policy, got)
+		}
+		c := dial(t, at.Serving)
+		if err := c.Join("r"); err != nil {
 			t.Fatal(err)
 		}
-		body, _ := io.ReadAll(answer.Body)
-		_ = answer.Body.Close()
-		if answer.StatusCode != status || path == "/ready" && !bytes.Contains(body, []byte("connection refused")) {
-			t.Errorf("%s: %s %s", path, answer.Status, body)
+		if m, err := c.Next(t.Context()); err != nil || (m.Type == "error") != (want != http.StatusOK) {
+			t.Errorf("%s: joining is answered with %s, %v", policy, m.Raw, err)
 		}
+		_ = c.Close()
 	}
 }
 

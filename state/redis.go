@@ -206,10 +206,13 @@ func (r *Redis) Ready() error {
 	return nil
 }
 
-// Admits is nil while a join is let in, by the policy for outages. Before Redis was reached once it is not: the node
-// knows nobody then, and whoever is let in looks for others in vain.
+// firstContact is how long a node that starts waits for Redis before it goes by the policy for outages: as a rule that is
+// there at once, and who is let in before knows nobody else.
+const firstContact = 2 * time.Second
+
+// Admits is nil while a join is let in, by the policy for outages.
 func (r *Redis) Admits() error {
-	if r.cfg.Outage == OutageLocal && r.beats.Load() {
+	if r.cfg.Outage == OutageLocal && (r.beats.Load() || time.Since(r.started) >= firstContact) {
 		return nil
 	}
 	return r.Ready()
