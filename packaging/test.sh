@@ -19,7 +19,7 @@ go test -timeout 25m -json -race -shuffle=on -p 4 ./packaging ./turnsrv ./signal
 # two processes that test relays at a time take ports from each other.
 go test -timeout 25m -json -shuffle=on -skip 'Coturn|WebRTC|IPv6Relays|Fuzz' ./turnsrv -data-path=false || status=1
 
-# The race detector allocates, so the tests that count allocations skip themselves with it.
+# The race detector allocates, so the tests that count allocations are not there with it.
 go test -timeout 25m -json -run 'AllocatesNothing$' ./signal || status=1
 
 wait $k8s || status=1

@@ -192,23 +192,6 @@ func TestMessageTypes(t *testing.T) {
 	}
 }
 
-func TestDecodingAllocatesNothing(t *testing.T) {
-	if raceDetector {
-		t.Skip("the race detector allocates")
-	}
-	offer := []byte(`{"type":"offer","id":"123","target_id":"user-abcdefgh-abcd","data":"{\"sdp\":\"` + strings.Repeat(`a=b\\r\\n`, 100) + `\",\"type\":\"offer\"}"}`)
-	plain := []byte(`{"type":"message","data":{"a":[1,2,3],"b":{"c":null}}}`)
-	for _, frame := range [][]byte{offer, plain} {
-		if n := testing.AllocsPerRun(1000, func() {
-			if _, err := decode(frame); err != nil {
-				t.Fatal(err)
-			}
-		}); n > 0 {
-			t.Errorf("decoding %.40q allocates %v times", frame, n)
-		}
-	}
-}
-
 // reference is a message of the server in the field order of the contract, for encoding/json.
 type reference struct {
 	Type     string `json:"type"`

@@ -3,6 +3,7 @@ package signal
 import (
 	"bufio"
 	"bytes"
+	"cline-meet/signal/packaging/systemtest"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -472,7 +473,7 @@ func connect(t *testing.T, ps *pollers, f *flusher, wait func()) (*echo, net.Con
 	var l link = newStream(server, time.Minute, f)
 	if ps != nil {
 		if l = ps.link(server); l == nil {
-			t.Skip("no poller for this system")
+			systemtest.Unable(t, "no poller for this system")
 		}
 	}
 	e := &echo{wait: wait, done: make(chan error, 1)}

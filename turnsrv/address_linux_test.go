@@ -19,7 +19,7 @@ func TestIPv6RelaysInANetwork(t *testing.T) { systemtest.InOwnNetwork(t, relayOv
 func TestOwnPortsInANetwork(t *testing.T) { systemtest.InOwnNetwork(t, forbidOwnPorts) }
 
 func relayOverIPv6(t *testing.T) {
-	needTool(t, uclient)
+	systemtest.Need(t, uclient)
 	systemtest.IP(t, "link set lo up", "")
 	systemtest.IP(t, "-6 addr add 2001:db8::7/128 dev lo nodad", "")
 	systemtest.IP(t, "addr add 198.51.100.7/32 dev lo", "")

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -47,8 +46,8 @@ var (
 	loopbackIPv6  = netip.IPv6Loopback()
 )
 
-// errNotHere says that a row cannot be tried on this machine.
-var errNotHere = errors.New("not on this machine")
+// errNotHere says that a row cannot be tried, since the server has no address of that family.
+var errNotHere = errors.New("the server has no such address")
 
 // confTarget is a running server.
 type confTarget struct {
@@ -184,18 +183,12 @@ func bindBoth(t *testing.T) (net.PacketConn, net.Listener) {
 
 // startCoturn starts Debian's turnserver and waits until it answers.
 func startCoturn(t *testing.T) *confTarget {
-	program, err := exec.LookPath("turnserver")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("coturn is not installed: %v", err)
-		}
-		t.Skipf("coturn is not installed: %v", err)
-	}
+	systemtest.Need(t, "turnserver")
 	packets, listener := bindBoth(t)
 	server := netip.MustParseAddrPort(packets.LocalAddr().String())
 	_, _ = packets.Close(), listener.Close()
 	log := &lockedBuffer{}
-	command := exec.Command(program, coturnArguments(server.Port(), t.TempDir())...)
+	command := exec.Command("turnserver", coturnArguments(server.Port(), t.TempDir())...)
 	command.Stdout, command.Stderr = log, log
 	if err := command.Start(); err != nil {
 		t.Fatalf("starting coturn: %v", err)

@@ -2,7 +2,6 @@ package turnsrv
 
 import (
 	"context"
-	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -26,7 +25,7 @@ var (
 // TestCoturnClient relays from client to client with coturn's tool, in every
 // mode it has. The tool's exit status says nothing, its output does.
 func TestCoturnClient(t *testing.T) {
-	needTool(t, uclient)
+	systemtest.Need(t, uclient)
 	cfg := testConfig()
 	cfg.TLS = testTLS(t)
 	cfg.UserQuota = 0 // The tool leaves its allocations to expire.
@@ -56,7 +55,7 @@ func TestCoturnClient(t *testing.T) {
 // own requests. It does not survive that itself, with any server: when it spoils
 // a transaction id it waits for the answer forever. The server must not care.
 func TestCoturnClientGoesMad(t *testing.T) {
-	needTool(t, uclient)
+	systemtest.Need(t, uclient)
 	cfg := testConfig()
 	cfg.TLS = testTLS(t)
 	cfg.UserQuota = 0
@@ -80,8 +79,8 @@ func TestCoturnClientGoesMad(t *testing.T) {
 // TestCoturnPeerAndSTUNClient relays to coturn's echo server, and asks for the
 // own address with its STUN client.
 func TestCoturnPeerAndSTUNClient(t *testing.T) {
-	needTool(t, "turnutils_peer")
-	needTool(t, "turnutils_stunclient")
+	systemtest.Need(t, "turnutils_peer")
+	systemtest.Need(t, "turnutils_stunclient")
 	cfg := loopbackConfig()
 	s := startServer(t, cfg)
 	_, addr := udpPeer(t)
@@ -97,16 +96,6 @@ func TestCoturnPeerAndSTUNClient(t *testing.T) {
 	output, err := exec.CommandContext(t.Context(), "turnutils_stunclient", "-p", strconv.Itoa(s.Port()), "127.0.0.1").CombinedOutput()
 	if err != nil || !strings.Contains(string(output), "UDP reflexive addr: 127.0.0.1:") {
 		t.Errorf("turnutils_stunclient: %v\n%s", err, output)
-	}
-}
-
-func needTool(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("coturn's tools are not installed: %v", err)
-		}
-		t.Skipf("coturn's tools are not installed: %v", err)
 	}
 }
 

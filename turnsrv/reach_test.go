@@ -30,7 +30,7 @@ func TestPermissionIsForAnAddress(t *testing.T) {
 	s := ownAddressServer(t)
 	local, localAddr := udpPeer(t)
 	if localAddr.Port() >= 62_000 {
-		t.Skip("the system picks ports that are relays' here")
+		systemtest.Unable(t, "the system picks ports that are relays' here")
 	}
 	for _, network := range []string{"udp", "tcp"} {
 		a, relayA := allocated(t, s, network, "alice")
@@ -132,7 +132,7 @@ func TestStaticAndMintedUsersAreTwo(t *testing.T) {
 // TestDualAllocationTakesTwo has places for three relays: one of each family, and another one.
 func TestDualAllocationTakesTwo(t *testing.T) {
 	if !hasIPv6Loopback() {
-		t.Skip("there is no IPv6 here")
+		systemtest.Unable(t, "there is no IPv6 here")
 	}
 	cfg := loopbackConfig()
 	cfg.RelayIP, cfg.UserQuota = loopbacks(), 3

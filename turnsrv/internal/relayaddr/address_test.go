@@ -12,6 +12,7 @@ import (
 
 	"github.com/pion/stun/v2"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/setting"
 )
 
@@ -62,7 +63,7 @@ func TestRelayAddresses(t *testing.T) {
 
 func TestRelayAddressesOfBothFamilies(t *testing.T) {
 	if checkBindable(netip.IPv6Loopback()) != nil {
-		t.Skip("this machine has no IPv6")
+		systemtest.Unable(t, "this machine has no IPv6")
 	}
 	v4, v6, err := Find(t.Context(), configOf("::1,127.0.0.1", "2001:db8::7,198.51.100.7"))
 	want4 := Address{loopback, netip.MustParseAddr("198.51.100.7")}

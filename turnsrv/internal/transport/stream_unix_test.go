@@ -74,7 +74,7 @@ func TestDescriptorsServer(t *testing.T) {
 // TestDescriptorsComeBack takes all descriptors of a server and gives them back.
 func TestDescriptorsComeBack(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
-		t.Skip("there is no /proc here")
+		systemtest.Unable(t, "there is no /proc here")
 	}
 	port, err := strconv.Atoi(turntest.Start(t, "TestDescriptorsServer", descriptorsEnv, "1").Says(t, "port"))
 	if err != nil {
