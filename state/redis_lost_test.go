@@ -107,14 +107,21 @@ func TestLeaveOfLostRoom(t *testing.T) {
 	}
 }
 
+// severable returns three nodes with a room of theirs, and the third one's way to Redis, which can be frozen and cut.
+func severable(t *testing.T) (redis *redistest.Server, way *proxy, one, two, cut *site) {
+	t.Helper()
+	redis = redistest.Start(t)
+	cfg := patiently(single(redis))
+	way = newProxy(t, redis.Addr)
+	one, two, cut = newSite(t, cfg, "n1"), newSite(t, cfg, "n2"), newSite(t, behind(cfg, way), "n3")
+	settled(t, 1, one, two, cut)
+	return redis, way, one, two, cut
+}
+
 // TestCutOffNodeRestoresWhoLeft has one leave and then Redis lose everything, while a node is cut off. It brings back whom it knew
 // when it returns, and nobody sees that one come back and leave again.
 func TestCutOffNodeRestoresWhoLeft(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := patiently(single(redis))
-	way := newProxy(t, redis.Addr)
-	one, two, cut := newSite(t, cfg, "n1"), newSite(t, cfg, "n2"), newSite(t, behind(cfg, way), "n3")
-	settled(t, 1, one, two, cut)
+	redis, way, one, two, cut := severable(t)
 	one.must(one.enter("r0", "x"))
 	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two, cut)
 	way.frozen.Store(true)
@@ -241,11 +248,7 @@ func TestWhoLeftIsNotRestored(t *testing.T) {
 // TestEntersAgainInOutage has one leave and enter again while Redis is away, which comes back empty, and the others restore
 // the stay that they knew: it is there all along.
 func TestEntersAgainInOutage(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := patiently(single(redis))
-	way := newProxy(t, redis.Addr)
-	one, two, cut := newSite(t, cfg, "n1"), newSite(t, cfg, "n2"), newSite(t, behind(cfg, way), "n3")
-	settled(t, 1, one, two, cut)
+	redis, way, one, two, cut := severable(t)
 	cut.must(cut.enter("r0", "x"))
 	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two, cut)
 	way.frozen.Store(true)
@@ -278,12 +281,8 @@ func TestEntersAgainInOutage(t *testing.T) {
 // TestWhoEnteredAgainIsRestored has one leave, and enter again while its node is cut off and Redis loses everything, and then Redis
 // lose the room once more: the others, who remembered the leave, restore the new stay.
 func TestWhoEnteredAgainIsRestored(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := patiently(single(redis))
-	way := newProxy(t, redis.Addr)
-	one, two, cut := newSite(t, cfg, "n1"), newSite(t, cfg, "n2"), newSite(t, behind(cfg, way), "n3")
+	redis, way, one, two, cut := severable(t)
 	all := []string{"at-n1", "at-n2", "at-n3", "x"}
-	settled(t, 1, one, two, cut)
 	cut.must(cut.enter("r0", "x"))
 	agree(t, "r0", all, one, two, cut)
 	cut.must(cut.exit("r0", "x"))

@@ -29,6 +29,8 @@ var (
 	releaseScript = redis.NewScript(source("release"))
 	forgetScript  = redis.NewScript(source("forget"))
 	rotateScript  = redis.NewScript(source("rotate"))
+	lockScript    = redis.NewScript(source("lock"))
+	unlockScript  = redis.NewScript(source("unlock"))
 )
 
 func source(name string) string {

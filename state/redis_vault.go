@@ -18,17 +18,6 @@ const (
 	lockPoll = 500 * time.Millisecond
 )
 
-// takeScript takes a lock, or keeps one that the caller has; freeScript gives it back. Both return 1 when that was so.
-var (
-	takeScript = redis.NewScript(`local owner = redis.call("HGET", KEYS[1], "owner")
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call("HSET", KEYS[1], "owner", ARGV[1])
-redis.call("PEXPIRE", KEYS[1], ARGV[2])
-return 1`)
-	freeScript = redis.NewScript(`if redis.call("HGET", KEYS[1], "owner") ~= ARGV[1] then return 0 end
-return redis.call("DEL", KEYS[1])`)
-)
-
 // errLockLost is what the holder of a lock learns at the end when it has not had it all the time.
 var errLockLost = errors.New("the lock was lost meanwhile")
 
@@ -105,7 +94,7 @@ type vaultLock struct {
 func (l *vaultLock) take(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	taken, err := takeScript.Run(ctx, l.redis.client, []string{l.key}, l.owner, lockLife.Milliseconds()).Int()
+	taken, err := lockScript.Run(ctx, l.redis.client, []string{l.key}, l.owner, lockLife.Milliseconds()).Int()
 	return taken == 1, err
 }
 
@@ -132,7 +121,7 @@ func (l *vaultLock) hold() (unlock func(context.Context) error) {
 		holding.Wait()
 		ctx, stop := context.WithTimeout(ctx, opTimeout)
 		defer stop()
-		freed, err := freeScript.Run(ctx, l.redis.client, []string{l.key}, l.owner).Int()
+		freed, err := unlockScript.Run(ctx, l.redis.client, []string{l.key}, l.owner).Int()
 		if err == nil && (lost || freed == 0) {
 			err = errLockLost
 		}
