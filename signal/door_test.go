@@ -1,7 +1,6 @@
 package signal
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -12,13 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/client"
 )
 
@@ -321,7 +320,7 @@ func TestBearerTokensResumeNobodyWithAuthentication(t *testing.T) {
 
 // TestTokensAreInNoLog does all that a client can do with tokens, and reads what was logged at debug.
 func TestTokensAreInNoLog(t *testing.T) {
-	var log syncBuffer
+	var log systemtest.Log
 	logged := func(c *Config) {
 		c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -337,20 +336,20 @@ func TestTokensAreInNoLog(t *testing.T) {
 			query, header := by(token)
 			for _, at := range []*testServer{s, asks} {
 				_, _, body := knockAt(t, at, query, header)
-				log.add(body) // It must not have it either.
+				_, _ = io.WriteString(&log, body) // It must not have it either.
 				_, body = at.get("/ice"+query, header)
-				log.add(body)
+				_, _ = io.WriteString(&log, body)
 			}
 		}
 	}
 	p := s.dial(bearer(good))
 	for _, token := range tokens {
 		p.say(fmt.Sprintf(`{"type":"auth","data":{"token":%q}}`, token))
-		log.add(string(p.next().Raw))
+		_, _ = log.Write(p.next().Raw)
 		p.say(fmt.Sprintf(`{"type":"auth","data":{"token":{"x":%q}}}`, token))
-		log.add(string(p.next().Raw))
+		_, _ = log.Write(p.next().Raw)
 		p.say(fmt.Sprintf(`{"type":"auth","data":{"token":%q`, token))
-		log.add(string(p.next().Raw))
+		_, _ = log.Write(p.next().Raw)
 	}
 	_ = p.Close()
 	s.stop()
@@ -365,24 +364,4 @@ func TestTokensAreInNoLog(t *testing.T) {
 	if !strings.Contains(text, "connected") || !strings.Contains(text, "WebSocket refused") {
 		t.Errorf("the log lacks what was done:\n%s", text)
 	}
-}
-
-// syncBuffer is a buffer for several writers.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) add(text string) { _, _ = b.Write([]byte(text)) }
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -1,34 +1,35 @@
 package signal
 
 import (
-	"bytes"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 func TestWhatABrowserFindsIsHeldAgainstWhatItIsTold(t *testing.T) {
 	yes, no := true, false
 	for _, test := range []struct {
-		name               string
-		udp, tcp           *bool
-		addr, host, relay  string
-		codes, names, lack string
+		name              string
+		udp, tcp          *bool
+		addr, host, relay string
+		codes, names      string
 	}{
-		{"all is well", &yes, &yes, "203.0.113.9", "198.51.100.7:8080", "198.51.100.7", "", "", "warning"},
-		{"under a name", &yes, &yes, "203.0.113.9", "signal.example.org", "198.51.100.7", "", "", ""},
-		{"in a LAN", &yes, &yes, "192.168.1.9", "192.168.1.7:8080", "192.168.1.7", "", "", ""},
-		{"a carrier's network", &yes, &yes, "100.64.0.9", "signal.example.org", "10.0.0.7", "", "", ""},
-		{"behind a NAT", &yes, &yes, "203.0.113.9", "198.51.100.7", "10.0.0.7", "relay_elsewhere WARN", "--turn-external-ip 198.51.100.7", ""},
-		{"behind a NAT under a name", &yes, &yes, "203.0.113.9", "signal.example.org", "10.0.0.7", "relay_elsewhere WARN", "to the address that the internet", ""},
-		{"at another address", &yes, &yes, "203.0.113.9", "[2001:db8::7]:8080", "2001:db8::8", "relay_elsewhere WARN", "--turn-external-ip 2001:db8::7", ""},
-		{"of another family", &yes, &yes, "2001:db8::9", "[2001:db8::7]", "198.51.100.7", "", "", ""},
-		{"UDP closed", &no, &yes, "203.0.113.9", "h", "198.51.100.7", "relay_unreached_udp INFO", "--turn-port", ""},
-		{"all closed", &no, &no, "203.0.113.9", "h", "198.51.100.7", "relay_unreached WARN", "--turn-public-host", ""},
-		{"all closed, of which there is UDP alone", &no, nil, "192.168.1.9", "h", "192.168.1.7", "relay_unreached WARN", "", ""},
-		{"nothing told", nil, nil, "203.0.113.9", "h", "198.51.100.7", "", "", ""},
+		{"all is well", &yes, &yes, "203.0.113.9", "198.51.100.7:8080", "198.51.100.7", "", ""},
+		{"under a name", &yes, &yes, "203.0.113.9", "signal.example.org", "198.51.100.7", "", ""},
+		{"in a LAN", &yes, &yes, "192.168.1.9", "192.168.1.7:8080", "192.168.1.7", "", ""},
+		{"a carrier's network", &yes, &yes, "100.64.0.9", "signal.example.org", "10.0.0.7", "", ""},
+		{"behind a NAT", &yes, &yes, "203.0.113.9", "198.51.100.7", "10.0.0.7", "relay_elsewhere WARN", "--turn-external-ip 198.51.100.7"},
+		{"behind a NAT under a name", &yes, &yes, "203.0.113.9", "signal.example.org", "10.0.0.7", "relay_elsewhere WARN", "to the address that the internet"},
+		{"at another address", &yes, &yes, "203.0.113.9", "[2001:db8::7]:8080", "2001:db8::8", "relay_elsewhere WARN", "--turn-external-ip 2001:db8::7"},
+		{"of another family", &yes, &yes, "2001:db8::9", "[2001:db8::7]", "198.51.100.7", "", ""},
+		{"UDP closed", &no, &yes, "203.0.113.9", "h", "198.51.100.7", "relay_unreached_udp INFO", "--turn-port"},
+		{"all closed", &no, &no, "203.0.113.9", "h", "198.51.100.7", "relay_unreached WARN", "--turn-public-host"},
+		{"all closed, of which there is UDP alone", &no, nil, "192.168.1.9", "h", "192.168.1.7", "relay_unreached WARN", ""},
+		{"nothing told", nil, nil, "203.0.113.9", "h", "198.51.100.7", "", ""},
 	} {
 		who := clientID{addr: netip.MustParseAddr(test.addr), host: test.host}
 		notes := sighting{test.udp, test.tcp}.notes(who, netip.MustParseAddr(test.relay))
@@ -44,7 +45,7 @@ func TestWhatABrowserFindsIsHeldAgainstWhatItIsTold(t *testing.T) {
 
 // TestFirstBrowserTells lets browsers ask and tell. A page of another site, one on this machine, and the second one are not heard.
 func TestFirstBrowserTells(t *testing.T) {
-	var log bytes.Buffer
+	var log systemtest.Log
 	relay := netip.MustParseAddr("10.0.0.7")
 	s := start(t, func(c *Config) {
 		c.TrustedProxies = []string{"127.0.0.1"}

@@ -215,7 +215,7 @@ func (g *siege) ask(requests int) net.Conn {
 // TestRequestsWaitForTheirTurn sends many requests at once. They are answered as fast as the address may ask, and others at once.
 func TestRequestsWaitForTheirTurn(t *testing.T) {
 	g := layIn(t, func(c *Config) { c.AddrRequests = 50 })
-	const beyond = 25
+	const beyond = 100 // They take longer than the siege.
 	answers := bufio.NewReader(g.ask(addressBurst*50 + beyond))
 	g.end(func() bool { return g.reached(limitAddressRequests) > 0 })
 	for range addressBurst*50 + beyond {

@@ -26,13 +26,7 @@ import (
 // TestHangupReloads changes the settings file of a running node. SIGHUP takes over what a node can, names the rest,
 // and never ends the process.
 func TestHangupReloads(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "signal.yaml")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	file, write := settingsFile(t)
 	const old, next = "the-secret-before-it", "the-newest-of-the-secrets"
 	write("turn-secret: " + old + "\nlog-level: info\n")
 	node := systemtest.StartNode(t, "--config", file, "--drain-timeout", "60")
@@ -77,13 +71,7 @@ func TestHangupReloads(t *testing.T) {
 // TestHangupReplacesSecretsOfTokens takes a secret of tokens away from a running node.
 func TestHangupReplacesSecretsOfTokens(t *testing.T) {
 	const old, next = "the secret of tokens that was before", "the newest of the secrets of tokens"
-	file := filepath.Join(t.TempDir(), "signal.yaml")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	file, write := settingsFile(t)
 	write("auth-secret: [" + old + "]\n")
 	node := systemtest.StartNode(t, "--config", file)
 	hangup := reloads(t, node)
@@ -116,13 +104,7 @@ func TestHangupReplacesSecretsOfTokens(t *testing.T) {
 
 // TestHangupReplacesWhoIsTrusted lets in a page of another site, and then one of ours that a proxy serves, both of which were refused.
 func TestHangupReplacesWhoIsTrusted(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "signal.yaml")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	file, write := settingsFile(t)
 	write("")
 	node := systemtest.StartNode(t, "--config", file)
 	hangup := reloads(t, node)
@@ -146,6 +128,18 @@ func TestHangupReplacesWhoIsTrusted(t *testing.T) {
 	taken, waiting := hangup("")
 	if slices.Sort(taken); !slices.Equal(taken, []string{"allowed-origins", "trusted-proxies"}) || len(waiting) > 0 || enters(friend) || !enters(ours) {
 		t.Errorf("%q was taken over, and our page behind the proxy is let in: %v", taken, enters(ours))
+	}
+}
+
+// settingsFile returns the name of a file that is not there yet, and what writes it.
+func settingsFile(t *testing.T) (file string, write func(text string)) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "signal.yaml")
+	return file, func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
