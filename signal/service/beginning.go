@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -86,8 +87,7 @@ func (b *beginning) begin(stdout io.Writer) error {
 // reread takes the ports from what a node makes of the file.
 func (b *beginning) reread() error {
 	s := NewSettings()
-	problems := s.Table.ReadFile(configFlag, b.File)
-	s.derive()
+	problems := slices.Concat(s.Table.ReadFile(configFlag, b.File), s.derive())
 	b.HTTP, b.Plain, b.TURN, b.TLS, b.Low, b.High = s.Signal.Port, s.Certificate.HTTPPort, s.TURN.Port, s.TURN.TLSPort, s.TURN.MinPort, s.TURN.MaxPort
 	return errors.Join(problems.Err(), s.Validate())
 }
