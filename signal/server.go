@@ -186,7 +186,6 @@ func (s *Server) listen() error {
 	}
 	if s.cfg.TLS != nil && !s.cfg.OnePort {
 		cfg := s.cfg.TLS.Clone()
-		signInTurn(cfg)
 		cfg.NextProtos = append([]string{"http/1.1"}, cfg.NextProtos...) // A WebSocket takes over its connection, which HTTP/2 does not allow.
 		s.listener = tls.NewListener(s.listener, cfg)
 	}

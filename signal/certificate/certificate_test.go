@@ -80,7 +80,7 @@ func TestCertificateIsReplacedUnderConnections(t *testing.T) {
 	}()
 	defer func() { cancel(); <-watched }()
 
-	addr := echo(t, config(pair))
+	addr := echo(t, (&Set{https: pair, turns: newTurns()}).HTTPS())
 	old, name := dial(t, addr)
 	if name != "old" {
 		t.Errorf("certificate %q", name)

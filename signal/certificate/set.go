@@ -25,6 +25,7 @@ type Set struct {
 	managed     *managed
 	plain       *plain // plain HTTP beside HTTPS
 	config      Config
+	turns       turns
 }
 
 // source is where certificates come from.
@@ -46,7 +47,7 @@ type held struct {
 
 // Load reads the files. Its error names the flags.
 func Load(c Config, log *slog.Logger) (*Set, error) {
-	s := &Set{config: c, plain: newPlain(c, log)}
+	s := &Set{config: c, plain: newPlain(c, log), turns: newTurns()}
 	var err error
 	switch {
 	case c.Cert != "":
@@ -67,7 +68,7 @@ func Load(c Config, log *slog.Logger) (*Set, error) {
 // HTTPS returns the config of what browsers connect to, nil for plain HTTP. What it adds to the protocols must stay:
 // an authority comes by it.
 func (s *Set) HTTPS() *tls.Config {
-	cfg := config(s.https)
+	cfg := s.serving(s.https)
 	if s.managed != nil {
 		cfg.NextProtos = []string{acmez.ACMETLS1Protocol}
 	}
@@ -75,13 +76,13 @@ func (s *Set) HTTPS() *tls.Config {
 }
 
 // TURN returns the config of TURN over TLS and DTLS, nil without.
-func (s *Set) TURN() *tls.Config { return config(s.turn) }
+func (s *Set) TURN() *tls.Config { return s.serving(s.turn) }
 
-func config(of source) *tls.Config {
+func (s *Set) serving(of source) *tls.Config {
 	if of == nil {
 		return nil
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: of.get}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.turns.find(of.get)}
 }
 
 // Covers says whether clients that connect to TURN by the name, or address, of a host accept the certificate.
