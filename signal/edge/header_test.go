@@ -1,0 +1,145 @@
+package edge
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/pires/go-proxyproto"
+	"github.com/pires/go-proxyproto/tlvparse"
+)
+
+// headers are all that a proxy may say, with the client that is meant.
+func headers(t *testing.T) map[string]struct {
+	bytes, client string
+	secure        bool
+} {
+	t.Helper()
+	from, to := &net.TCPAddr{IP: net.ParseIP("203.0.113.7").To4(), Port: 4711}, &net.TCPAddr{IP: net.ParseIP("192.0.2.1").To4(), Port: 443}
+	six := &net.TCPAddr{IP: net.ParseIP("2001:db8::7"), Port: 4711}
+	format := func(h *proxyproto.Header, fields ...proxyproto.TLV) string {
+		if len(fields) > 0 {
+			if err := h.SetTLVs(fields); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := h.Format()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	ssl, err := tlvparse.PP2SSL{Client: tlvparse.PP2_BITFIELD_CLIENT_SSL,
+		TLV: []proxyproto.TLV{{Type: proxyproto.PP2_SUBTYPE_SSL_VERSION, Value: []byte("TLSv1.3")}}}.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]struct {
+		bytes, client string
+		secure        bool
+	}{
+		"version 1":          {format(proxyproto.HeaderProxyFromAddrs(1, from, to)), "203.0.113.7:4711", false},
+		"version 1 and IPv6": {format(proxyproto.HeaderProxyFromAddrs(1, six, six)), "[2001:db8::7]:4711", false},
+		"version 1, unknown": {"PROXY UNKNOWN\r\n", "", false},
+		"version 2":          {format(proxyproto.HeaderProxyFromAddrs(2, from, to)), "203.0.113.7:4711", false},
+		"version 2 and IPv6": {format(proxyproto.HeaderProxyFromAddrs(2, six, six)), "[2001:db8::7]:4711", false},
+		"version 2 with TLS": {format(proxyproto.HeaderProxyFromAddrs(2, from, to), ssl), "203.0.113.7:4711", true},
+		"version 2, local":   {format(&proxyproto.Header{Version: 2, Command: proxyproto.LOCAL}), "", false},
+	}
+}
+
+func TestProxiesNameTheClient(t *testing.T) {
+	f := start(t, behind("127.0.0.0/8"), nil)
+	for name, header := range headers(t) {
+		for _, split := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, split %v", name, split), func(t *testing.T) {
+				for _, to := range []*part{f.http, f.turn} {
+					conn := dial(t, to)
+					say(t, conn, header.bytes+request, split)
+					got := to.next(t)
+					want := header.client
+					if want == "" {
+						want = conn.LocalAddr().String()
+					}
+					if got.RemoteAddr().String() != want {
+						t.Errorf("the client is %v, not %s", got.RemoteAddr(), want)
+					}
+					if _, secure := got.(interface{ ConnectionState() tls.ConnectionState }); secure != header.secure {
+						t.Errorf("secure: %v", secure)
+					}
+					hear(t, got, request)
+					say(t, conn, "more", false)
+					hear(t, got, "more")
+				}
+			})
+		}
+	}
+}
+
+func TestStrangersNameNobody(t *testing.T) {
+	for _, cfg := range []Config{behind("192.0.2.0/24"), onePort(), {OnePort: 0, HTTPProxies: []string{"192.0.2.0/24"}}} {
+		f := start(t, cfg, nil)
+		for name, header := range headers(t) {
+			t.Run(name, func(t *testing.T) {
+				conn := dial(t, f.turn)
+				_, _ = io.WriteString(conn, header.bytes+request)
+				refused(t, conn)
+			})
+		}
+		if n := strings.Count(f.log.String(), errStranger.Error()); n != len(headers(t)) {
+			t.Errorf("%d lines say so:\n%s", n, f.log)
+		}
+		conn := dial(t, f.turn)
+		say(t, conn, binding, true)
+		hear(t, f.turn.next(t), binding)
+		if len(f.turn.conns)+len(f.http.conns) > 0 {
+			t.Error("a connection with a header was let in")
+		}
+	}
+}
+
+func TestProxiesMustNameTheClient(t *testing.T) {
+	f := start(t, behind("127.0.0.1"), nil)
+	for _, begin := range []string{request, binding, "PROXY TCP4 somewhere\r\n", "PROXYTCP4 192.0.2.1 192.0.2.2 1 2\r\n" + request,
+		"PROXY TCP4 192.0.2.1 192.0.2.2 1 99999\r\n", strings.Repeat("PROXY ", 40), string(proxyproto.SIGV2) + "\x21\x12\x00\x0c............"} {
+		conn := dial(t, f.http)
+		_, _ = io.WriteString(conn, begin)
+		refused(t, conn)
+	}
+	if len(f.http.conns) > 0 {
+		t.Error("a connection without a header was let in")
+	}
+	if n := strings.Count(f.log.String(), `"code":"no_proxy_header"`); n != 1 {
+		t.Errorf("%d warnings, not one a minute:\n%s", n, f.log)
+	}
+}
+
+// TestHeaderComesOnce has a client behind a proxy that does send a header say another one.
+func TestHeaderComesOnce(t *testing.T) {
+	f := start(t, Config{HTTPProxies: []string{"127.0.0.1"}}, nil)
+	conn := dial(t, f.turn)
+	say(t, conn, "PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\nPROXY TCP4 198.51.100.1 192.0.2.1 1 443\r\n"+request, false)
+	if got := f.http.next(t); got.RemoteAddr().String() != "203.0.113.7:4711" {
+		t.Errorf("the client is %v", got.RemoteAddr())
+	}
+}
+
+func TestDialNamesNobodyElse(t *testing.T) {
+	for _, cfg := range []Config{behind("127.0.0.1"), behind("192.0.2.1")} {
+		f := start(t, cfg, nil)
+		conn, err := cfg.Dial(t.Context(), "tcp", f.http.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		say(t, conn, request, false)
+		got := f.http.next(t)
+		if got.RemoteAddr().String() != conn.LocalAddr().String() {
+			t.Errorf("the client is %v", got.RemoteAddr())
+		}
+		hear(t, got, request)
+		_ = conn.Close()
+	}
+}
