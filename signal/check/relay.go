@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -112,16 +113,26 @@ func (r *relays) strangers(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer end()
-	if c.AllocateUnproven() == nil {
+	unproven := c.AllocateUnproven()
+	if unproven == nil {
 		_ = c.Release()
 		return "", errors.New("anybody may relay, without a credential")
 	}
 	c.Identify(turnclient.Mint(rand.Text(), "check", r.o.now(), time.Hour))
-	if c.Allocate() == nil {
+	wrong := c.Allocate()
+	if wrong == nil {
 		_ = c.Release()
 		return "", errors.New("anybody may relay, with a wrong credential")
 	}
-	return "refused", nil
+	return "refused", cmp.Or(unlessRefused(unproven), unlessRefused(wrong))
+}
+
+// unlessRefused says that a server has not refused what it is to refuse, but failed in another way, which proves nothing.
+func unlessRefused(err error) error {
+	if errors.As(err, new(*turnclient.Refusal)) {
+		return nil
+	}
+	return untried("the server does not say: " + explain(err))
 }
 
 // allocation is the check whether the credential opens a relay.
@@ -229,19 +240,22 @@ func (r *relays) peers(ctx context.Context) (string, error) {
 	}
 	defer func() { _ = c.Release() }()
 	var open []string
+	var unsaid error
 	for _, peer := range specialPeers {
 		addr := netip.MustParseAddr(peer)
 		if addr.IsLoopback() && r.ownVia.addr.IsLoopback() {
 			continue // The server is for this machine alone.
 		}
-		if c.Permit(netip.AddrPortFrom(addr, 9)) == nil {
+		if err := c.Permit(netip.AddrPortFrom(addr, 9)); err == nil {
 			open = append(open, peer)
+		} else {
+			unsaid = cmp.Or(unsaid, unlessRefused(err))
 		}
 	}
 	if len(open) > 0 {
 		return "", fmt.Errorf("relays lead to %s", strings.Join(open, ", "))
 	}
-	return strings.Join(specialPeers, ", ") + " are refused", nil
+	return strings.Join(specialPeers, ", ") + " are refused", unsaid
 }
 
 // finish releases and closes what the checks have opened.

@@ -145,7 +145,8 @@ func (c *Client) AllocateUnproven() error {
 
 // addressIn reads an address of an answer.
 func addressIn(answer *stun.Message, attribute stun.AttrType) (netip.AddrPort, error) {
-	if value, _ := answer.Get(attribute); len(value) < 8 { // At less than two bytes the library panics.
+	// The library panics at less than two bytes, and makes up what an address lacks.
+	if value, _ := answer.Get(attribute); len(value) < 8 || value[1] == IPv6 && len(value) < 20 {
 		return netip.AddrPort{}, fmt.Errorf("%s is no address", attribute)
 	}
 	var a stun.XORMappedAddress
