@@ -527,41 +527,6 @@ func TestBashCompletion(t *testing.T) {
 	}
 }
 
-func TestCredentials(t *testing.T) {
-	var out bytes.Buffer
-	args := []string{"signal", "credentials", "--user", "bob", "--ttl", "90s", "--turn-secret", north, "--turn-public-host", "turn.example.org"}
-	if status := run(t.Context(), args, &out, io.Discard); status != 0 {
-		t.Fatalf("exit status %d", status)
-	}
-	parts := regexp.MustCompile(`^username   (\d+):bob\ncredential (\S+)\n$`).FindStringSubmatch(out.String())
-	if parts == nil {
-		t.Fatalf("printed %q", &out)
-	}
-	unix, _ := strconv.ParseInt(parts[1], 10, 64)
-	if left := time.Until(time.Unix(unix, 0)); left <= 0 || left > 91*time.Second {
-		t.Errorf("credentials live %v", left)
-	}
-	if _, want := turnsrv.Credentials(north, "bob", time.Unix(unix, 0)); parts[2] != want {
-		t.Errorf("credential %q, want %q", parts[2], want)
-	}
-	out.Reset()
-	if status := run(t.Context(), append(args, "--json"), &out, io.Discard); status != 0 ||
-		!strings.Contains(out.String(), `"turn:turn.example.org:3478?transport=udp"`) || !json.Valid(out.Bytes()) {
-		t.Errorf("exit status %d, printed %s", status, &out)
-	}
-	var stderr bytes.Buffer
-	if status := run(t.Context(), []string{"signal", "credentials", "--user", "bob"}, io.Discard, &stderr); status != 1 ||
-		!strings.Contains(stderr.String(), "TURN_SECRET") {
-		t.Errorf("without a secret: exit status %d, %s", status, &stderr)
-	}
-	for _, ttl := range []string{"0", "5e9", "-1h", "soon"} {
-		stderr.Reset()
-		if status := run(t.Context(), append(args, "--ttl", ttl), io.Discard, &stderr); status != 1 || !strings.Contains(stderr.String(), "-ttl: ") {
-			t.Errorf("for %s: exit status %d, %s", ttl, status, &stderr)
-		}
-	}
-}
-
 // TestREADMENamesEverySetting holds the settings table of the README against the flags and --help.
 func TestREADMENamesEverySetting(t *testing.T) {
 	readme, err := os.ReadFile("README.md")

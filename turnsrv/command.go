@@ -33,7 +33,10 @@ func CredentialsCommand(stdout io.Writer) *cli.Command {
 				return errors.New("--turn-secret or TURN_SECRET: give the secret of the TURN server")
 			}
 			var p setting.Problems
-			if table.Check(&p); len(p) > 0 {
+			table.Check(&p)
+			p.Add("turn-public-host", checkPublicHost(cfg.PublicHost))
+			p.Check(!asJSON || !cfg.hostOfNode(), "turn-public-host", "%s is another host at every node: give the one that is meant", cfg.PublicHost)
+			if len(p) > 0 {
 				return setting.Wrong(p.Err())
 			}
 			return printCredentials(stdout, cfg, user, asJSON)

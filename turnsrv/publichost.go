@@ -26,6 +26,11 @@ func (c *Config) HostAt(external netip.Addr) (host string, ok bool) {
 	return places.Replace(c.PublicHost), external.IsValid() || !strings.Contains(c.PublicHost, placeOfAddress)
 }
 
+// hostOfNode says whether PublicHost is another one at every node.
+func (c *Config) hostOfNode() bool {
+	return c.PublicHost == Auto || strings.Contains(c.PublicHost, placeOfAddress) || strings.Contains(c.PublicHost, placeOfNode)
+}
+
 // label writes a name or an address as one label of a name.
 func label(text string) string { return strings.NewReplacer(".", "-", ":", "-").Replace(text) }
 
