@@ -198,7 +198,7 @@ func (m *managed) keep(ctx context.Context, domain string, wake <-chan struct{})
 	for failures := 0; ; {
 		had := m.newest(domain)
 		// certmagic tries with Let's Encrypt's staging first after a failure, which costs nothing there.
-		err := m.ensure(context.WithValue(ctx, certmagic.AttemptsCtxKey, &failures), domain)
+		err := m.ensure(context.WithValue(ofNode(ctx), certmagic.AttemptsCtxKey, &failures), domain)
 		if ctx.Err() != nil {
 			return
 		}

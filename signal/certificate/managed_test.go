@@ -1,6 +1,7 @@
 package certificate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,16 +38,40 @@ func TestTriesAreSpread(t *testing.T) {
 	}
 }
 
-func TestHookSaysWhyItFails(t *testing.T) {
+// challenge is one by DNS.
+var challenge = acme.Challenge{Type: acme.ChallengeTypeDNS01, KeyAuthorization: "x", Identifier: acme.Identifier{Type: "dns", Value: "example.org"}}
+
+// script writes a hook.
+func script(t *testing.T, text string) hook {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), "hook")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"no $1 of $2\"\nexit 3\n"), 0o700); err != nil {
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"+text), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c := acme.Challenge{Type: acme.ChallengeTypeDNS01, KeyAuthorization: "x", Identifier: acme.Identifier{Type: "dns", Value: "example.org"}}
-	for verb, err := range map[string]error{"present": hook(program).Present(t.Context(), c), "cleanup": hook(program).CleanUp(t.Context(), c)} {
-		if err == nil || !strings.Contains(err.Error(), "exit status 3: no "+verb+" of _acme-challenge.example.org") {
+	return hook(program)
+}
+
+func TestHookSaysWhyItFails(t *testing.T) {
+	h := script(t, "echo \"no $1 of $2\"\nyes no | head -c 1000000\nexit 3\n")
+	for verb, err := range map[string]error{"present": h.Present(t.Context(), challenge), "cleanup": h.CleanUp(t.Context(), challenge)} {
+		if err == nil || !strings.Contains(err.Error(), "exit status 3: no "+verb+" of _acme-challenge.example.org") || len(err.Error()) > 2*hookOutput {
 			t.Errorf("%s: %v", verb, err)
 		}
+	}
+}
+
+// TestHookEndsWithTheNode has a hook that never returns remove the record of a node that stops.
+func TestHookEndsWithTheNode(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	ctx = context.WithoutCancel(ofNode(ctx)) // As certmagic does.
+	began := time.Now()
+	err := script(t, "exec sleep 1000\n").CleanUp(ctx, challenge)
+	if took := time.Since(began); !errors.Is(err, context.Canceled) || took < hookFarewell || took > hookTimeout/2 {
+		t.Errorf("after %v: %v", took, err)
+	}
+	if err := script(t, "exit 0\n").CleanUp(ctx, challenge); err != nil {
+		t.Errorf("a record of a node that stops stays: %v", err)
 	}
 }
 
