@@ -3,13 +3,11 @@ package state
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -270,13 +268,7 @@ func (c *RedisConfig) secure(o *redis.UniversalOptions) error {
 	if c.TLSCA == "" {
 		return nil
 	}
-	pem, err := os.ReadFile(c.TLSCA)
-	if err != nil {
-		return fmt.Errorf("--redis-tls-ca: %w", err)
-	}
-	o.TLSConfig.RootCAs = x509.NewCertPool()
-	if !o.TLSConfig.RootCAs.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("--redis-tls-ca: %s holds no certificate", c.TLSCA)
-	}
-	return nil
+	var err error
+	o.TLSConfig.RootCAs, err = setting.Authorities("redis-tls-ca", c.TLSCA)
+	return err
 }

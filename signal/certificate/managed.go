@@ -21,6 +21,8 @@ import (
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
+
+	"cline-meet/signal/signal/setting"
 )
 
 // managed are certificates that an authority gives by ACME. certmagic speaks it, keeps what it gets, and knows when it is
@@ -57,18 +59,10 @@ func newManaged(c Config, log *slog.Logger) (*managed, error) {
 			return nil, fmt.Errorf("--acme-dns-hook %s: %w", c.DNSHook, err)
 		}
 	}
-	if c.Roots == "" {
-		return m, nil
+	if c.Roots != "" {
+		m.roots, err = setting.Authorities("acme-ca", c.Roots)
 	}
-	pem, err := os.ReadFile(c.Roots)
-	if err != nil {
-		return nil, fmt.Errorf("--acme-ca: %w", err)
-	}
-	m.roots = x509.NewCertPool()
-	if !m.roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("--acme-ca: %s holds no certificate", c.Roots)
-	}
-	return m, nil
+	return m, err
 }
 
 // directoryURL is where the ACME server is.

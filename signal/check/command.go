@@ -1,11 +1,8 @@
 package check
 
 import (
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -70,12 +67,9 @@ func Command(stdout io.Writer) *cli.Command {
 
 func (f *flags) run(c *cli.Context, stdout io.Writer) error {
 	if f.authorities != "" {
-		text, err := os.ReadFile(f.authorities)
-		if err != nil {
-			return fmt.Errorf("--ca: %w", err)
-		}
-		if f.Roots = x509.NewCertPool(); !f.Roots.AppendCertsFromPEM(text) {
-			return fmt.Errorf("--ca: %s holds no certificate", f.authorities)
+		var err error
+		if f.Roots, err = setting.Authorities("ca", f.authorities); err != nil {
+			return err
 		}
 	}
 	f.Secret, _, _ = strings.Cut(f.Secret, ",") // A node has several, the newest first.
