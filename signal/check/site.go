@@ -201,8 +201,11 @@ func (s *site) connect(ctx context.Context, addr netip.Addr) (*client.Client, cl
 	}
 	s.keep(c)
 	m, err := c.Next(ctx)
-	if err != nil || m.Type != "stun_config" {
-		return nil, m, faultf("the URL must be that of a signal server", "a WebSocket opens, but it does not greet as a signal server does")
+	if err == nil && m.Type != "stun_config" {
+		err = fmt.Errorf("the first message is %q", m.Type)
+	}
+	if err != nil {
+		return nil, m, faultf("the URL must be that of a signal server", "a WebSocket opens, but it does not greet as a signal server does: %s", explain(err))
 	}
 	return c, m, nil
 }
