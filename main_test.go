@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha1"
 	"debug/elf"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -565,13 +568,14 @@ func TestImportsPointOneWay(t *testing.T) {
 		"turnsrv/bench/internal/udpio": nil,
 
 		// The rooms of the TURN server.
-		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/transport", "turnsrv/internal/engine", "turnsrv/internal/auth", "turnsrv/internal/relayaddr", "turnsrv/internal/peers"},
+		"turnsrv":                          {"turnsrv/internal/wire", "turnsrv/internal/batch", "turnsrv/internal/transport", "turnsrv/internal/engine", "turnsrv/internal/auth", "turnsrv/internal/relayaddr", "turnsrv/internal/peers", "turnsrv/internal/consent"},
 		"turnsrv/internal/nodtls":          nil, // It stands in for a module.
 		"turnsrv/internal/wire":            nil,
 		"turnsrv/internal/batch":           nil,
 		"turnsrv/internal/transport":       {"turnsrv/internal/wire", "turnsrv/internal/batch"},
 		"turnsrv/internal/engine":          {"turnsrv/internal/wire"},
-		"turnsrv/internal/auth":            {"turnsrv/internal/wire"},
+		"turnsrv/internal/auth":            {"turnsrv/internal/wire", "turnsrv/internal/consent"},
+		"turnsrv/internal/consent":         {"turnsrv/internal/wire"},
 		"turnsrv/internal/relayaddr":       nil,
 		"turnsrv/internal/peers":           {"turnsrv/internal/relayaddr"},
 		"turnsrv/internal/wire/wiretest":   nil,
@@ -670,9 +674,9 @@ func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
 	if len(servers) != 1 || servers[0].URLs[0] != want {
 		t.Fatalf("ICE servers %+v, want %s", servers, want)
 	}
-	unix, _, _ := strings.Cut(servers[0].Username, ":")
-	expiry, _ := strconv.ParseInt(unix, 10, 64)
-	if _, credential := turnsrv.Credentials(turn.settings.TURN.Secrets[0], "bob", time.Unix(expiry, 0)); credential != servers[0].Credential {
+	mac := hmac.New(sha1.New, []byte(turn.settings.TURN.Secrets[0]))
+	mac.Write([]byte(servers[0].Username))
+	if credential := base64.StdEncoding.EncodeToString(mac.Sum(nil)); credential != servers[0].Credential {
 		t.Error("the credential is not of the secret that the cluster agreed on")
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/consent"
 )
 
 // CredentialsCommand is `signal credentials`, which mints credentials that the TURN server of the same
@@ -19,8 +20,10 @@ func CredentialsCommand(stdout io.Writer) *cli.Command {
 	cfg := DefaultConfig()
 	var user string
 	var asJSON bool
+	cfg.PeerProof = consent.Off.String() // Whoever mints by hand may have use for a relay that is none of WebRTC's.
+	proof := setting.Choice("peer-proof", &cfg.PeerProof, consent.Modes(), "what their owner's peers must show before the relay sends to them, see --turn-peer-proof of the server (`MODE`: off, stun or room)").From()
 	ttl := setting.Duration("ttl", &cfg.TTL, time.Second, setting.Longest, "how long they live in `SECONDS`, or as 90s or 24h").From()
-	table := append(setting.Table{ttl}, cfg.Settings().Pick("turn-secret", "turn-username-order", "turn-public-host", "turn-port", "turn-url", "stun-url")...)
+	table := append(setting.Table{ttl, proof}, cfg.Settings().Pick("turn-secret", "turn-username-order", "turn-public-host", "turn-port", "turn-url", "stun-url")...)
 	return &cli.Command{
 		Name:  "credentials",
 		Usage: "Mint and print TURN credentials",
@@ -52,7 +55,7 @@ func printCredentials(w io.Writer, cfg Config, user string, asJSON bool) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(map[string]any{"iceServers": servers})
 	}
-	username, credential := auth.Credentials(cfg.Secrets[0], user, now.Add(cfg.TTL), auth.Order(cfg.UsernameOrder))
+	username, credential := auth.Credentials(cfg.Secrets[0], user, now.Add(cfg.TTL), auth.Order(cfg.UsernameOrder), consent.ModeOf(cfg.PeerProof))
 	_, err := fmt.Fprintf(w, "username   %s\ncredential %s\n", username, credential)
 	return err
 }

@@ -41,6 +41,12 @@ func TestCredentialsCommand(t *testing.T) {
 	if err != nil || !strings.Contains(out, `"turn:turn.example.org:3478?transport=udp"`) || !json.Valid([]byte(out)) {
 		t.Errorf("printed %s, %v", out, err)
 	}
+	for proof, marks := range map[string]string{"off": "", "stun": "0", "room": "00"} {
+		out, err := credentials(t, append(args, "turn.example.org", "--peer-proof", proof)...)
+		if err != nil || !regexp.MustCompile(`^username   `+marks+`[1-9]\d*:bob\n`).MatchString(out) {
+			t.Errorf("--peer-proof %s prints %q, %v", proof, out, err)
+		}
+	}
 	for _, host := range []string{Auto, "{node}.example.org", "{address}.example.org"} {
 		if out, err := credentials(t, append(args, host)...); err != nil {
 			t.Errorf("without a URL %s prints %q, %v", host, out, err)
@@ -51,7 +57,8 @@ func TestCredentialsCommand(t *testing.T) {
 func TestCredentialsCommandRefuses(t *testing.T) {
 	given := []string{"--turn-secret", "north-by-northwest"}
 	for wrong, want := range map[string]string{
-		"--ttl 0": "-ttl: ", "--ttl 5e9": "-ttl: ", "--ttl -1h": "-ttl: ", "--ttl soon": "-ttl: ",
+		"--peer-proof ice": "-peer-proof: ",
+		"--ttl 0":          "-ttl: ", "--ttl 5e9": "-ttl: ", "--ttl -1h": "-ttl: ", "--ttl soon": "-ttl: ",
 		"--json --turn-public-host auto":                  "--turn-public-host: auto is another host at every node",
 		"--json --turn-public-host {node}.example.org":    "--turn-public-host: {node}.example.org is another host",
 		"--json --turn-public-host {address}.example.org": "--turn-public-host: {address}.example.org is another host",

@@ -19,6 +19,7 @@ import (
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/turnsrv/internal/auth"
 	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/engine"
 	"cline-meet/signal/turnsrv/internal/peers"
 	"cline-meet/signal/turnsrv/internal/relayaddr"
@@ -70,6 +71,7 @@ type Config struct {
 	TTL            time.Duration
 	AllowPeers     []string // AllowPeers holds CIDRs and addresses that may be peers beside the internet's.
 	DenyPeers      []string // DenyPeers holds CIDRs and addresses that must not be peers.
+	PeerProof      string   // PeerProof is what peers of clients with marked credentials have to show: "off", "stun" or "room".
 	Bandwidth      int      // Bandwidth is in bytes per second for each direction of an allocation; 0 means no limit.
 	TotalBandwidth int      // TotalBandwidth is in bytes per second for all that is relayed; 0 means no limit.
 	STUNURL        string   // STUNURL is advertised instead of the derived STUN URL.
@@ -104,6 +106,11 @@ type Config struct {
 	Logger     *slog.Logger           // Logger may be nil, which discards.
 	Registerer prometheus.Registerer  // Registerer may be nil, which registers nothing.
 
+	// MemberPasswords returns the ICE passwords of the members of a room, in which the user is that a credential was minted for,
+	// whose ufrag this is; more than one while it changes, none while it is not known. It is asked for each check that awaits a
+	// proof, with PeerProof "room" alone, by any goroutine, and must not wait.
+	MemberPasswords func(user, ufrag string) [][]byte
+
 	now func() time.Time // now is the clock, of which tests have their own.
 
 	// DataPath relays in batches where the system can. Without it every socket has
@@ -133,6 +140,7 @@ func DefaultConfig() Config {
 		TTL:           time.Hour,
 
 		CloudMetadata: true,
+		PeerProof:     consent.STUN.String(),
 
 		DataPath: true,
 		MaxNap:   batch.DefaultNap,

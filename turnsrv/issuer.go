@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 
@@ -24,9 +25,10 @@ type ICEServer struct {
 }
 
 // Credentials returns the TURN-REST username and credential of user, which are
-// good until expiry with every server that knows secret.
+// good until expiry with every server that knows secret. They demand no proof of
+// consent of the peers.
 func Credentials(secret, user string, expiry time.Time) (username, credential string) {
-	return auth.Credentials(secret, user, expiry, auth.ExpiryUser)
+	return auth.Credentials(secret, user, expiry, auth.ExpiryUser, consent.Off)
 }
 
 // Issuer names ICE servers and mints credentials for them. It needs no Server:
@@ -41,6 +43,7 @@ type Issuer struct {
 	tlsPort  string // tlsPort is empty without TLS.
 	ttl      time.Duration
 	order    auth.Order
+	proof    consent.Mode // proof is what the credentials demand of their owners' peers.
 	stunURL  string
 	turnURLs []string
 	tlsURLs  []string
@@ -57,6 +60,7 @@ func NewIssuer(cfg Config, port int) *Issuer {
 		port:     strconv.Itoa(port),
 		ttl:      cfg.TTL,
 		order:    auth.Order(cfg.UsernameOrder),
+		proof:    consent.ModeOf(cfg.PeerProof),
 		stunURL:  cfg.STUNURL,
 		turnURLs: slices.Clone(cfg.TURNURLs),
 		tlsURLs:  slices.Clone(cfg.TLSURLs),
@@ -134,7 +138,7 @@ func (i *Issuer) At(urls []string, user string, now time.Time) (server ICEServer
 	if len(urls) == 0 || secret == "" {
 		return ICEServer{}, false
 	}
-	username, credential := auth.Credentials(secret, user, now.Add(i.ttl), i.order)
+	username, credential := auth.Credentials(secret, user, now.Add(i.ttl), i.order, i.proof)
 	return ICEServer{URLs: urls, Username: username, Credential: credential}, true
 }
 

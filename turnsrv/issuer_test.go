@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/relayaddr"
 )
 
@@ -43,7 +45,7 @@ func TestICEServersByHost(t *testing.T) {
 		if ttl != time.Hour || len(servers) != 2 {
 			t.Fatalf("%q: %v, %v", tt.host, servers, ttl)
 		}
-		username, credential := Credentials(testSecret, "bob", now.Add(time.Hour))
+		username, credential := auth.Credentials(testSecret, "bob", now.Add(time.Hour), auth.ExpiryUser, consent.STUN)
 		want, _ := json.Marshal([]ICEServer{
 			{URLs: []string{"stun:" + tt.want}},
 			{URLs: []string{"turn:" + tt.want + "?transport=udp", "turn:" + tt.want + "?transport=tcp"}, Username: username, Credential: credential},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pion/stun/v2"
 
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
@@ -25,10 +26,17 @@ const (
 	UserExpiry Order = "user:expiry"
 )
 
+// mark stands in front of the expiry of a username, once for STUN and twice for Room: a credential says by it what its owner's
+// peers have to show. The HMAC covers it, so that who has a marked credential cannot make another one of it, and no user's name can
+// stand in its place. Usernames that others mint for the same secret have none, hence ask for nothing. Whoever does not know of marks,
+// an older node or another TURN server, reads the same expiry and the same user, since a number may begin with a zero.
+const mark = "0"
+
 // Credentials returns the TURN-REST username and credential of user, which are
 // good until expiry with every server that knows secret and keeps to the order.
-func Credentials(secret, user string, expiry time.Time, order Order) (username, credential string) {
-	username = strconv.FormatInt(expiry.Unix(), 10)
+// They demand that proof of consent of the peers.
+func Credentials(secret, user string, expiry time.Time, order Order, proof consent.Mode) (username, credential string) {
+	username = strings.Repeat(mark, int(proof)) + strconv.FormatInt(expiry.Unix(), 10)
 	switch {
 	case user == "":
 	case order == UserExpiry:
@@ -47,18 +55,25 @@ func password(secret, username string) string {
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// splitUsername reads the time and the user out of a TURN-REST username, or the time
-// where that is all of it.
-func splitUsername(username string, order Order) (expiry time.Time, user string, ok bool) {
+// minted is what a TURN-REST username says.
+type minted struct {
+	expiry time.Time
+	user   string // user is empty where the time is all of it.
+	proof  consent.Mode
+}
+
+// splitUsername reads a TURN-REST username.
+func splitUsername(username string, order Order) (m minted, ok bool) {
 	digits, user, _ := strings.Cut(username, ":")
 	if i := strings.LastIndexByte(username, ':'); order == UserExpiry && i >= 0 {
 		user, digits = username[:i], username[i+1:]
 	}
 	unix, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || unix < 0 {
-		return time.Time{}, "", false
+		return minted{}, false
 	}
-	return time.Unix(unix, 0), user, true
+	marks := len(digits) - len(strings.TrimLeft(digits, mark))
+	return minted{expiry: time.Unix(unix, 0), user: user, proof: consent.Mode(min(marks, int(consent.Room)))}, true
 }
 
 // Reasons are all reasons of authentication failures.
@@ -82,7 +97,8 @@ type Identity struct {
 	Username string
 	User     string // User is the username without the expiry.
 	Key      []byte
-	Expiry   time.Time // Expiry is zero for a static user.
+	Expiry   time.Time    // Expiry is zero for a static user.
+	Proof    consent.Mode // Proof is what the credential demands of the peers.
 }
 
 // Minted says whether the credential was minted, and is not a static user's.
@@ -198,14 +214,14 @@ func (a *Authenticator) identify(m *stun.Message, username string, known *Identi
 		}
 		return id, ""
 	}
-	expiry, user, ok := splitUsername(username, a.order)
+	said, ok := splitUsername(username, a.order)
 	if !ok {
 		return Identity{}, FailUsername
 	}
 	for _, secret := range *a.secrets.Load() {
 		key := a.key(username, password(secret, username))
 		if proves(m, key) {
-			id := Identity{Username: username, User: user, Key: key, Expiry: expiry}
+			id := Identity{Username: username, User: said.user, Key: key, Expiry: said.expiry, Proof: said.proof}
 			return id, a.refusal(m, id, known != nil, now)
 		}
 	}

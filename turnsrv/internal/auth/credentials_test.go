@@ -8,6 +8,7 @@ import (
 	"github.com/pion/stun/v2"
 	"github.com/pion/turn/v3"
 
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
@@ -15,11 +16,11 @@ const authSecret = "open sesame"
 
 func TestCredentialsKnownVector(t *testing.T) {
 	// printf %s 1700000000:bob | openssl dgst -sha1 -hmac 'open sesame' -binary | base64
-	username, credential := Credentials(authSecret, "bob", time.Unix(1700000000, 0), ExpiryUser)
+	username, credential := Credentials(authSecret, "bob", time.Unix(1700000000, 0), ExpiryUser, consent.Off)
 	if username != "1700000000:bob" || credential != "Xt0u22mCmh5gzEcw5VF9jGAiXPg=" {
 		t.Errorf("got %s %s", username, credential)
 	}
-	if username, _ := Credentials(authSecret, "", time.Unix(1700000000, 0), ExpiryUser); username != "1700000000" {
+	if username, _ := Credentials(authSecret, "", time.Unix(1700000000, 0), ExpiryUser, consent.Off); username != "1700000000" {
 		t.Errorf("without a user: %s", username)
 	}
 }
@@ -40,7 +41,7 @@ func authRequest(t *testing.T, a *Authenticator, client netip.Addr, now time.Tim
 func TestAuthenticator(t *testing.T) {
 	now := time.Unix(1700000000, 0)
 	at := func(secret string, d time.Duration) [2]string {
-		u, c := Credentials(secret, "bob", now.Add(d), ExpiryUser)
+		u, c := Credentials(secret, "bob", now.Add(d), ExpiryUser, consent.Off)
 		return [2]string{u, c}
 	}
 	tests := []struct {
@@ -83,7 +84,7 @@ func TestAuthenticator(t *testing.T) {
 func TestAttributesBehindIntegrityProveNothing(t *testing.T) {
 	now, client := time.Now(), netip.MustParseAddr("192.0.2.7")
 	a := New(Config{Realm: "signal", Secrets: []string{authSecret}})
-	username, credential := Credentials(authSecret, "bob", now.Add(time.Minute), ExpiryUser)
+	username, credential := Credentials(authSecret, "bob", now.Add(time.Minute), ExpiryUser, consent.Off)
 	request := authRequest(t, a, client, now, stun.MethodRefresh, username, credential)
 	if err := wire.SetLifetime(0).AddTo(request); err != nil {
 		t.Fatal(err)
@@ -116,11 +117,11 @@ func FuzzCredentials(f *testing.F) {
 			t.Fatal(err)
 		}
 		who, failure := a.Authenticate(m, client, nil, now)
-		expiry, user, ok := splitUsername(username, ExpiryUser)
-		if want := ok && now.Before(expiry) && a.nonces.valid(nonce, client, now); (failure == nil) != want {
+		said, ok := splitUsername(username, ExpiryUser)
+		if want := ok && now.Before(said.expiry) && a.nonces.valid(nonce, client, now); (failure == nil) != want {
 			t.Fatalf("%q with nonce %q: %+v, want success %v", username, nonce, failure, want)
 		}
-		if failure == nil && (who.User != user || who.Username != username) {
+		if failure == nil && (who.User != said.user || who.Username != username || who.Proof != said.proof) {
 			t.Fatalf("%q is %+v", username, who)
 		}
 	})
@@ -139,17 +140,38 @@ func TestOrderOfUsernames(t *testing.T) {
 		{UserExpiry, "", "1700000000"},
 		{ExpiryUser, "", "1700000000"},
 	} {
-		username, _ := Credentials(authSecret, test.user, expiry, test.order)
+		username, _ := Credentials(authSecret, test.user, expiry, test.order, consent.Off)
 		if username != test.username {
 			t.Errorf("%s: %q is %q", test.order, test.user, username)
 		}
-		if when, user, ok := splitUsername(username, test.order); !ok || user != test.user || !when.Equal(expiry) {
-			t.Errorf("%s: %q is read as %q until %v", test.order, username, user, when)
+		for proof := consent.Off; proof <= consent.Room; proof++ {
+			username, _ := Credentials(authSecret, test.user, expiry, test.order, proof)
+			if said, ok := splitUsername(username, test.order); !ok || said != (minted{expiry, test.user, proof}) {
+				t.Errorf("%s: %q is read as %+v", test.order, username, said)
+			}
 		}
 	}
 	for _, username := range []string{"bob", "1700000000:bob", "bob:"} {
-		if _, _, ok := splitUsername(username, UserExpiry); ok {
+		if _, ok := splitUsername(username, UserExpiry); ok {
 			t.Errorf("%q passes", username)
 		}
+	}
+}
+
+// TestMarksAreNobodysToChoose has users whose names look like what marks a username.
+func TestMarksAreNobodysToChoose(t *testing.T) {
+	expiry := time.Unix(1_700_000_000, 0)
+	for _, order := range []Order{ExpiryUser, UserExpiry} {
+		for _, user := range []string{"0", "00", "0:bob", "bob:0", "01700000000", "9999999999", "9999999999:bob", "bob:9999999999"} {
+			for proof := consent.Off; proof <= consent.Room; proof++ {
+				username, _ := Credentials(authSecret, user, expiry, order, proof)
+				if said, ok := splitUsername(username, order); !ok || said.proof != proof || said.user != user {
+					t.Errorf("%s: %q is read as %+v, want %v", order, username, said, proof)
+				}
+			}
+		}
+	}
+	if said, _ := splitUsername("0001700000000:bob", ExpiryUser); said.proof != consent.Room {
+		t.Errorf("more marks than there are mean %v", said.proof)
 	}
 }
