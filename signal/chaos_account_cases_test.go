@@ -216,6 +216,10 @@ var accountCases = []struct {
 		r.line("1").answers[0] = answer{kind: "error 503", attempts: 1, at: at(15.1)}
 	}, "denied: "},
 	{"one that was missed has heard it", func(r *record) { r.line("1").answers[0].missed = []string{"c"} }, "denied: c"},
+	{"one whose node died with what it had taken has heard it", func(r *record) {
+		r.trouble(killed, 1, 10.5, 12)
+		r.line("1").answers[0] = answer{kind: "ack", missed: []string{"c"}, attempts: 1, at: at(14)}
+	}, ""},
 	{"one of two attempts was refused and one is delivered", func(r *record) {
 		r.line("1").answers = nil
 		r.say("1", "", 2, "1.0", 12)

@@ -189,7 +189,8 @@ func (a *account) reordered() (out []string) {
 	return out
 }
 
-// deniedButHeard finds what was heard although its sender was told that it was not.
+// deniedButHeard finds what was heard although its sender was told that it was not. What a node has taken that is dead
+// nobody knows.
 func (a *account) deniedButHeard() (out []string) {
 	heard := map[spoken][]string{}
 	for _, f := range a.lives {
@@ -207,13 +208,22 @@ func (a *account) deniedButHeard() (out []string) {
 				continue
 			}
 			for _, user := range heard[spoken{l.from, number}] {
-				if a.bound(user) && (answer.refused() || slices.Contains(answer.missed, user)) {
+				missed := slices.Contains(answer.missed, user) && !a.diedIn(a.lives[user], span{l.attempts[0].at, answer.at})
+				if a.bound(user) && (answer.refused() || missed) {
 					out = append(out, fmt.Sprintf("denied: %s heard number %d, %s", user, number, l))
 				}
 			}
 		}
 	}
 	return out
+}
+
+// diedIn reports whether the others may have taken a node of a user for dead in a time.
+func (a *account) diedIn(f *life, in span) bool {
+	nodes := f.nodes(in)
+	return slices.ContainsFunc(a.troubles, func(t *trouble) bool {
+		return (t.kind == killed || t.kind == frozen) && t.overlaps(in) && slices.Contains(nodes, t.node)
+	})
 }
 
 // about returns the number of the attempt that the answer with that index is about. Nobody knows it when several

@@ -21,7 +21,7 @@ const maxRemembered = 2048
 // outcome is what became of a message with an id that has not reached everybody.
 type outcome struct {
 	flying bool   // the answer will come
-	missed []stay // who could not be reached
+	missed []stay // who is not known to have got it
 }
 
 // keyOf tells the messages with an id apart, of one sender and of several: 0 for no id. An id that is used for

@@ -60,8 +60,8 @@ func TestIDMeansOnce(t *testing.T) {
 		g.nodes["C"].off["A"] = true
 		say(g.c, "2", "", "2")
 		g.answered(g.c, "ack 2 x,y")
-		say(g.c, "2", "", "2")
-		g.answered(g.c, "error 2 503")
+		say(g.c, "2", "", "2") // Which z got, so this is no 503.
+		g.answered(g.c, "ack 2 x,y")
 		g.nodes["C"].off["A"] = false
 		say(g.c, "2", "", "2")
 		g.answered(g.c, "ack 2")
@@ -90,6 +90,17 @@ func TestIDMeansOnce(t *testing.T) {
 		g.holding = false
 		everywhere()
 		g.hears(g.x, "under way", "4")
+
+		t.Log("when nobody knows whether it arrived: it did")
+		g.holding = true
+		say(g.c, "6", "x", "6")
+		g.lose()
+		g.holding = false
+		g.answered(g.c, "ack 6 x")
+		say(g.c, "6", "x", "6")
+		g.answered(g.c, "ack 6")
+		everywhere()
+		g.hears(g.x, "told once", "6")
 
 		t.Log("for each target it is another message")
 		for _, to := range []string{"x", "y", "x", "y"} {

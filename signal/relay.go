@@ -2,6 +2,7 @@ package signal
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"time"
 
@@ -55,6 +56,9 @@ func (r *room) deliver(c cast) delivery {
 	var missed []stay
 	var space [16]int
 	remote, found, reached := space[:0], len(c.to) == 0 || c.only != nil, 0
+	if c.only != nil {
+		reached = 1 // The others had it before.
+	}
 	for i := range r.members {
 		m := &r.members[i]
 		if !c.isFor(m) {
@@ -119,26 +123,27 @@ func (r *room) castLocked(c cast, joined uint64, members []int, reached int, mis
 	from, typ, id, key, size := c.from, c.typ, string(c.id), c.key, len(c.frame)
 	from.launch(key, size)
 	r.srv.state.Send(m, copies, func(errs []error) {
-		refused, taken := r.results(copies, errs)
+		refused, others := r.results(copies, errs)
 		missed = append(missed, refused...)
-		from.landed(key, size, missed, reached+taken > 0)
-		from.answerCast(typ, id, missed, reached+taken > 0)
+		from.landed(key, size, missed, reached+others > 0)
+		from.answerCast(typ, id, missed, reached+others > 0)
 	})
 	return underWay
 }
 
-// results notes in the lines what became of copies. It returns the stays that were missed, and how many were
-// not.
-func (r *room) results(copies []state.Copy, errs []error) (missed []stay, taken int) {
+// results notes in the lines what became of copies. It returns the stays that are not known to have got one, and how
+// many have or may have.
+func (r *room) results(copies []state.Copy, errs []error) (missed []stay, reached int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, c := range copies {
 		for _, to := range c.Receivers {
 			id := stay{to.ID, to.Joined}
-			if errs[i] == nil {
-				taken++
-			} else {
+			if errs[i] != nil {
 				missed = append(missed, id)
+			}
+			if errs[i] == nil || errors.Is(errs[i], state.ErrUncertain) {
+				reached++
 			}
 			if l := r.lines[id]; l != nil {
 				l.result(to, errs[i] == nil)
@@ -149,7 +154,7 @@ func (r *room) results(copies []state.Copy, errs []error) (missed []stay, taken 
 			}
 		}
 	}
-	return missed, taken
+	return missed, reached
 }
 
 // receive takes a message of another node, for the members that it names and no others. Who has moved from

@@ -3,6 +3,7 @@ package signal
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -147,6 +148,21 @@ func (w *wire) answer(refused ...string) {
 	p := w.pending[0]
 	w.pending = w.pending[1:]
 	w.put(p, func(node string) bool { return slices.Contains(refused, node) })
+}
+
+// lose puts the oldest Send that is held on its way, and its sender does not hear of that.
+func (w *wire) lose() {
+	w.t.Helper()
+	w.mu.Lock()
+	done := w.pending[0].done
+	w.pending[0].done = func(errs []error) {
+		for i := range errs {
+			errs[i] = fmt.Errorf("%w: %w", state.ErrUncertain, state.ErrUnavailable)
+		}
+		done(errs)
+	}
+	w.mu.Unlock()
+	w.answer()
 }
 
 // arrive has all arrive that is under way from one node to another, and returns what it is.

@@ -124,25 +124,13 @@ func TestReceiverIsDeaf(t *testing.T) {
 // TestAnswerIsLost loses Redis when it has taken a message and not answered: the sender does not hear that nobody got it.
 // When Redis is back it hears that it arrived, which it did once.
 func TestAnswerIsLost(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := steady(single(redis))
-	cfg.Lease = 10 * time.Second
-	way := newProxy(t, redis.Addr)
-	from, to := newSite(t, behind(cfg, way), "n1"), newSite(t, cfg, "n2")
-	from.must(from.send(to, "x0"))
-	from.connectOften(t, way)
-	way.mute.Store(true)
-	result := make(chan error, 1)
-	go func() { result <- from.send(to, "x1") }()
-	eventually(t, "it is heard", func() bool { return slices.Contains(to.heard(), "x1") })
-	way.frozen.Store(true)
-	way.cut()
+	from, to, result, back := loseAnswer(t)
 	eventually(t, "Redis is away for longer than what surely did not arrive is tried again", func() bool {
 		from.Redis.mu.Lock()
 		defer from.Redis.mu.Unlock()
 		return from.down != nil && time.Since(from.fell) > 2*insistTime
 	})
-	if err := from.send(to, "x2"); !errors.Is(err, ErrUnavailable) {
+	if err := from.send(to, "x2"); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUncertain) {
 		t.Errorf("what is sent meanwhile: %v", err)
 	}
 	select {
@@ -151,12 +139,44 @@ func TestAnswerIsLost(t *testing.T) {
 		return
 	default:
 	}
-	way.mute.Store(false)
-	way.frozen.Store(false)
-	way.cut()
+	back()
 	from.must(<-result)
 	eventually(t, "it can send again", func() bool { return from.send(to, "x3") == nil })
 	arrived(t, []string{"x0", "x1", "x3"}, to)
+}
+
+// TestAnswerIsLostWithTheReceiver has the node die that has taken such a message: nobody can know that it has.
+func TestAnswerIsLostWithTheReceiver(t *testing.T) {
+	_, to, result, back := loseAnswer(t)
+	to.crash()
+	back()
+	if err := <-result; !errors.Is(err, ErrUncertain) {
+		t.Errorf("what a dead node has taken: %v", err)
+	}
+}
+
+// loseAnswer has Redis take a message, x1, which arrives, and loses it before the answer. What becomes of the message
+// is the result.
+func loseAnswer(t *testing.T) (from, to *site, result chan error, back func()) {
+	t.Helper()
+	redis := redistest.Start(t)
+	cfg := steady(single(redis))
+	cfg.Lease = 10 * time.Second
+	way := newProxy(t, redis.Addr)
+	from, to = newSite(t, behind(cfg, way), "n1"), newSite(t, cfg, "n2")
+	from.must(from.send(to, "x0"))
+	from.connectOften(t, way)
+	way.mute.Store(true)
+	result = make(chan error, 1)
+	go func() { result <- from.send(to, "x1") }()
+	eventually(t, "it is heard", func() bool { return slices.Contains(to.heard(), "x1") })
+	way.frozen.Store(true)
+	way.cut()
+	return from, to, result, func() {
+		way.mute.Store(false)
+		way.frozen.Store(false)
+		way.cut()
+	}
 }
 
 // connectOften has a node make more connections than it needs at a time, so that what it does next finds one.

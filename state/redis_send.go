@@ -42,7 +42,8 @@ func (s *sending) settle(copy int, node string, err error) {
 // Redis has taken it and that node was listening, ErrNoNode when the node is gone, which was not given it, and
 // ErrUnavailable when Redis is away or the node does not listen, or when too much waits before it, some seconds
 // at most; it was not given the message then and will not be. What Redis may have taken when it was lost is answered when it is
-// back; see insist. A sender need not wait for done before it sends more.
+// back; see insist. If that cannot be waited for, or the node has died, there is ErrUncertain as well. A sender need not wait
+// for done before it sends more.
 func (r *Redis) Send(m Message, copies []Copy, done func([]error)) {
 	m.Node = r.id
 	all := &sending{errs: make([]error, len(copies)), done: done}
@@ -98,9 +99,6 @@ func (r *Redis) publish(kind, node string, payload []byte) error {
 	return r.publishNow(kind, node, payload)
 }
 
-// errUncertain says that Redis may have done what it was told, or may still do it.
-var errUncertain = errors.New("no answer")
-
 // mayHaveArrived reports whether Redis may have got a command that failed with an error: it did not refuse it, and there was a
 // connection.
 func mayHaveArrived(err error) bool {
@@ -136,7 +134,7 @@ func (r *Redis) publishNow(kind, node string, payload []byte) error {
 	if err != nil {
 		r.metrics.failures.WithLabelValues("error").Inc()
 		if mayHaveArrived(err) {
-			err = fmt.Errorf("%w: %w", errUncertain, err)
+			err = fmt.Errorf("%w: %w", ErrUncertain, err)
 		}
 		return r.failed(ctx, kind, err)
 	}

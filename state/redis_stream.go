@@ -249,11 +249,11 @@ func (s *stream) launch() {
 // node needs to subscribe again, and at once when this node may be taken for dead, or when the publish was to leave before the
 // process did not run for a while: its senders may speak elsewhere by now. What may have been heard, because Redis was lost
 // under it or stands still, is neither taken nor refused: it is published again when Redis is back, until one or the
-// other is known. A receiver that has heard it knows it by its numbers.
+// other is known, or nobody will ever know. A receiver that has heard it knows it by its numbers.
 func (s *stream) insist(kind string, payload []byte, began time.Time, err error) error {
-	failed := time.Now()
-	for uncertain := false; errors.Is(err, ErrUnavailable); {
-		uncertain = uncertain || errors.Is(err, errUncertain)
+	failed, uncertain := time.Now(), false
+	for errors.Is(err, ErrUnavailable) {
+		uncertain = uncertain || errors.Is(err, ErrUncertain)
 		hopeless := errors.Is(err, errLapsed) || time.Since(failed) > insistTime || s.r.woke().After(began)
 		if uncertain {
 			hopeless = time.Since(began) > maxInsist || s.isDead()
@@ -264,6 +264,9 @@ func (s *stream) insist(kind string, payload []byte, began time.Time, err error)
 		if !uncertain || s.r.away() == nil {
 			err = s.r.publish(kind, s.node, payload)
 		}
+	}
+	if err != nil && uncertain {
+		return fmt.Errorf("%w: %w", ErrUncertain, err)
 	}
 	return err
 }

@@ -25,6 +25,8 @@ var (
 	ErrNoNode = errors.New("no such node")
 	// ErrUnavailable says that the shared state cannot be reached now: try again.
 	ErrUnavailable = errors.New("shared state is unreachable")
+	// ErrUncertain says that a message may have arrived, or may still. It comes with one of the others.
+	ErrUncertain = errors.New("nobody knows whether it arrived")
 )
 
 // Reason says why a member left a room. Its text is part of the wire contract.

@@ -211,8 +211,8 @@ export class SignalClient extends Emitter {
    * @param {object} [fields] Its further fields.
    * @param {{keep?: boolean, timeout?: number}} [options] `keep`: while the connection is being
    *   replaced the message waits, and is sent (again) if the session can be resumed; and again while
-   *   the server answers 503. It does not arrive twice, since its id is the same. `timeout`:
-   *   milliseconds.
+   *   the server answers 503, or that its one target may have missed it. It does not arrive twice,
+   *   since its id is the same. `timeout`: milliseconds.
    * @returns {Promise<string[]>} Fulfilled with the ids of the members that could not be reached, which is
    *   nobody as a rule. Rejected with a {@link SignalError}: the server's, or one with code 0 when there
    *   is no connection, it was lost, or there was no answer in time. A message that is larger than the
@@ -303,7 +303,7 @@ export class SignalClient extends Emitter {
       case "error":
         return this.#refused(message, data);
       case "ack":
-        return this.#requests.settle(message.id ?? "", null, message.missed);
+        return this.#requests.acknowledge(message.id ?? "", message.missed);
       case "reconnect":
         return this.#connection.replace(data.after_ms ?? 0, data.reason ?? "");
       case "offer":

@@ -254,6 +254,21 @@ test("a message without an answer is sent again under its id", async () => {
   }
 });
 
+test("a message to one member that may have missed it is sent again, and one to all is not", async (t) => {
+  const clock = new Clock(t);
+  const server = await enter();
+  const toOne = client.sendMessage(1, "user-b");
+  const { id } = server.last("message");
+  server.say({ type: "ack", id, missed: ["user-b"] });
+  await clock.wind(1_000);
+  assert.deepEqual(server.sent.map((sent) => sent.id).filter((sent) => sent === id), [id, id]);
+  server.say({ type: "ack", id });
+  assert.deepEqual(await toOne, []);
+  const toAll = client.sendMessage(2);
+  server.say({ type: "ack", id: server.last("message").id, missed: ["user-b"] });
+  assert.deepEqual(await toAll, ["user-b"]);
+});
+
 /** A clock that goes on only when it is wound, until the test ends. */
 class Clock {
   #now = Date.now();

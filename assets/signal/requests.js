@@ -123,6 +123,18 @@ export class Requests {
   }
 
   /**
+   * Answers a request that was taken, unless nobody knows whether the one member that it is for has got it.
+   *
+   * @param {string} id
+   * @param {string[]} [missed] The members that it did not reach, or may not have.
+   */
+  acknowledge(id, missed = []) {
+    const target = this.#pending.get(id)?.message.target_id ?? "";
+    const refusal = new SignalError(503, "The member may not have got it.");
+    if (!missed.includes(target) || !this.postpone(id, refusal)) this.settle(id, null, missed);
+  }
+
+  /**
    * Answers a request; an answer to none is ignored.
    *
    * @param {string} id

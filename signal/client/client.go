@@ -32,8 +32,8 @@ type Message struct {
 	RoomID   string          `json:"room_id,omitempty"`
 	TargetID string          `json:"target_id,omitempty"`
 	Data     json.RawMessage `json:"data,omitempty"`
-	// Missed are the users whom the message that an ack answers did not reach. The same message with the
-	// same ID may be sent again: it reaches those alone.
+	// Missed are the users whom the message that an ack answers did not reach, or may not have. The same message
+	// with the same ID may be sent again: it reaches those alone.
 	Missed []string `json:"missed,omitempty"`
 	// Raw is the frame as it was received.
 	Raw []byte `json:"-"`
