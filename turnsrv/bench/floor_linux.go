@@ -144,6 +144,16 @@ func (f *floor) socket(addr netip.AddrPort, number int) (fd int, port uint16, er
 	return fd, addrPort(here).Port(), unix.EpollCtl(f.epoll, unix.EPOLL_CTL_ADD, fd, &event)
 }
 
+func addrPort(a unix.Sockaddr) netip.AddrPort {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
 func (f *floor) serve(ctx context.Context) error {
 	events := make([]unix.EpollEvent, 64)
 	for ctx.Err() == nil {

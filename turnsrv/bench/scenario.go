@@ -26,9 +26,10 @@ type scenario struct {
 	rate    int // rate is packets a second of each client, 0 as many as arrive.
 	size    int // size of the payload.
 	way     direction
-	train   int // train is how many packets one GSO send holds, 0 for plain sends.
-	flood   int // flood is train of one more client, which sends as fast as it can; 0 for no such client.
-	queue   int // queue is how many packets of a client are under way when server and generator take turns, else 0.
+	train   int  // train is how many packets one GSO send holds, 0 for plain sends.
+	flood   int  // flood is train of one more client, which sends as fast as it can; 0 for no such client.
+	queue   int  // queue is how many packets of a client are under way when server and generator take turns, else 0.
+	pair    bool // pair says that peers are clients of the server as well, both with nothing but a relay.
 }
 
 const (
@@ -43,6 +44,12 @@ var scenarios = []scenario{
 	{name: "S4", about: "8 peers send 1100 B as fast as it arrives", clients: 8, size: 1100, way: down},
 	{name: "S3gg", about: "S3 in trains, as network cards merge them", clients: 8, size: 1100, way: up, train: 50},
 	{name: "S4gg", about: "S4 in trains, as network cards merge them", clients: 8, size: 1100, way: down, train: 50},
+	{name: "PAIR1", about: "calls: 25 pairs of clients x 50 packets/s x 160 B through both relays, echoed",
+		clients: 25, rate: 50, size: 160, way: echo, pair: true},
+	{name: "PAIR2", about: "video: 10 pairs of clients x 1000 packets/s x 1100 B through both relays, echoed",
+		clients: 10, rate: 1000, size: 1100, way: echo, pair: true},
+	{name: "PAIR3", about: "8 clients send 1100 B through both relays as fast as it arrives", clients: 8, size: 1100, way: up, pair: true},
+	{name: "PAIR3gg", about: "PAIR3 in trains, as network cards merge them", clients: 8, size: 1100, way: up, train: 50, pair: true},
 	{name: "F1", about: "S1 beside one more client that floods", clients: 50, rate: 50, size: 160, way: echo, flood: 1},
 	{name: "F1gg", about: "S1 beside one that floods in trains", clients: 50, rate: 50, size: 160, way: echo, flood: 50},
 	{name: "F2", about: "S2 beside one more client that floods", clients: 20, rate: 1000, size: 1100, way: echo, flood: 1},
@@ -73,21 +80,30 @@ func names(of []scenario) []string {
 	return all
 }
 
-// pick returns the scenarios of a comma separated list; "all" is every one.
+// pick returns the scenarios of a comma separated list, which may name groups:
+// PAIR is PAIR1 and all others that a digit follows. "all" is every one.
 func pick(list string) ([]scenario, error) {
 	if list == "all" {
 		return scenarios, nil
 	}
 	var picked []scenario
 	for name := range strings.SplitSeq(list, ",") {
-		i := slices.IndexFunc(scenarios, func(s scenario) bool { return strings.EqualFold(s.name, strings.TrimSpace(name)) })
-		if i < 0 {
+		name = strings.TrimSpace(name)
+		before := len(picked)
+		for _, s := range scenarios {
+			if strings.EqualFold(s.name, name) || strings.EqualFold(s.group(), name) {
+				picked = append(picked, s)
+			}
+		}
+		if len(picked) == before {
 			return nil, fmt.Errorf("--scenario: there is no %q", name)
 		}
-		picked = append(picked, scenarios[i])
 	}
 	return picked, nil
 }
+
+// group is the name up to its digit.
+func (s scenario) group() string { return s.name[:strings.IndexAny(s.name, "123456789")] }
 
 // withClients returns scenarios with another number of clients, where they have
 // clients at all.

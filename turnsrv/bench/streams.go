@@ -59,7 +59,7 @@ func (f *streamFlow) close() {
 // streams runs a scenario with clients over TCP or TLS. It is no fast generator,
 // and measures no more than what the server does with its load.
 func streams(ctx context.Context, s scenario, t *target, o Options) (result, error) {
-	if s.train > 0 || s.queue > 0 {
+	if s.train > 0 || s.queue > 0 || s.pair {
 		return result{}, fmt.Errorf("%s is for udp", s.name)
 	}
 	var flows []*streamFlow

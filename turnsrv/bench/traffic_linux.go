@@ -6,8 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"net"
-	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,114 +28,6 @@ const (
 
 	socketSize = 4 << 20
 )
-
-// flow is one client with its allocation and its peer, both as bare sockets
-// that are connected.
-type flow struct {
-	number       uint32
-	client, peer int
-	channel      uint16
-	control      *turnclient.Client // control is nil with the floor.
-
-	sent, base uint64    // base is the sequence number up to which nothing is under way.
-	up, down   tally     // up is what the peer received, down the client.
-	due        time.Time // due is when a client with a rate sends next.
-	moved      time.Time
-}
-
-// opener makes the flows of a scenario at one server.
-type opener func(number uint32) (*flow, error)
-
-// openTURN makes a flow with an allocation and a channel.
-func openTURN(server string, who turnclient.Credential) opener {
-	return func(number uint32) (*flow, error) {
-		c, err := dial("udp", server, who)
-		if err != nil {
-			return nil, err
-		}
-		if err := c.Allocate(); err != nil {
-			c.Close()
-			return nil, err
-		}
-		f := &flow{number: number, channel: turnclient.FirstChannel + uint16(number), control: c}
-		local := c.Conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
-		peer, err := openPeer(local, c.Relay)
-		if err != nil {
-			c.Close()
-			return nil, err
-		}
-		f.peer = peer
-		if f.client, err = bare(c.Conn.(*net.UDPConn)); err != nil {
-			f.close()
-			return nil, err
-		}
-		here, err := unix.Getsockname(peer)
-		if err != nil {
-			f.close()
-			return nil, err
-		}
-		if err := c.BindChannel(f.channel, addrPort(here)); err != nil {
-			f.close()
-			return nil, err
-		}
-		return f, nil
-	}
-}
-
-// openPeer returns a socket that is connected to a relay.
-func openPeer(local netip.Addr, relay netip.AddrPort) (int, error) {
-	conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)), net.UDPAddrFromAddrPort(relay))
-	if err != nil {
-		return -1, err
-	}
-	defer func() { _ = conn.Close() }()
-	return bare(conn)
-}
-
-// bare returns the socket of a connection as a descriptor of its own.
-func bare(conn *net.UDPConn) (int, error) {
-	system, err := conn.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	fd, failed := -1, error(nil)
-	err = system.Control(func(of uintptr) { fd, failed = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0) })
-	if err != nil || failed != nil {
-		return -1, fmt.Errorf("taking a socket: %w, %w", err, failed)
-	}
-	udpio.SetBuffers(fd, socketSize)
-	return fd, nil
-}
-
-func addrPort(a unix.Sockaddr) netip.AddrPort {
-	switch a := a.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
-	}
-	return netip.AddrPort{}
-}
-
-// far is what has arrived of what is sent in that direction, not an echo.
-func (f *flow) far(way direction) *tally {
-	if way == down {
-		return &f.down
-	}
-	return &f.up
-}
-
-func (f *flow) close() {
-	if f.control != nil {
-		_ = f.control.Release()
-		f.control.Close()
-	}
-	for _, fd := range []int{f.client, f.peer} {
-		if fd > 0 {
-			_ = unix.Close(fd)
-		}
-	}
-}
 
 // engine sends and receives for all flows of a run, in one goroutine.
 type engine struct {
@@ -356,7 +246,7 @@ func (e *engine) saturate(f *flow, now time.Time) bool {
 func (e *engine) send(f *flow, count int, at time.Time) {
 	fd, header := f.client, turnclient.ChannelHeader
 	if e.scenario.way == down {
-		fd, header = f.peer, 0
+		fd, header = f.peer, e.header(true)
 	}
 	size := header + e.scenario.size
 	frames := e.frames[:count*size]
@@ -435,16 +325,26 @@ func (e *engine) receive(f *flow, peer bool) {
 	}
 }
 
+// header is the length of what precedes the data of a channel, at who has one.
+func (e *engine) header(peer bool) int {
+	if peer && !e.scenario.pair {
+		return 0
+	}
+	return turnclient.ChannelHeader
+}
+
 // arrived counts one packet at its far end.
 func (e *engine) arrived(f *flow, peer bool, packet []byte, now int64) {
 	t := &f.up
 	if !peer {
 		t = &f.down
-		if len(packet) < turnclient.ChannelHeader || binary.BigEndian.Uint16(packet) != f.channel {
+	}
+	if header := e.header(peer); header > 0 {
+		if len(packet) < header || binary.BigEndian.Uint16(packet) != f.channel {
 			t.Corrupt++
 			return
 		}
-		packet = packet[turnclient.ChannelHeader:]
+		packet = packet[header:]
 	}
 	sent := t.take(packet, f.number, e.scenario.size, e.verify)
 	if sent == 0 || peer && e.scenario.way == echo {
@@ -457,11 +357,7 @@ func (e *engine) arrived(f *flow, peer bool, packet []byte, now int64) {
 
 // traffic runs one scenario with packets against a server.
 func traffic(ctx context.Context, s scenario, t *target, o Options) (result, error) {
-	open := openTURN(t.Address, o.credential())
-	if t.floor {
-		open = openFloor(t.Address)
-	}
-	e, err := newEngine(s, o.Verify, open)
+	e, err := newEngine(s, o.Verify, opening(s, t, o))
 	if err != nil {
 		return result{}, err
 	}
