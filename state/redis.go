@@ -370,6 +370,7 @@ func (r *Redis) echo(number uint64) {
 	}
 	r.down = nil
 	r.doubtLocked()
+	r.relieveLocked()
 	r.mu.Unlock()
 	r.log.Info("shared state is reachable", "node", r.id)
 	r.settle()

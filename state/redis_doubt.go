@@ -135,8 +135,9 @@ func (r *Redis) AwaitTrust(ctx context.Context, room string) {
 // reliefLocked returns what is closed when it is time to look again whether a room is in doubt, nil if it is not or nobody can
 // know.
 func (r *Redis) reliefLocked(m *mirror) <-chan struct{} {
-	away := r.down != nil && !errors.Is(r.down, errLapsed) && time.Since(r.fell) > insistTime
-	if away || !r.waking && (m == nil || m.doubts == 0) {
+	lapsed := errors.Is(r.awayLocked(), errLapsed) // It has a lease again before long, as after an outage.
+	away := r.down != nil && !lapsed && time.Since(r.fell) > insistTime
+	if away || !r.waking && !lapsed && (m == nil || m.doubts == 0) {
 		return nil
 	}
 	if r.relief == nil {

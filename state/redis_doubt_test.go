@@ -270,3 +270,19 @@ func TestLocalJoinStaysShown(t *testing.T) {
 		s.seen(t, "u", 1, 0)
 	}
 }
+
+// TestJoinOfALapsedNodeWaits joins at a node whose lease has just ended, as at the end of an outage, and to which Redis is far.
+func TestJoinOfALapsedNodeWaits(t *testing.T) {
+	redis := redistest.Start(t)
+	way := newProxy(t, redis.Addr)
+	one := newSite(t, behind(quiet(single(redis)), way), "n1")
+	way.delay.Store(int64(50 * time.Millisecond))
+	one.trip(errLapsed)
+	one.must(one.enter("r", "a"))
+	agree(t, "r", []string{"a"}, one)
+	lapsed := time.Now().Add(-one.cfg.Lease)
+	one.renewed.Store(&lapsed)
+	wake(one.poke)
+	one.must(one.enter("r", "b"))
+	agree(t, "r", []string{"a", "b"}, one)
+}
