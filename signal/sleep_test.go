@@ -184,7 +184,7 @@ func TestStrayed(t *testing.T) {
 			say(g.c, "", "x", "before")
 			time.Sleep(time.Second)
 			x := deaf("x", 2)
-			x.srv, x.conn.srv, x.adopted = b, b, adoption{"A", time.Now()}
+			x.srv, x.conn.srv, x.adopted = b, b, adoption{node: "A", warned: time.Now()}
 			b.participants["x"] = x
 			x.room = b.addLocal("r", &localMember{participant: x, marks: watermarks{opened: time.Now()}})
 			g.x = x
@@ -209,7 +209,7 @@ func TestStrayedWhenTaken(t *testing.T) {
 		bubble(t, func(t *testing.T, g *gathering) {
 			b := g.nodes["B"].srv
 			g.x = g.adoptElsewhere()
-			g.x.adopted = adoption{"A", time.Now()}
+			g.x.adopted = adoption{node: "A", warned: time.Now()}
 			b.onView(g.view(2))
 			time.Sleep(time.Second)
 			g.holding = true
@@ -229,6 +229,49 @@ func TestStrayedWhenTaken(t *testing.T) {
 	}
 }
 
+// TestStrayedFollows has a participant move on before it is told what strayed.
+func TestStrayedFollows(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.x = g.adoptElsewhere()
+		g.x.adopted = adoption{node: "A", warned: time.Now()}
+		g.nodes["B"].srv.onView(g.view(2))
+		time.Sleep(time.Second)
+		say(g.c, "", "x", "after")
+		g.nodes["C"].srv.onView(g.view(2))
+		g.x = g.hop(g.x, "C")
+		g.show(g.view(3))
+		g.arrive("C", "B")
+		g.arrive("B", "C")
+		if !g.x.gap {
+			t.Error("no gap was told")
+		}
+	})
+}
+
+// TestBackWhereItWasAdoptedFrom has x go back to the node from which it was adopted, and leave that again: what it was given there
+// meanwhile has not strayed.
+func TestBackWhereItWasAdoptedFrom(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.x.expel("adopted elsewhere")
+		delete(g.nodes["A"].srv.participants, "x")
+		g.x = g.adoptElsewhere()
+		g.x.adopted = adoption{node: "A", warned: time.Now()}
+		g.show(g.view(2))
+		time.Sleep(time.Second)
+		g.x = g.hop(g.x, "A")
+		g.show(g.view(3))
+		time.Sleep(time.Second)
+		say(g.c, "", "x", "at A again")
+		g.arrive("C", "A")
+		g.x = g.hop(g.x, "B")
+		g.show(g.view(4))
+		g.arrive("C", "B")
+		if g.x.gap {
+			t.Error("nothing has strayed, but a gap was told")
+		}
+	})
+}
+
 // TestBackFromTheDeadTellsWhatStrayed has a member say something to another at a node that is taken for dead, while that one is at
 // another node already, which nobody at the dead one knows.
 func TestBackFromTheDeadTellsWhatStrayed(t *testing.T) {
@@ -240,7 +283,7 @@ func TestBackFromTheDeadTellsWhatStrayed(t *testing.T) {
 			time.Sleep(time.Second)
 			old := g.x
 			x := deaf("x", 2)
-			x.srv, x.conn.srv, x.adopted = b, b, adoption{"A", time.Now()}
+			x.srv, x.conn.srv, x.adopted = b, b, adoption{node: "A", warned: time.Now()}
 			b.participants["x"] = x
 			x.room = b.addLocal("r", &localMember{participant: x, marks: watermarks{opened: time.Now()}})
 			g.x = x

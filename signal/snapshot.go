@@ -24,9 +24,10 @@ type snapshot struct {
 	Kept [][]byte `json:"kept"`
 	// Gap says that its client must be told that something is missing.
 	Gap bool `json:"gap,omitempty"`
-	// Adopted is where it was adopted from, and how many ms ago its client was told, 0 for not.
+	// Adopted is where it was adopted from, and how many ms ago its client was told and it came back there, 0 for not.
 	Adopted   string `json:"adopted,omitempty"`
 	WarnedAgo int64  `json:"warned_ago,omitempty"`
+	BackAgo   int64  `json:"back_ago,omitempty"`
 	// Heard are the ids of what it was sent, and Said those of its own messages.
 	Heard remembered `json:"heard,omitzero"`
 	Said  remembered `json:"said,omitzero"`
@@ -89,7 +90,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	s.forgetLocked(p)
 	snap := snapshot{Epoch: p.epoch, Former: p.former, Sent: p.sent, Kept: p.kept.copies(), Gap: p.gap}
 	snap.Heard, snap.Said = p.packHeardLocked(), p.packSaidLocked()
-	snap.Adopted, snap.WarnedAgo = p.adopted.pack()
+	snap.Adopted, snap.WarnedAgo, snap.BackAgo = p.adopted.node, agoOf(p.adopted.warned), agoOf(p.adopted.back)
 	p.kept.drop(p.kept.count)
 	if r == nil {
 		move := newOutgoingMove(p, &snap, to)
@@ -124,7 +125,8 @@ func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMembe
 		p.kept.add(frame)
 	}
 	p.unpackIDs(snap.Heard, snap.Said)
-	p.adopted.unpack(snap.Adopted, snap.WarnedAgo)
+	p.adopted = adoption{snap.Adopted, timeOf(snap.WarnedAgo), timeOf(snap.BackAgo)}
+	p.adopted.arrives(s.state.ID())
 	if snap.Room == "" {
 		return p, nil
 	}

@@ -13,8 +13,8 @@ import (
 // same with what a member says at the former node, when that comes back from the dead. No number shows it, since the
 // new node knows none of before. So who learns where the participant is says how long ago it gave the last message to
 // the former node that this has taken, and says so again for one of which it turns out later. The new node, which knows when its
-// greeting was, tells the client if that was later. What was refused is no gap: its sender knows. The time is that of two nodes'
-// clocks that run, not of what they show.
+// greeting was, tells the client if that was later. What was refused is no gap: its sender knows. Nor is what was given when the
+// participant had come back to that node, as to any other. The time is that of two nodes' clocks that run, not of what they show.
 const opStrayed = "strayed"
 
 // strayAfter is how long after a message it may have strayed: longer than a node takes to hear of an adoption.
@@ -24,20 +24,29 @@ const strayAfter = lineRetention
 type adoption struct {
 	node   string    // the dead one
 	warned time.Time // when its client was last greeted with a gap, zero for never
+	back   time.Time // when it came to that node again, zero for not
 }
 
-func (a *adoption) pack() (node string, warnedAgo int64) {
-	if a.node == "" || a.warned.IsZero() {
-		return a.node, 0
+// arrives notes that the participant has come to a node.
+func (a *adoption) arrives(node string) {
+	if node == a.node && a.back.IsZero() {
+		a.back = time.Now()
 	}
-	return a.node, max(1, time.Since(a.warned).Milliseconds())
 }
 
-func (a *adoption) unpack(node string, warnedAgo int64) {
-	a.node = node
-	if warnedAgo > 0 {
-		a.warned = time.Now().Add(-time.Duration(warnedAgo) * time.Millisecond)
+// agoOf returns how many ms ago something was, 0 if it never was, and timeOf the time that was so long ago.
+func agoOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
 	}
+	return max(1, time.Since(t).Milliseconds())
+}
+
+func timeOf(ago int64) time.Time {
+	if ago == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(-time.Duration(ago) * time.Millisecond)
 }
 
 // tellStrayed tells the node of a participant how long ago this node gave the last message for it to a former node,
@@ -51,8 +60,13 @@ func (s *Server) tellStrayed(room string, to state.Member, former string, ago ti
 	s.state.Send(m, []state.Copy{{Node: to.Node}}, func([]error) {})
 }
 
-// onStrayed hears of a message that went to a participant's former node.
+// onStrayed hears of a message that went to a participant's former node. Who has moved on since is told there.
 func (s *Server) onStrayed(m state.Message) {
+	if move := s.moves.of(m.To); move != nil && move.room == m.Room {
+		to, _ := move.target()
+		s.state.Send(m, []state.Copy{{Node: to}}, func([]error) {})
+		return
+	}
 	ms, err := strconv.ParseInt(string(m.Frame), 10, 64)
 	r := s.room(m.Room)
 	if err != nil || r == nil {
@@ -74,5 +88,6 @@ func (s *Server) onStrayed(m state.Message) {
 func (p *participant) strayed(node string, ago time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.adopted.node == node && !p.adopted.warned.IsZero() && time.Since(p.adopted.warned) > ago
+	a, at := p.adopted, time.Now().Add(-ago)
+	return a.node == node && !a.warned.IsZero() && a.warned.Before(at) && (a.back.IsZero() || at.Before(a.back))
 }
