@@ -12,7 +12,8 @@ FUZZTIME    ?= 30s
 CHAOSTIME   ?= 3m
 SEEDS       ?= 20
 BENCHRUNS   ?= 5
-SCENARIOS ?= S,PAIR,F,A
+SCENARIOS   ?= S,PAIR,TLS,DTLS,F,A
+TURNSERVER  ?= turnserver
 WSSCENARIOS ?= saturated,paced,half,trickle,storm,slow
 OUT         ?= bin/signal
 IMAGE       ?= signal:dev
@@ -91,22 +92,24 @@ chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of 
 
 # The TURN server of the benchmarks. {min} is the first relay port, which is no TCP port of anybody.
 BENCHED := bin/signal serve --server-host 127.0.0.1 --server-port {min} --admin-addr 127.0.0.1:{max} --log-format json --log-level error \
-  --turn-listen 127.0.0.1 --turn-port {port} --turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} \
+  --turn-listen 127.0.0.1 --turn-port {port} --turn-tls-port {tls} --turn-tls-cert {cert} --turn-tls-key {key} \
+  --turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} \
   --turn-secret {secret} --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-allocate-rate 0 --turn-unauth-rate 1000000
 
 .PHONY: bench
-bench: ## Measure TURN, then signaling: bench-turn and bench-ws (14 min)
+bench: ## Measure TURN, then signaling: bench-turn and bench-ws (19 min)
 	@$(MAKE) --no-print-directory bench-turn
 	@$(MAKE) --no-print-directory bench-ws
 
 .PHONY: bench-turn
-bench-turn: build ## Compare SCENARIOS (all but I8) with coturn in BENCHRUNS (5) runs (9 min)
-	@command -v turnserver >/dev/null || { echo "make bench-turn needs coturn: run make dev-setup"; exit 1; }
+bench-turn: build ## Compare SCENARIOS (all but C and I) with coturn (TURNSERVER) in BENCHRUNS (5) runs (14 min)
+	@command -v $(TURNSERVER) >/dev/null || { echo "make bench-turn needs coturn: run make dev-setup"; exit 1; }
 	@bin/signal bench turn --runs $(BENCHRUNS) --duration 2s --core 1 --pin 0 --floor --scenario $(SCENARIOS) \
 	  --command "$(BENCHED)" \
-	  --against "turnserver -n --listening-ip 127.0.0.1 --relay-ip 127.0.0.1 --listening-port {port} --min-port {min} --max-port {max} \
-	    --use-auth-secret --static-auth-secret {secret} --realm bench --allow-loopback-peers --no-cli --no-tls --no-dtls \
-	    --relay-threads 1 --log-file /dev/null --simple-log"
+	  --against "$(TURNSERVER) -n --listening-ip 127.0.0.1 --relay-ip 127.0.0.1 --listening-port {port} --min-port {min} --max-port {max} \
+	    --tls-listening-port {tls} --cert {cert} --pkey {key} \
+	    --use-auth-secret --static-auth-secret {secret} --realm bench --allow-loopback-peers --no-cli \
+	    --relay-threads 1 --log-file /dev/null --simple-log" $(BENCHFLAGS)
 
 # The signaling server of the benchmarks: its clients have one address and send as fast as they can. WSAGAINST may name other
 # servers: WSAGAINST='--against "node peerjs.js --port {port}" --against-dialect peerjs'.

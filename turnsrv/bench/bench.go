@@ -28,8 +28,10 @@ type Options struct {
 	Secret    string // Secret is the TURN-REST secret of the servers.
 	User      string // User is name:password, instead of Secret.
 	Scenarios []scenario
-	Transport string // Transport is udp, tcp or tls; only Verify may have others than udp.
+	Transport string // Transport is udp, tcp, tls or dtls: that of scenarios which name none.
 	Verify    bool   // Verify checks every byte and the order of what arrives.
+
+	certificate, key string // certificate and key are files for the servers that are started.
 }
 
 func (o Options) credential() turnclient.Credential {
@@ -42,7 +44,16 @@ func (o Options) credential() turnclient.Credential {
 // target is one server.
 type target struct {
 	measure.Server
-	floor bool
+	secure string // secure is host:port of TLS and DTLS, empty where they are at Address.
+	floor  bool
+}
+
+// address is where clients of a transport go.
+func (t *target) address(transport string) string {
+	if strings.HasSuffix(transport, "tls") && t.secure != "" {
+		return t.secure
+	}
+	return t.Address
 }
 
 // Report is what Run has found.
@@ -55,6 +66,11 @@ type Report struct {
 // Run measures all servers in turns, so that what else the machine does hits
 // them alike.
 func Run(ctx context.Context, o Options) (*Report, error) {
+	forget, err := o.certify()
+	if err != nil {
+		return nil, err
+	}
+	defer forget()
 	targets, err := o.targets(ctx)
 	defer func() {
 		for _, t := range targets {
@@ -83,7 +99,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 
 // add runs a scenario, unless it is none for the floor.
 func (r *Report) add(ctx context.Context, s scenario, t *target, o Options) error {
-	if t.floor && (s.name == cycles || s.name == idle || s.flood > 0 || s.pair) {
+	if t.floor && (s.name == cycles || s.name == idle || s.flood > 0 || s.pair || s.via != "") {
 		return nil
 	}
 	got, err := run(ctx, s, t, o)
@@ -96,13 +112,16 @@ func (r *Report) add(ctx context.Context, s scenario, t *target, o Options) erro
 }
 
 func run(ctx context.Context, s scenario, t *target, o Options) (result, error) {
+	if s.via == "" {
+		s.via = o.Transport
+	}
 	switch {
 	case s.name == cycles:
 		return allocationCycles(ctx, t, o)
 	case s.name == idle:
 		return idleAllocations(ctx, s, t, o)
-	case o.Transport != "udp":
-		return streams(ctx, s, t, o)
+	case s.via != "udp":
+		return sessions(ctx, s, t, o)
 	}
 	return traffic(ctx, s, t, o)
 }
@@ -147,7 +166,13 @@ func (t *target) launch(ctx context.Context, o Options, command string) error {
 	if t.Name == "other" {
 		low += relayPorts
 	}
+	secure, err := measure.FreePort("tcp4")
+	if err != nil {
+		return err
+	}
+	t.secure = net.JoinHostPort("127.0.0.1", strconv.Itoa(secure))
 	return t.Launch(ctx, "udp4", command, o.Pin, answers, "{secret}", o.Secret,
+		"{tls}", strconv.Itoa(secure), "{cert}", o.certificate, "{key}", o.key,
 		"{min}", strconv.Itoa(low), "{max}", strconv.Itoa(low+relayPorts-1))
 }
 

@@ -119,19 +119,16 @@ func startServer(t *testing.T, transport string) (*target, Options) {
 			t.Error(err)
 		}
 	})
-	port := s.Port()
-	if transport == "tls" {
-		port = s.TLSPort()
-	}
 	o := verifying(300 * time.Millisecond)
 	o.Secret, o.Transport = cfg.Secrets[0], transport
-	return &target{Server: measure.Server{Name: "signal", Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), PID: os.Getpid()}}, o
+	at := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+	return &target{Server: measure.Server{Name: "signal", Address: at(s.Port()), PID: os.Getpid()}, secure: at(s.TLSPort())}, o
 }
 
 // TestServerPassesVerify runs the scenarios, briefly, through the TURN server of
 // this module, whose data path it tests that way.
 func TestServerPassesVerify(t *testing.T) {
-	for transport, names := range map[string]string{"udp": "S,PAIR", "tcp": "S1,S2", "tls": "S1,S2"} {
+	for transport, names := range map[string]string{"udp": "S,PAIR", "tcp": "S1,S2", "tls": "TLS", "dtls": "DTLS"} {
 		t.Run(transport, func(t *testing.T) {
 			server, o := startServer(t, transport)
 			picked, err := pick(names)
@@ -207,6 +204,22 @@ func TestTallySeesWhatIsWrong(t *testing.T) {
 	got.take(payload(4), 8, size, true) // Of another flow.
 	if got.Received != 3 || got.Reordered != 1 || got.Corrupt != 3 {
 		t.Errorf("received %d, reordered %d, corrupt %d; want 3, 1, 3", got.Received, got.Reordered, got.Corrupt)
+	}
+}
+
+// TestServersGetACertificate starts nothing but a command that needs one.
+func TestServersGetACertificate(t *testing.T) {
+	o := Options{Command: "server --cert {cert} --key {key}"}
+	forget, err := o.certify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tls.LoadX509KeyPair(o.certificate, o.key); err != nil {
+		t.Error(err)
+	}
+	forget()
+	if _, err := os.Stat(o.key); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the key is still there: %v", err)
 	}
 }
 

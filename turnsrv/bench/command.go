@@ -20,8 +20,8 @@ func Command(stdout, stderr io.Writer) *cli.Command {
 	return &cli.Command{
 		Name:  "turn",
 		Usage: "Measure a TURN server, or two in turns",
-		Description: "Scenarios:\n" + describe() + "\nCommands may contain {port}, {secret}, {min} and {max}: the UDP port, the TURN-REST secret and the\n" +
-			"relay ports that the server is to use, all on 127.0.0.1.",
+		Description: "Scenarios:\n" + describe() + "\nCommands may contain {port}, {tls}, {secret}, {min} and {max}: the port of UDP, that of TLS and DTLS, the TURN-REST\n" +
+			"secret and the relay ports that the server is to use, all on 127.0.0.1. {cert} and {key} are files with a certificate and its key.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "server", Usage: "`HOST:PORT` of a server that runs already", Value: "127.0.0.1:3478"},
 			&cli.IntFlag{Name: "pid", Usage: "process of that server, if it is on this machine (`PID`)"},
@@ -33,7 +33,7 @@ func Command(stdout, stderr io.Writer) *cli.Command {
 			&cli.StringFlag{Name: "user", Usage: "credential instead of the secret's (`NAME:PASSWORD`)"},
 			&cli.StringFlag{Name: "scenario", Usage: "comma separated `LIST` of scenarios, or all", Value: "S1,S2,S3,S4,S3gg,S4gg"},
 			&cli.IntFlag{Name: "clients", Usage: "`NUMBER` of clients instead of the scenario's"},
-			&cli.StringFlag{Name: "transport", Usage: "`TRANSPORT` of the clients: udp, tcp or tls", Value: "udp"},
+			&cli.StringFlag{Name: "transport", Usage: "`TRANSPORT` of the clients, where the scenario names none: udp, tcp, tls or dtls", Value: "udp"},
 			&cli.BoolFlag{Name: "verify", Usage: "check the content and the order of every packet"},
 			&cli.BoolFlag{Name: "json", Usage: "print everything as JSON"},
 		}, common.Flags()...),

@@ -26,10 +26,11 @@ type scenario struct {
 	rate    int // rate is packets a second of each client, 0 as many as arrive.
 	size    int // size of the payload.
 	way     direction
-	train   int  // train is how many packets one GSO send holds, 0 for plain sends.
-	flood   int  // flood is train of one more client, which sends as fast as it can; 0 for no such client.
-	queue   int  // queue is how many packets of a client are under way when server and generator take turns, else 0.
-	pair    bool // pair says that peers are clients of the server as well, both with nothing but a relay.
+	train   int    // train is how many packets one GSO send holds, 0 for plain sends.
+	flood   int    // flood is train of one more client, which sends as fast as it can; 0 for no such client.
+	queue   int    // queue is how many packets of a client are under way when server and generator take turns, else 0.
+	via     string // via is the transport of the clients, where it is not the one that was asked for.
+	pair    bool   // pair says that peers are clients of the server as well, both with nothing but a relay.
 }
 
 const (
@@ -50,6 +51,12 @@ var scenarios = []scenario{
 		clients: 10, rate: 1000, size: 1100, way: echo, pair: true},
 	{name: "PAIR3", about: "8 clients send 1100 B through both relays as fast as it arrives", clients: 8, size: 1100, way: up, pair: true},
 	{name: "PAIR3gg", about: "PAIR3 in trains, as network cards merge them", clients: 8, size: 1100, way: up, train: 50, pair: true},
+	{name: "TLS1", about: "S1 over TLS", clients: 50, rate: 50, size: 160, way: echo, via: "tls"},
+	{name: "TLS2", about: "S2 over TLS", clients: 20, rate: 1000, size: 1100, way: echo, via: "tls"},
+	{name: "TLS4", about: "S4 over TLS", clients: 8, size: 1100, way: down, via: "tls"},
+	{name: "DTLS1", about: "S1 over DTLS", clients: 50, rate: 50, size: 160, way: echo, via: "dtls"},
+	{name: "DTLS2", about: "S2 over DTLS", clients: 20, rate: 1000, size: 1100, way: echo, via: "dtls"},
+	{name: "DTLS4", about: "S4 over DTLS", clients: 8, size: 1100, way: down, via: "dtls"},
 	{name: "F1", about: "S1 beside one more client that floods", clients: 50, rate: 50, size: 160, way: echo, flood: 1},
 	{name: "F1gg", about: "S1 beside one that floods in trains", clients: 50, rate: 50, size: 160, way: echo, flood: 50},
 	{name: "F2", about: "S2 beside one more client that floods", clients: 20, rate: 1000, size: 1100, way: echo, flood: 1},

@@ -14,9 +14,9 @@ import (
 	"cline-meet/signal/turnsrv/turnclient"
 )
 
-// streamFlow is one client over TCP or TLS. Its goroutines share nothing but the
+// session is one client over TCP, TLS or DTLS. Its goroutines share nothing but the
 // atomic numbers until they have ended.
-type streamFlow struct {
+type session struct {
 	number  uint32
 	channel uint16
 	client  *turnclient.Client
@@ -27,23 +27,28 @@ type streamFlow struct {
 	samples       []time.Duration
 }
 
-func openStream(number uint32, t *target, o Options) (*streamFlow, error) {
-	c, err := dial(o.Transport, t.Address, o.credential())
+func openSession(number uint32, transport string, t *target, o Options) (*session, error) {
+	c, err := dial(transport, t.address(transport), o.credential())
 	if err != nil {
 		return nil, err
 	}
-	f := &streamFlow{number: number, channel: turnclient.FirstChannel + uint16(number), client: c}
+	f := &session{number: number, channel: turnclient.FirstChannel + uint16(number), client: c}
 	if err := c.Allocate(); err != nil {
 		c.Close()
 		return nil, err
 	}
-	local := c.Conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr()
-	f.peer, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)), net.UDPAddrFromAddrPort(c.Relay))
+	local, err := netip.ParseAddrPort(c.Conn.LocalAddr().String())
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	f.peer, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local.Addr(), 0)), net.UDPAddrFromAddrPort(c.Relay))
 	if err != nil {
 		c.Close()
 		return nil, err
 	}
 	_ = f.peer.SetReadBuffer(4 << 20)
+	defer func() { _ = c.Conn.SetReadDeadline(time.Time{}) }() // That of the last answer.
 	if err := c.BindChannel(f.channel, f.peer.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
 		f.close()
 		return nil, err
@@ -51,18 +56,18 @@ func openStream(number uint32, t *target, o Options) (*streamFlow, error) {
 	return f, nil
 }
 
-func (f *streamFlow) close() {
+func (f *session) close() {
 	f.client.Close()
 	_ = f.peer.Close()
 }
 
-// streams runs a scenario with clients over TCP or TLS. It is no fast generator,
+// sessions runs a scenario with clients over TCP, TLS or DTLS. It is no fast generator,
 // and measures no more than what the server does with its load.
-func streams(ctx context.Context, s scenario, t *target, o Options) (result, error) {
+func sessions(ctx context.Context, s scenario, t *target, o Options) (result, error) {
 	if s.train > 0 || s.queue > 0 || s.pair {
 		return result{}, fmt.Errorf("%s is for udp", s.name)
 	}
-	var flows []*streamFlow
+	var flows []*session
 	var receivers sync.WaitGroup
 	defer receivers.Wait()
 	defer func() {
@@ -71,7 +76,7 @@ func streams(ctx context.Context, s scenario, t *target, o Options) (result, err
 		}
 	}()
 	for i := range s.clients {
-		f, err := openStream(uint32(i), t, o)
+		f, err := openSession(uint32(i), s.via, t, o)
 		if err != nil {
 			return result{}, fmt.Errorf("client %d: %w", i, err)
 		}
@@ -96,10 +101,10 @@ func streams(ctx context.Context, s scenario, t *target, o Options) (result, err
 		f.close()
 	}
 	receivers.Wait()
-	return streamResult(s, flows, seconds, used), ctx.Err()
+	return sessionResult(s, flows, seconds, used), ctx.Err()
 }
 
-func streamResult(s scenario, flows []*streamFlow, seconds float64, used time.Duration) result {
+func sessionResult(s scenario, flows []*session, seconds float64, used time.Duration) result {
 	r := result{Scenario: s.name, Seconds: seconds, Load: used.Seconds() / seconds}
 	var sent, arrived uint64
 	var samples []time.Duration
@@ -121,11 +126,11 @@ func streamResult(s scenario, flows []*streamFlow, seconds float64, used time.Du
 	return r
 }
 
-// streamWindow bounds what a saturating client has under way: little enough for
+// sessionWindow bounds what a saturating client has under way: little enough for
 // the queue of a slow client.
-const streamWindow = 64
+const sessionWindow = 64
 
-func (f *streamFlow) send(ctx context.Context, s scenario, pattern bool) {
+func (f *session) send(ctx context.Context, s scenario, pattern bool) {
 	frame := make([]byte, turnclient.ChannelHeader+s.size+3)
 	binary.BigEndian.PutUint16(frame, f.channel)
 	binary.BigEndian.PutUint16(frame[2:], uint16(s.size))
@@ -134,7 +139,7 @@ func (f *streamFlow) send(ctx context.Context, s scenario, pattern bool) {
 		if s.rate > 0 {
 			due = due.Add(time.Second / time.Duration(s.rate))
 			measure.Pause(ctx, time.Until(due))
-		} else if f.sent.Load()-f.arrived.Load() >= streamWindow {
+		} else if f.sent.Load()-f.arrived.Load() >= sessionWindow {
 			measure.Pause(ctx, 100*time.Microsecond)
 			continue
 		}
@@ -153,7 +158,7 @@ func (f *streamFlow) send(ctx context.Context, s scenario, pattern bool) {
 	}
 }
 
-func (f *streamFlow) receiveUp(s scenario, pattern bool) {
+func (f *session) receiveUp(s scenario, pattern bool) {
 	buffer := make([]byte, 2048)
 	for {
 		n, err := f.peer.Read(buffer)
@@ -170,7 +175,7 @@ func (f *streamFlow) receiveUp(s scenario, pattern bool) {
 	}
 }
 
-func (f *streamFlow) receiveDown(s scenario, pattern bool) {
+func (f *session) receiveDown(s scenario, pattern bool) {
 	for {
 		frame, err := f.client.Read()
 		if err != nil {
@@ -186,7 +191,7 @@ func (f *streamFlow) receiveDown(s scenario, pattern bool) {
 }
 
 // sample is called by one of the receivers, that of the far end.
-func (f *streamFlow) sample(sent int64) {
+func (f *session) sample(sent int64) {
 	if sent > 0 && len(f.samples) < 1<<20 {
 		f.samples = append(f.samples, time.Duration(time.Now().UnixNano()-sent))
 	}
