@@ -215,6 +215,7 @@ func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
 	cfg.Clustered, cfg.State, cfg.LastingSecret = s.Redis.Enabled(), n.state, n.secrets.IsGiven(state.SessionSecret)
 	cfg.ICE = func(host, user string) signal.ICEConfig { return n.directory.ICE(host, user) } // Nobody asks before run.
 	cfg.RelayAddress = func() netip.Addr { return n.turn.RelayIP() }
+	cfg.PeerPasswords, cfg.Relaying = s.TURN.ProvesMembers(), func() []string { return n.turn.Users() }
 	if n.signal, err = signal.New(cfg); err != nil {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
 	}
@@ -307,7 +308,7 @@ func (n *node) openCertificates() error {
 func (n *node) buildTURN(cfg turnsrv.Config) error {
 	cfg.Logger, cfg.Registerer, cfg.MaxQueued = n.log, n.registry, n.settings.Signal.RelayMemory()
 	cfg.ListenStream = n.edge.ListenTURN
-	cfg.ForbiddenPeers = n.ownServices()
+	cfg.ForbiddenPeers, cfg.MemberPasswords = n.ownServices(), n.signal.MemberPasswords
 	if cfg.Enabled {
 		var err error
 		if n.turn, err = turnsrv.New(cfg); err != nil {

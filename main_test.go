@@ -540,7 +540,7 @@ func TestImportsPointOneWay(t *testing.T) {
 	forTests := []string{"packaging/systemtest", "packaging/systemtest/acmetest", "packaging/systemtest/relaytest", "state/redistest", "assets/pagetest", "turnsrv/internal/wire/wiretest", "turnsrv/internal/turntest", "turnsrv/internal/peers/peerstest"}
 	allowed := map[string][]string{
 		".":             {"assets", "packaging", "signal", "state", "turnsrv", "signal/certificate", "signal/check", "signal/client", "signal/edge", "signal/service", "signal/bench", "turnsrv/bench"},
-		"signal":        {"state", "signal/client", "signal/auth"},
+		"signal":        {"state", "signal/client", "signal/auth", "signal/passwords"},
 		"signal/bench":  {"signal", "state", "signal/bench/measure", "signal/client"}, // Its tests measure a server.
 		"signal/client": nil,
 		"signal/check":  {"signal/client", "turnsrv/turnclient"},
@@ -561,6 +561,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"signal/bench/measure":         nil,
 		"turnsrv/turnclient":           nil,
 		"signal/auth":                  nil,
+		"signal/passwords":             nil,
 		"signal/edge":                  nil,
 		"signal/certificate":           nil,
 		"signal/service":               {"signal", "state", "turnsrv", "signal/client", "signal/certificate", "signal/edge"},

@@ -82,6 +82,9 @@ type Config struct {
 	ICE func(host, user string) ICEConfig
 	// RelayAddress returns where relays are seen, an invalid address when there are none; it may be nil.
 	RelayAddress func() netip.Addr
+	// PeerPasswords says that TURN servers of the nodes ask MemberPasswords. Relaying returns the users who have relays here then.
+	PeerPasswords bool
+	Relaying      func() []string
 	// LastingSecret says that SessionSecrets are those of the process before and the one after.
 	LastingSecret bool
 	// Clustered says that other nodes may share the state.

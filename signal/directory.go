@@ -54,16 +54,18 @@ func (d *Directory) ICE(host, user string) ICEConfig {
 	case d.cfg.External:
 		return out
 	case !d.cfg.Relaying:
-		out.Servers = append(out.Servers, d.two(user)...)
+		d.addTwo(&out, user)
 		return out
 	case len(out.Servers) == 0:
 		return out
 	}
 	own := len(out.Servers) - 1
 	second := out.Servers[own] // The secret is the cluster's, so its credentials are good there too.
-	if second.URLs = d.leastLoaded(second.URLs); len(second.URLs) == 0 {
+	node := d.leastLoaded(second.URLs)
+	if len(node.TURN) == 0 {
 		return out
 	}
+	second.URLs, out.Nodes = node.TURN, []string{node.ID}
 	out.Servers = append(out.Servers, second)
 	if d.draining.Load() {
 		out.Servers[own], out.Servers[own+1] = second, out.Servers[own]
@@ -71,30 +73,28 @@ func (d *Directory) ICE(host, user string) ICEConfig {
 	return out
 }
 
-// two are the TURN servers of the two nodes with the least load.
-func (d *Directory) two(user string) []ICEServer {
-	var out []ICEServer
+// addTwo adds the TURN servers of the two nodes with the least load.
+func (d *Directory) addTwo(out *ICEConfig, user string) {
 	var before []string
 	for range 2 {
-		urls := d.leastLoaded(before)
-		if server, ok := d.cfg.At(urls, user); ok {
-			out = append(out, server)
+		node := d.leastLoaded(before)
+		if server, ok := d.cfg.At(node.TURN, user); ok {
+			out.Servers, out.Nodes = append(out.Servers, server), append(out.Nodes, node.ID)
 		}
-		before = urls
+		before = node.TURN
 	}
-	return out
 }
 
-// leastLoaded returns the TURN URLs of the node with the least load that has others than these and does
-// not drain, none if there is no such.
-func (d *Directory) leastLoaded(than []string) []string {
+// leastLoaded returns the node with the least load that has other TURN URLs than these and does
+// not drain, one without any if there is no such.
+func (d *Directory) leastLoaded(than []string) state.NodeInfo {
 	nodes := slices.DeleteFunc(d.cfg.State.Nodes(), func(i state.NodeInfo) bool {
 		return len(i.TURN) == 0 || i.Draining || slices.Contains(than, i.TURN[0])
 	})
 	if len(nodes) == 0 {
-		return nil
+		return state.NodeInfo{}
 	}
-	return slices.MinFunc(nodes, func(a, b state.NodeInfo) int { return a.Load - b.Load }).TURN
+	return slices.MinFunc(nodes, func(a, b state.NodeInfo) int { return a.Load - b.Load })
 }
 
 // Announce tells the other nodes about this one.

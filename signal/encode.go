@@ -200,6 +200,8 @@ type ICEConfig struct {
 	Servers []ICEServer
 	// TTL is how long the credentials live; 0 when there are none that expire.
 	TTL time.Duration
+	// Nodes are the other nodes whose servers are among them.
+	Nodes []string
 }
 
 func (c ICEConfig) servers() []ICEServer {

@@ -47,6 +47,7 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 	gauge("signal_held_bytes", "Memory that is held for participants.", func() int { return int(s.budget.used.Load()) })
 	gauge("signal_http_connections", "Connections that are no WebSocket, or not yet.", func() int { return s.callers.count() })
 	gauge("signal_addresses", "Client addresses that hold a place or have been busy a moment ago.", s.addrs.count)
+	gauge("signal_peer_passwords", "ICE passwords of room members that are known here, for TURN servers that ask for them.", s.peers.count)
 	return &metrics{
 		cut: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signal_http_connections_cut_total", Help: "Connections without a WebSocket that were closed because there were too many, of their address or in total."}, []string{"reason"}),

@@ -62,6 +62,10 @@ func (s *Server) onControl(m state.Message) {
 		s.onFollowed(m)
 	case opStrayed:
 		s.onStrayed(m)
+	case opPasswords:
+		s.onPasswords(m)
+	case opPasswordsWanted:
+		s.onPasswordsWanted(m)
 	case opTips, opTipsTold:
 		s.onTips(m)
 	case opMarker, opForward, opPass, opPassed, opSettled:

@@ -42,6 +42,7 @@ type participant struct {
 	gap    bool        // it missed something for good, which greetings say until the client has got one
 	former uint64      // the oldest epoch of which the client may show the token, 0 once it has got the one of here
 	place  string      // its room as its token names it, see revive
+	relays []string    // the nodes beside this one whose TURN servers its client was told last
 
 	greetings uint64 // how many connections were attached in this epoch
 	proved    uint64 // the last of them whose greeting the client has got for sure
@@ -110,7 +111,7 @@ func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 		g.Kept = p.kept.count
 	}
 	p.vacate()
-	c.participant, c.log, c.holding = p, p.log, &p.holding
+	c.participant, c.log, c.holding, p.relays = p, p.log, &p.holding, ice.Nodes
 	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
 	p.absent = p.absent && c.link.hungUp() // Its client may have come, and gone again, while the process did not run.
 	p.greetings++
@@ -454,6 +455,7 @@ func (p *participant) sendICE() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conn != nil {
+		p.relays = ice.Nodes
 		p.queueLocked(p.iceFrameLocked(ice, greeting{}))
 	}
 }

@@ -85,6 +85,7 @@ type Server struct {
 	open     atomic.Int64  // WebSockets
 	asked    atomic.Uint64 // requests for one, ever
 	outsider outsider
+	peers    *peerPasswords // nil unless TURN servers need them
 	reading  sync.WaitGroup // the read loops
 	tasks    tasks
 
@@ -133,6 +134,7 @@ func New(cfg Config) (*Server, error) {
 	if s.door, err = openDoor(cfg); err != nil {
 		return nil, err
 	}
+	s.peers = newPeerPasswords(&cfg)
 	s.trusted.set(&cfg)
 	s.moves.byUser = map[string]*outgoingMove{}
 	s.upgrader = websocket.Upgrader{
@@ -220,6 +222,7 @@ func (s *Server) Run() error {
 	wg.Go(func() { s.wheel.run(s.ctx) })
 	wg.Go(func() { s.door.Run(s.ctx) })
 	wg.Go(func() { s.keepBudget(s.ctx) })
+	wg.Go(func() { s.keepPasswords(s.ctx) })
 	for i, l := range []net.Listener{s.listener, s.admin}[:len(s.http)] {
 		wg.Go(func() {
 			if err := s.http[i].Serve(s.watched(l)); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {

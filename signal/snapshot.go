@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"time"
 
+	"cline-meet/signal/signal/passwords"
 	"cline-meet/signal/state"
 )
 
@@ -41,6 +42,8 @@ type snapshot struct {
 	Stays []uint64 `json:"stays,omitempty"`
 	Marks []mark   `json:"marks,omitempty"`
 	Open  int64    `json:"open_ms,omitempty"` // how long ago it came without them, in ms
+	// Passwords are those that others have told it, if TURN servers need to know.
+	Passwords []passwords.Told `json:"passwords,omitempty"`
 	// Owing are the nodes of which not all has followed it.
 	Owing []string `json:"owing,omitempty"`
 }
@@ -99,7 +102,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	}
 	l := r.local[p.user]
 	snap.Room, snap.Told, snap.Early, snap.Voices = r.id, l.told, l.early, l.voices
-	snap.Stays = l.stays
+	snap.Stays, snap.Passwords = l.stays, s.packPasswords(p.user)
 	if l.marks.isOpen() {
 		snap.Open = max(1, time.Since(l.marks.opened).Milliseconds())
 	}
@@ -127,6 +130,7 @@ func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMembe
 	p.unpackIDs(snap.Heard, snap.Said)
 	p.adopted = adoption{snap.Adopted, timeOf(snap.WarnedAgo), timeOf(snap.BackAgo)}
 	p.adopted.arrives(s.state.ID())
+	s.unpackPasswords(snap.Passwords)
 	if snap.Room == "" {
 		return p, nil
 	}

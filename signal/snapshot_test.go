@@ -52,7 +52,7 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.conn": "here", "participant.wanted": "here", "participant.grace": "here", "participant.until": "here",
 		"participant.over": "never packed", "participant.absent": "here", "participant.adopted": "moves", "participant.gap": "moves", "participant.sent": "moves", "participant.kept": "moves",
 		"participant.flying": "landed before", "participant.heard": "moves", "participant.said": "moves",
-		"participant.asked": "here", "participant.iceRefresh": "with the greeting", "participant.former": "moves", "participant.home": "of the conn", "participant.holding": "anew", "participant.account": "anew", "participant.place": "of memory",
+		"participant.asked": "here", "participant.iceRefresh": "with the greeting", "participant.former": "moves", "participant.home": "of the conn", "participant.holding": "anew", "participant.account": "anew", "participant.place": "of memory", "participant.relays": "with the greeting",
 		"participant.claims": "of the connection", "participant.warned": "of the connection",
 		"localMember.room": "moves", "localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early", "localMember.voices": "moves",
 		"localMember.stays": "moves", "localMember.unnamed": "empty by then", "localMember.marks": "moves",

@@ -25,6 +25,9 @@ func (l *localMember) hear(h heldMessage) {
 		l.lack(h, "a message came after later ones of its sender")
 		return
 	}
+	if l.participant.srv.peers != nil {
+		l.learn(h)
+	}
 	l.participant.sendOnce(h.Frame, h.Key)
 }
 

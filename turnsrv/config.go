@@ -313,6 +313,9 @@ func (c *Config) auth() auth.Config {
 	return auth.Config{Realm: c.Realm, Order: auth.Order(c.UsernameOrder), Secrets: c.Secrets, Users: c.Users, Strict: c.StrictExpiry, TTL: c.TTL}
 }
 
+// ProvesMembers reports whether peers must prove an ice-pwd of a member of the room, for which MemberPasswords is asked.
+func (c *Config) ProvesMembers() bool { return consent.ModeOf(c.PeerProof) == consent.Room }
+
 // peers is what the policy for peers needs to know of c.
 func (c *Config) peers() peers.Config {
 	return peers.Config{

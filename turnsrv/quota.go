@@ -81,6 +81,18 @@ func (q *quotas) release(h holder, places int) {
 	}
 }
 
+// minted returns the users with minted credentials who hold something.
+func (q *quotas) minted() (users []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for u := range q.users {
+		if !u.static {
+			users = append(users, u.name)
+		}
+	}
+	return users
+}
+
 // officeUsers is how many users one client address is meant to have room for, which is what --address-connections is by
 // default: an office, or a carrier's NAT.
 const officeUsers = 64

@@ -296,6 +296,14 @@ func (s *Server) Allocations() int {
 	return s.front.count()
 }
 
+// Users returns the users who have allocations or reserved ports, those with minted credentials.
+func (s *Server) Users() []string {
+	if s == nil {
+		return nil
+	}
+	return s.front.quotas.minted()
+}
+
 // Allocation describes one allocation to an operator.
 type Allocation struct {
 	ID        string
