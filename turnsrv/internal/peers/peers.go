@@ -69,8 +69,10 @@ const (
 type Policy struct {
 	// The rules, flattened: verdicts[i] holds from starts[i] to before
 	// starts[i+1]. A search costs the same for three rules and for thousands.
-	starts   []netip.Addr
+	// It is made for packets, hence among numbers.
+	starts   []number
 	verdicts []verdict
+	ipv4     int // ipv4 is how many of them are of IPv4, which come first.
 
 	minPort, maxPort uint16 // The relay ports, inclusive.
 
@@ -135,7 +137,7 @@ func New(cfg Config, own ...relayaddr.Address) (*Policy, error) {
 		return nil, err
 	}
 	p := &Policy{minPort: uint16(cfg.MinPort), maxPort: uint16(cfg.MaxPort)}
-	p.starts, p.verdicts = flattenRules(rules)
+	p.flatten(rules)
 	if err := p.forbid(cfg.Forbidden, own); err != nil {
 		return nil, err
 	}
@@ -213,9 +215,10 @@ func undisguisePrefix(prefix netip.Prefix) netip.Prefix {
 	return prefix
 }
 
-// flattenRules turns rules into ranges. Verdicts change only where a prefix begins
+// flatten turns rules into ranges. Verdicts change only where a prefix begins
 // or after it ends.
-func flattenRules(rules []rule) (starts []netip.Addr, verdicts []verdict) {
+func (p *Policy) flatten(rules []rule) {
+	var starts []netip.Addr
 	for _, r := range rules {
 		starts = append(starts, r.prefix.Addr())
 		if next := lastAddr(r.prefix).Next(); next.IsValid() {
@@ -223,11 +226,12 @@ func flattenRules(rules []rule) (starts []netip.Addr, verdicts []verdict) {
 		}
 	}
 	slices.SortFunc(starts, netip.Addr.Compare)
-	starts = slices.Compact(starts)
-	for _, addr := range starts {
-		verdicts = append(verdicts, decideAmong(rules, addr))
+	for _, addr := range slices.Compact(starts) {
+		p.starts, p.verdicts = append(p.starts, numberOf(addr)), append(p.verdicts, decideAmong(rules, addr))
+		if addr.Is4() {
+			p.ipv4++
+		}
 	}
-	return starts, verdicts
 }
 
 // decideAmong returns the verdict of the strongest rule that covers addr.
@@ -339,12 +343,30 @@ func (p *Policy) verdict(addr netip.Addr) verdict {
 	if !relayaddr.IsDestination(addr) {
 		return verdictDenied
 	}
-	i, found := slices.BinarySearchFunc(p.starts, addr, netip.Addr.Compare)
-	if !found {
-		i-- // The built-in rules begin at 0.0.0.0, before every address.
+	first, end := 0, p.ipv4
+	if addr.Is6() {
+		first, end = p.ipv4, len(p.starts)
 	}
-	return p.verdicts[i]
+	n := numberOf(addr)
+	for end-first > 1 { // The built-in rules begin at 0.0.0.0 and ::, at or before every address.
+		if middle := (first + end) / 2; n.before(p.starts[middle]) {
+			end = middle
+		} else {
+			first = middle
+		}
+	}
+	return p.verdicts[first]
 }
+
+// number is an address among those of its family.
+type number struct{ high, low uint64 }
+
+func numberOf(addr netip.Addr) number {
+	b := addr.As16()
+	return number{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+}
+
+func (n number) before(o number) bool { return n.high < o.high || n.high == o.high && n.low < o.low }
 
 // embeddings are the IPv6 prefixes that are followed by an IPv4 address.
 var embeddings = []netip.Prefix{
