@@ -275,7 +275,7 @@ func (l *dataLoop) read(number uint32) (more bool) {
 			l.fromPeer(r, i, segment)
 		}
 	}
-	l.in.Tune(socket, first, end, l.now)
+	l.in.Tune(socket, first, end, more, l.now)
 	return more
 }
 

@@ -10,6 +10,11 @@ const (
 	// mergeTries is how many datagrams show whether merging pays.
 	mergeTries = 512
 
+	// queueLength is how many datagrams wait in the buffer of a socket at most: the
+	// kernel grants twice of what is asked for, and charges no less than 512 bytes
+	// for each.
+	queueLength = 2 * SocketBuffer / 512
+
 	// mergeWait and mergeMaxWait bound the time between two attempts.
 	mergeWait    = time.Second
 	mergeMaxWait = time.Minute
@@ -23,25 +28,43 @@ const (
 // (UDP_GRO), as they came from the network interface or from a sender of this
 // machine. That makes trains much cheaper and single packets a little dearer. It
 // belongs to the loop that reads the socket.
+//
+// The kernel decides when it puts a datagram into the socket's queue. What waits
+// there when merging is switched on is of single datagrams, thousands where a
+// sender is faster than the loop, and says nothing of whether it pays. Hence a
+// trial begins when all of that must have been read: the queue was empty, a merged
+// one came, or as many were read as a queue can hold.
 type coalescing struct {
 	on           bool
+	trial        bool // trial says that what is read was queued with merging on.
 	seen, merged int
 	wait         time.Duration
 	retry        time.Time // retry is when it may be switched on again.
 }
 
-// learn learns from datagrams that came at once, of which some are merged and the
-// longest run of others is of one size and sender. It returns what is to be set.
-func (m *coalescing) learn(datagrams, merged, run int, now time.Time) (change bool) {
-	if !m.on {
-		if run < trainLength || now.Before(m.retry) {
-			return false
+// arrived is what came of a socket with one read.
+type arrived struct {
+	datagrams int
+	merged    int  // merged is how many of them are.
+	run       int  // run is how many, from the first on, are of one size and sender.
+	more      bool // more says that the queue may not be empty.
+}
+
+// learn learns from what came and returns whether merging is to be changed, to on.
+func (m *coalescing) learn(a arrived, now time.Time) (change bool) {
+	switch {
+	case !m.on:
+		m.on = a.run >= trainLength && !now.Before(m.retry)
+		return m.on
+	case !m.trial:
+		m.seen += a.datagrams
+		if !a.more || a.merged > 0 || m.seen >= queueLength {
+			m.trial, m.seen = true, 0
 		}
-		m.on, m.seen, m.merged = true, 0, 0
-		return true
+		return false
 	}
-	m.seen += datagrams
-	m.merged += merged
+	m.seen += a.datagrams
+	m.merged += a.merged
 	if m.seen < mergeTries {
 		return false
 	}
@@ -51,7 +74,7 @@ func (m *coalescing) learn(datagrams, merged, run int, now time.Time) (change bo
 		m.wait = 0
 		return false
 	}
-	m.on = false
+	m.on, m.trial = false, false
 	m.wait = min(max(2*m.wait, mergeWait), mergeMaxWait)
 	m.retry = now.Add(m.wait)
 	return true

@@ -181,9 +181,13 @@ func (in *Inbox) Details(s *Socket, i int) (segment int, dropped uint32) {
 }
 
 // Tune lets a socket learn from the range that was read from it last, of whose
-// datagrams the details were asked.
-func (in *Inbox) Tune(s *Socket, first, end int, now time.Time) {
-	if end > first && s.coalesce.learn(end-first, in.merged, in.run(first, end), now) {
+// datagrams the details were asked, and behind which there may be more.
+func (in *Inbox) Tune(s *Socket, first, end int, more bool, now time.Time) {
+	if end == first {
+		return
+	}
+	a := arrived{datagrams: end - first, merged: in.merged, run: in.run(first, end), more: more}
+	if s.coalesce.learn(a, now) {
 		s.merge(s.coalesce.on)
 	}
 }
