@@ -8,6 +8,7 @@ import (
 	"github.com/pion/stun/v2"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/engine"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
@@ -294,7 +295,19 @@ func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*rel
 		a.relays = append(a.relays, &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop})
 	}
 	a.family = familyLabel(sockets)
+	a.gate = f.newGate(q.who, q.now)
 	return a
+}
+
+// newGate returns what asks the peers of a new allocation for consent, if the node and the credential ask for it, by what both ask
+// for. What the allocation is refreshed with later changes nothing.
+func (f *front) newGate(who auth.Identity, now time.Time) *consent.Gate {
+	mode := min(consent.ModeOf(f.cfg.PeerProof), who.Proof)
+	if mode == consent.Off {
+		return nil
+	}
+	passwords := func(ufrag string) [][]byte { return f.cfg.MemberPasswords(who.User, ufrag) }
+	return consent.New(consent.Rules{Mode: mode, CheckSize: f.cfg.CheckSize, Passwords: passwords}, now)
 }
 
 // familyLabel is the address family of an allocation as the metrics name it.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/engine"
 	"cline-meet/signal/turnsrv/internal/transport"
 )
@@ -50,6 +51,7 @@ type allocation struct {
 	family  string        // family is that of the relays, as the metrics name it.
 	request [12]byte      // request is the transaction id of the Allocate.
 	ended   chan struct{} // ended is closed with the last relay.
+	gate    *consent.Gate // gate knows which peers have consented; nil where nobody asks.
 
 	toPeer, fromPeers traffic
 

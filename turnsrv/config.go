@@ -29,6 +29,9 @@ import (
 // maxRealmLength is the bound of RFC 8489, section 14.9, in bytes instead of characters.
 const maxRealmLength = 127
 
+// leastCheckSize has room for the checks of today's browsers.
+const leastCheckSize = 256
+
 // maxUDPSockets is more than any machine has cores.
 const maxUDPSockets = 1024
 
@@ -72,6 +75,7 @@ type Config struct {
 	AllowPeers     []string // AllowPeers holds CIDRs and addresses that may be peers beside the internet's.
 	DenyPeers      []string // DenyPeers holds CIDRs and addresses that must not be peers.
 	PeerProof      string   // PeerProof is what peers of clients with marked credentials have to show: "off", "stun" or "room".
+	CheckSize      int      // CheckSize bounds the checks of ICE, in bytes, that pass before a peer has consented.
 	Bandwidth      int      // Bandwidth is in bytes per second for each direction of an allocation; 0 means no limit.
 	TotalBandwidth int      // TotalBandwidth is in bytes per second for all that is relayed; 0 means no limit.
 	STUNURL        string   // STUNURL is advertised instead of the derived STUN URL.
@@ -141,6 +145,7 @@ func DefaultConfig() Config {
 
 		CloudMetadata: true,
 		PeerProof:     consent.STUN.String(),
+		CheckSize:     548,
 
 		DataPath: true,
 		MaxNap:   batch.DefaultNap,
@@ -200,6 +205,8 @@ func (c *Config) Settings() setting.Table {
 		setting.Duration("turn-ttl", &c.TTL, time.Second, setting.Longest, "time a minted credential lives (`SECONDS`)"),
 		setting.List("turn-allow-peer", &c.AllowPeers, "peers that are allowed beside those of the internet, the most specific wins (comma separated `LIST` of CIDRs)"),
 		setting.List("turn-deny-peer", &c.DenyPeers, "peers that are denied, the most specific wins (comma separated `LIST` of CIDRs)"),
+		setting.Choice("turn-peer-proof", &c.PeerProof, consent.Modes(), "what peers must show before relays of the signaling's users send to them: an answer to the user's check of ICE, with room a member's (`MODE`: off, stun or room)"),
+		setting.Int("turn-check-size", &c.CheckSize, leastCheckSize, maxPeerDatagram, "largest check of ICE that passes to and from peers that have shown nothing yet (`BYTES`)"),
 		setting.Int("turn-bandwidth", &c.Bandwidth, 0, setting.Most, "relayed traffic of an allocation in each direction, 0 is no limit (`BYTES` per second)"),
 		setting.Int("turn-total-bandwidth", &c.TotalBandwidth, 0, setting.Most, "relayed traffic of the node, both directions together, 0 is no limit (`BYTES` per second)"),
 		setting.Text("stun-url", &c.STUNURL, "advertised STUN server instead of this node (`URL`)").Otherwise("derived"),

@@ -64,7 +64,8 @@ type recent struct {
 	from   transport.FiveTuple
 	alloc  *allocation
 	number uint16     // number is 0 when no channel is known.
-	slot   batch.Slot // slot is where that channel leads.
+	out    outbound   // out is where that channel leads,
+	slot   batch.Slot // and slot where its packets are collected.
 }
 
 // recentPeer is what a turn found out last about a peer.
@@ -355,14 +356,12 @@ func (l *dataLoop) data(packet []byte) {
 			l.front.metrics.dropped(dropMalformed)
 			return
 		}
-		if !c.alloc.toPeer.pass(1, len(payload), l.now) {
-			l.front.metrics.dropped(dropBandwidth)
-			return
+		if c.out.admit(payload, l.now) {
+			l.out.Add(&c.slot, nil, payload, 0)
 		}
-		l.out.Add(&c.slot, nil, payload, 0)
 	default:
 		if p, ok := c.alloc.outboundChannelData(packet, l.now); ok {
-			c.number, c.slot = binary.BigEndian.Uint16(packet), peerSlot(p.relay, p.to)
+			c.number, c.out, c.slot = binary.BigEndian.Uint16(packet), p, peerSlot(p.relay, p.to)
 			l.out.Add(&c.slot, nil, p.payload, 0)
 		}
 	}
@@ -399,7 +398,7 @@ func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 		switch {
 		case !p.permitted:
 			l.front.metrics.dropped(dropNoPermission)
-		case !p.inbound.admit(len(payload), l.now):
+		case !p.inbound.admit(payload, l.now):
 		case p.slot.Socket == nil:
 			l.toStream(r, payload)
 		case single:

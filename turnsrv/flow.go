@@ -5,14 +5,17 @@ import (
 	"time"
 
 	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/transport"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // outbound is a payload on its way from a client to a peer.
 type outbound struct {
+	alloc        *allocation
 	relay        *relay
 	to           netip.AddrPort // to is where the system sends it, which may differ from what the client calls the peer.
+	consent      consent.Flow
 	payload      []byte
 	dontFragment bool
 }
@@ -68,17 +71,29 @@ func (a *allocation) outboundIndication(packet []byte, now time.Time) (outbound,
 	return p, ok
 }
 
-// address says where a payload goes, if policy and bandwidth allow it.
+// address says where a payload goes, if policy, consent and bandwidth allow it.
 func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now time.Time) (outbound, bool) {
-	switch {
-	case !a.front.policy.Load().Permits(peer):
+	if !a.front.policy.Load().Permits(peer) {
 		a.front.metrics.peersDenied.Inc()
 		return outbound{}, false
-	case !a.toPeer.pass(1, len(payload), now):
-		a.front.metrics.dropped(dropBandwidth)
-		return outbound{}, false
 	}
-	return outbound{relay: r, to: r.pool.address.Translate(peer), payload: payload}, true
+	out := outbound{alloc: a, relay: r, to: r.pool.address.Translate(peer), consent: a.gate.Flow(consent.Out, peer)}
+	return out, out.admit(payload, now)
+}
+
+// admit decides about a payload to the same peer, and counts it. It reports false for
+// what is dropped, counted as well.
+func (out *outbound) admit(payload []byte, now time.Time) bool {
+	out.payload = payload
+	if verdict := out.consent.Admit(payload, now); verdict != consent.Passed {
+		out.alloc.front.metrics.denied(consent.Out, verdict, len(payload))
+		return false
+	}
+	if !out.alloc.toPeer.pass(1, len(payload), now) {
+		out.alloc.front.metrics.dropped(dropBandwidth)
+		return false
+	}
+	return true
 }
 
 // relayToPeer sends data of a client at once.
@@ -109,6 +124,7 @@ type inbound struct {
 	alloc   *allocation
 	peer    netip.AddrPort // peer is as the client calls it.
 	channel uint16         // channel is 0 where none is bound to the peer.
+	consent consent.Flow
 }
 
 // inbound tells what becomes of packets from source. It reports false for a peer
@@ -116,24 +132,29 @@ type inbound struct {
 // address is for other relays, not for whatever else sends from this machine.
 func (r *relay) inbound(source netip.AddrPort, now time.Time) (inbound, bool) {
 	in := inbound{alloc: r.alloc, peer: r.pool.address.Present(source)}
+	in.consent = r.alloc.gate.Flow(consent.In, in.peer)
 	if c := in.alloc.channelFrom(in.peer, now); c != nil {
 		in.channel = c.number
 	}
 	return in, in.alloc.permitted(in.peer.Addr(), now) && in.alloc.front.policy.Load().Permits(in.peer)
 }
 
-// admit decides about a payload of n bytes, and counts it. It reports false for
-// what is dropped, counted as well.
-func (in *inbound) admit(n int, now time.Time) bool {
-	switch {
-	case in.size(n) > wire.MaxFrame:
+// admit decides about a payload, and counts it. It reports false for what is
+// dropped, counted as well.
+func (in *inbound) admit(payload []byte, now time.Time) bool {
+	if in.size(len(payload)) > wire.MaxFrame {
 		in.alloc.front.metrics.dropped(dropOversize)
-	case !in.alloc.fromPeers.pass(1, n, now):
-		in.alloc.front.metrics.dropped(dropBandwidth)
-	default:
-		return true
+		return false
 	}
-	return false
+	if verdict := in.consent.Admit(payload, now); verdict != consent.Passed {
+		in.alloc.front.metrics.denied(consent.In, verdict, len(payload))
+		return false
+	}
+	if !in.alloc.fromPeers.pass(1, len(payload), now) {
+		in.alloc.front.metrics.dropped(dropBandwidth)
+		return false
+	}
+	return true
 }
 
 // size is how long a payload of n bytes is with what goes around it.
@@ -167,7 +188,7 @@ func (r *relay) relayToClient(source netip.AddrPort, buffer []byte, n int) {
 		f.metrics.dropped(dropNoPermission)
 		return
 	}
-	if !in.admit(n, now) {
+	if !in.admit(buffer[wire.DataIndicationHeader:][:n], now) {
 		return
 	}
 	var space [wire.DataIndicationHeader]byte

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/cpu"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/consent"
 )
 
 // Directions of relayed traffic, as the metric names them.
@@ -16,6 +17,9 @@ const (
 	toPeer   = "to_peer"
 	fromPeer = "from_peer"
 )
+
+// directions are the names of consent.Directions.
+var directions = [...]string{consent.Out: toPeer, consent.In: fromPeer}
 
 // Reasons for which the front drops a packet, as the metric names them.
 const (
@@ -56,7 +60,13 @@ type metrics struct {
 	// What is counted for every packet that is dropped, looked up once.
 	dropCounters map[string]prometheus.Counter
 	kernelDrops  prometheus.Counter
+	denials      [2]map[consent.Verdict]denial // denials are by consent.Direction.
+
+	deniedPackets, deniedBytes *prometheus.CounterVec
 }
+
+// denial counts what is denied in one direction for one reason.
+type denial struct{ packets, bytes prometheus.Counter }
 
 // relayed counts what relays sent to and received from peers. Each data loop has
 // its own: a counter that all write would move from core to core with every
@@ -102,6 +112,10 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 		peersDenied: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "signal_turn_peers_denied_total",
 			Help: "Peer addresses in requests and packets that the peer policy denied."}),
+		deniedPackets: counter("denied_packets_total",
+			"Packets denied for want of the peer's consent, by direction and reason.", "direction", "reason"),
+		deniedBytes: counter("denied_bytes_total",
+			"Payload bytes of those packets, by direction and reason.", "direction", "reason"),
 		transport:    transport,
 		dropCounters: map[string]prometheus.Counter{},
 	}
@@ -111,6 +125,12 @@ func newMetrics(transport ...prometheus.Collector) *metrics {
 		m.dropCounters[reason] = m.drops.WithLabelValues(reason)
 	}
 	m.kernelDrops = m.drops.WithLabelValues(dropKernel)
+	for direction, label := range directions {
+		m.denials[direction] = map[consent.Verdict]denial{}
+		for _, v := range consent.Denials() {
+			m.denials[direction][v] = denial{m.deniedPackets.WithLabelValues(label, v.String()), m.deniedBytes.WithLabelValues(label, v.String())}
+		}
+	}
 	for _, reason := range auth.Reasons() {
 		m.authFailures.WithLabelValues(reason)
 	}
@@ -167,7 +187,7 @@ func (m *metrics) newRelayed() *relayed {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return append([]prometheus.Collector{m.allocations, m.created, m.endedTotal, m.refreshed, m.authFailures, m.errors,
-		m.quotaHits, m.quotas, m.peersDenied, m.drops, m.toPeerBytes, m.toPeerPackets, m.fromPeerBytes, m.fromPeerPackets}, m.transport...)
+		m.quotaHits, m.quotas, m.peersDenied, m.drops, m.deniedPackets, m.deniedBytes, m.toPeerBytes, m.toPeerPackets, m.fromPeerBytes, m.fromPeerPackets}, m.transport...)
 }
 
 // Describe implements prometheus.Collector.
@@ -198,6 +218,12 @@ func (m *metrics) dropped(reason string) { m.dropCounters[reason].Inc() }
 
 func (m *metrics) droppedPackets(reason string, packets int) {
 	m.dropCounters[reason].Add(float64(packets))
+}
+
+// denied counts a packet of n bytes that a gate did not let pass.
+func (m *metrics) denied(d consent.Direction, v consent.Verdict, n int) {
+	m.denials[d][v].packets.Inc()
+	m.denials[d][v].bytes.Add(float64(n))
 }
 
 func codeLabel(code stun.ErrorCode) string { return strconv.Itoa(int(code)) }

@@ -21,6 +21,7 @@ import (
 
 	"cline-meet/signal/turnsrv/internal/auth"
 	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/peers"
 	"cline-meet/signal/turnsrv/internal/relayaddr"
 	"cline-meet/signal/turnsrv/internal/transport"
@@ -61,6 +62,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if len(cfg.Secrets) == 0 {
 		return nil, errors.New("--turn-secret: a server needs a shared secret")
+	}
+	if cfg.PeerProof == consent.Room.String() && cfg.MemberPasswords == nil {
+		return nil, fmt.Errorf("--turn-peer-proof: %s needs the passwords of members, of which nobody tells", cfg.PeerProof)
 	}
 	s := &Server{cfg: cfg, log: cfg.logger()}
 	if err := s.start(); err != nil {
@@ -318,9 +322,16 @@ type Allocation struct {
 	// Traffic in payload bytes and packets.
 	BytesToPeers, PacketsToPeers     uint64
 	BytesFromPeers, PacketsFromPeers uint64
+	Denied                           []Denial // Denied is what did not pass for want of consent.
 	// Permissions and Channels hold the peers of those that are alive.
 	Permissions []netip.Addr
 	Channels    []netip.AddrPort
+}
+
+// Denial is what did not pass in one direction for one reason.
+type Denial struct {
+	Direction, Reason string // Direction and Reason are named as in the metrics.
+	Packets, Bytes    uint64
 }
 
 // List returns the allocations that exist now, oldest first.
@@ -356,9 +367,22 @@ func (a *allocation) describe(now time.Time) Allocation {
 			d.Channels = append(d.Channels, c.peer)
 		}
 	}
+	d.Denied = denials(a.gate)
 	slices.SortFunc(d.Permissions, netip.Addr.Compare)
 	slices.SortFunc(d.Channels, netip.AddrPort.Compare)
 	return d
+}
+
+// denials are what a gate, which may be nil, has denied.
+func denials(g *consent.Gate) (all []Denial) {
+	for d, direction := range directions {
+		for _, v := range consent.Denials() {
+			if n := g.Denied(consent.Direction(d), v); n.Packets > 0 {
+				all = append(all, Denial{direction, v.String(), n.Packets, n.Bytes})
+			}
+		}
+	}
+	return all
 }
 
 // Kill ends the allocation with that id; it reports whether there was one.

@@ -67,7 +67,7 @@ func refusedOr(err error) error {
 	return refusedRelay(err)
 }
 
-// join binds the channels.
+// join binds the channels and has both sides consent.
 func (p *pair) join() error {
 	err := p.near.BindChannel(turnclient.FirstChannel, p.far.Relay)
 	if err == nil {
@@ -77,7 +77,10 @@ func (p *pair) join() error {
 		return faultf("let relays of the server be peers: see --turn-deny-peer (coturn: denied-peer-ip, allowed-peer-ip)",
 			"the server refuses its own relays as peers (403), so that two who both need it cannot talk")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return p.agree()
 }
 
 // measure returns what users will notice.
@@ -133,10 +136,21 @@ func (p *pair) carry(number uint64, size int, wait time.Duration) bool {
 		p.far.Send(turnclient.FirstChannel, data) == nil && hear(p.near, number, deadline)
 }
 
+// media is the first bit of a packet of RTP: the relay passes nothing but what WebRTC sends.
+const media = 1 << 63
+
 func numbered(number uint64, size int) []byte {
 	data := make([]byte, size)
-	binary.BigEndian.PutUint64(data, number)
+	binary.BigEndian.PutUint64(data, media|number)
 	return data
+}
+
+// numberOf returns the number of a packet of ours.
+func numberOf(data []byte) (number uint64, ok bool) {
+	if len(data) < 8 || data[0] != media>>56 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(data) &^ media, true
 }
 
 // hear reports whether a packet comes before the deadline.
@@ -146,7 +160,7 @@ func hear(c *turnclient.Client, number uint64, deadline time.Time) bool {
 		if err != nil {
 			return false
 		}
-		if len(data) >= 8 && binary.BigEndian.Uint64(data) == number {
+		if n, ok := numberOf(data); ok && n == number {
 			return true
 		}
 	}
@@ -169,7 +183,7 @@ func (p *pair) train(ctx context.Context) (lost int, took time.Duration) {
 		if err != nil {
 			break
 		}
-		if len(data) >= 8 && binary.BigEndian.Uint64(data) >= first {
+		if n, ok := numberOf(data); ok && n >= first {
 			came, last = came+1, time.Now()
 		}
 	}

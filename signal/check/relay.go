@@ -203,11 +203,15 @@ func (r *relays) reached(ctx context.Context, from netip.AddrPort, remedy string
 		return "", untried("this network has no way to " + r.own.Relay.String())
 	}
 	defer func() { _ = socket.Close() }()
-	word, began := []byte(rand.Text()), time.Now()
+	word, _, err := newCheck() // A relay may pass nothing else of a peer at first.
+	if err != nil {
+		return "", err
+	}
+	began := time.Now()
 	for range knocks {
-		_, _ = socket.Write(word)
+		_, _ = socket.Write(word.Raw)
 		data, err := r.own.Receive(time.Now().Add(patience / knocks))
-		if err == nil && string(data) == string(word) {
+		if err == nil && string(data) == string(word.Raw) {
 			return fmt.Sprintf("%s, reached in %s", r.own.Relay.Addr(), round(time.Since(began))), nil
 		}
 		if ctx.Err() != nil {

@@ -90,7 +90,7 @@ type SendIndication struct {
 // repeated attributes the first counts.
 func ParseSendIndication(packet []byte) (SendIndication, error) {
 	var s SendIndication
-	if !isWhole(packet) {
+	if !IsWhole(packet) {
 		return s, ErrMessage
 	}
 	id := [stun.TransactionIDSize]byte(packet[8:STUNHeader])
@@ -107,7 +107,7 @@ func ParseSendIndication(packet []byte) (SendIndication, error) {
 		value = value[:size:size]
 		switch {
 		case kind == stun.AttrXORPeerAddress:
-			peer, err := parseXORAddress(id, value)
+			peer, err := ParseXORAddress(id, value)
 			if err != nil {
 				return s, err
 			}
@@ -118,7 +118,7 @@ func ParseSendIndication(packet []byte) (SendIndication, error) {
 			s.Data, hasData = value, true
 		case kind == stun.AttrDontFragment:
 			s.DontFragment = true
-		case kind == stun.AttrFingerprint && !isFingerprint(packet, at):
+		case kind == stun.AttrFingerprint && !IsFingerprint(packet, at):
 			return s, ErrMessage
 		}
 		if kind < 0x8000 && !understood[kind] {
@@ -132,9 +132,9 @@ func ParseSendIndication(packet []byte) (SendIndication, error) {
 	return s, nil
 }
 
-// isFingerprint says whether the attribute at that place of a packet is the last
+// IsFingerprint says whether the attribute at that place of a packet is the last
 // one and a right FINGERPRINT.
-func isFingerprint(packet []byte, at int) bool {
+func IsFingerprint(packet []byte, at int) bool {
 	return at+AttributeHeader+4 == len(packet) && binary.BigEndian.Uint16(packet[at+2:]) == 4 &&
 		binary.BigEndian.Uint32(packet[at+AttributeHeader:]) == crc32.ChecksumIEEE(packet[:at])^fingerprintXOR
 }

@@ -34,7 +34,7 @@ var ErrMessage = errors.New("malformed message")
 // of it. Trailing bytes, an absurd number of attributes and a wrong FINGERPRINT
 // are errors (RFC 8489, sections 6.3 and 14.7).
 func Decode(packet []byte) (*stun.Message, error) {
-	if !isWhole(packet) {
+	if !IsWhole(packet) {
 		return nil, ErrMessage
 	}
 	m := new(stun.Message)
@@ -53,9 +53,9 @@ func Decode(packet []byte) (*stun.Message, error) {
 	return m, nil
 }
 
-// isWhole says whether a packet is one STUN message by its header (RFC 8489, section
+// IsWhole says whether a packet is one STUN message by its header (RFC 8489, section
 // 5): the first two bits are zero, the cookie is there, and the length is right.
-func isWhole(packet []byte) bool {
+func IsWhole(packet []byte) bool {
 	return stun.IsMessage(packet) && packet[0]>>6 == 0 && len(packet) == STUNHeader+int(binary.BigEndian.Uint16(packet[2:]))
 }
 
@@ -104,9 +104,9 @@ func UnknownAttributes(m *stun.Message) Unknown {
 	return unknown
 }
 
-// parseXORAddress decodes the value of an XOR-…-ADDRESS attribute of the message with
+// ParseXORAddress decodes the value of an XOR-…-ADDRESS attribute of the message with
 // that transaction id. An IPv6 address stays one, whatever it stands for.
-func parseXORAddress(id [stun.TransactionIDSize]byte, value []byte) (netip.AddrPort, error) {
+func ParseXORAddress(id [stun.TransactionIDSize]byte, value []byte) (netip.AddrPort, error) {
 	if len(value) < 8 {
 		return netip.AddrPort{}, ErrMessage
 	}
@@ -224,7 +224,7 @@ func PeerAddresses(m *stun.Message) ([]netip.AddrPort, error) {
 		if a.Type != stun.AttrXORPeerAddress {
 			continue
 		}
-		peer, err := parseXORAddress(m.TransactionID, a.Value)
+		peer, err := ParseXORAddress(m.TransactionID, a.Value)
 		if err != nil {
 			return nil, err
 		}

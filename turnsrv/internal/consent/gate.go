@@ -1,0 +1,228 @@
+package consent
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/stun/v2"
+)
+
+const (
+	// Life is how long a consent lasts after it was last seen: twice what RFC 7675 gives a sender, since there are agents that send no
+	// checks of their own while media flows.
+	Life = 60 * time.Second
+
+	// The checks and answers that pass to and from one peer that has not consented: so many a second, and so many at once.
+	peerRate, peerBurst = 50, 20
+
+	// Those that pass to all such peers of an allocation together. An agent paces its checks at 20 a second.
+	gateRate, gateBurst = 100, 200
+
+	// maxPeers is how many peers a gate knows at once. The first to go are those who have not consented.
+	maxPeers = 256
+
+	// maxChecks is how many checks of the client a gate remembers to await an answer, and maxAsked how many of the peers.
+	maxChecks, maxAsked = 256, 128
+)
+
+// Direction is where a packet goes.
+type Direction uint8
+
+// The directions.
+const (
+	Out Direction = iota // Out is from the client to a peer.
+	In                   // In is from a peer to the client.
+)
+
+// Rules are what a gate asks for.
+type Rules struct {
+	Mode      Mode
+	CheckSize int // CheckSize bounds the checks and answers in bytes that pass before consent.
+
+	// Passwords returns the ICE passwords of the members of the room with that ufrag. Only Room asks for them, for each check that
+	// awaits a proof when it is sent and again when it is answered.
+	Passwords func(ufrag string) [][]byte
+}
+
+// Gate decides what passes between the client of one allocation and its peers, each of which is an address and a port. It never learns
+// from another gate.
+//
+// What goes out needs the peer's consent: its own success response to a check that this client has sent to exactly this peer, known by
+// its transaction id and signed. Who answers so takes part in ICE, and no service of another kind can. A server that sends back what it
+// gets cannot either: an answer names the address that the check came from, the client's answers pass only if they name the peer, and
+// what names the peer itself proves nothing. Until then checks pass, and the client's answers to the peer's checks, few a second. What
+// comes in needs as much, or that the client has answered a check of the peer, since the first flight of DTLS comes before the peer's own
+// answer. Consent lapses, and is renewed by the peer's answers and by its checks.
+//
+// With it the first byte still tells what WebRTC does not send. That is a fence, consent is the wall.
+//
+// Its methods may be called by any goroutine.
+type Gate struct {
+	// Fixed after construction.
+	rules Rules
+	born  time.Time
+
+	denied [2][verdicts]tally
+
+	mu     sync.Mutex
+	peers  map[netip.AddrPort]*peer // peers is nil while there are none, as in an idle allocation.
+	all    meter                    // all is that of the checks to peers that have not consented.
+	checks memory                   // checks are those that the client has sent.
+	asked  memory                   // asked are those that peers have sent.
+}
+
+// New returns the gate of an allocation that is made now.
+func New(rules Rules, now time.Time) *Gate { return &Gate{rules: rules, born: now} }
+
+// age is the time of the gate, which no change of the clock moves.
+func (g *Gate) age(now time.Time) moment { return moment(now.Sub(g.born)) }
+
+// moment is a time in nanoseconds since a gate was made.
+type moment int64
+
+// peer is what a gate knows of a peer.
+type peer struct {
+	until [2]atomic.Int64 // until is the moment from which on data must not pass in a direction.
+
+	// Guarded by the gate's mu.
+	meters [2]meter
+	called bool // called says that the client has sent it something.
+	proved bool // proved says that it has consented once.
+}
+
+func (p *peer) passes(d Direction, now moment) bool { return p.until[d].Load() > int64(now) }
+
+// open lets data pass in a direction.
+func (p *peer) open(d Direction, now moment) { p.until[d].Store(int64(now) + int64(Life)) }
+
+// prove lets data pass in both.
+func (p *peer) prove(now moment) {
+	p.proved = true
+	p.open(Out, now)
+	p.open(In, now)
+}
+
+// Flow is one direction between a client and a peer, with a memory of what the gate knows of the peer. The memory ends with what its
+// owner calls a moment, in which nobody else need be asked again. The zero Flow passes everything.
+type Flow struct {
+	gate      *Gate
+	peer      netip.AddrPort
+	direction Direction
+	known     *peer // known has consented, when it was last looked up.
+}
+
+// Flow returns a direction between the client and a peer. A nil Gate passes everything.
+func (g *Gate) Flow(d Direction, peer netip.AddrPort) Flow {
+	return Flow{gate: g, peer: peer, direction: d}
+}
+
+// Admit decides about a packet, and counts it if it is denied.
+func (f *Flow) Admit(payload []byte, at time.Time) Verdict {
+	if f.gate == nil {
+		return Passed
+	}
+	now := f.gate.age(at)
+	if f.known != nil && isMedia(payload) && f.known.passes(f.direction, now) {
+		return Passed
+	}
+	verdict, c := f.gate.decide(f, payload, now)
+	if c.ufrag != "" {
+		f.gate.settle(c, payload, now)
+	}
+	if verdict != Passed {
+		f.gate.denied[f.direction][verdict].add(len(payload))
+	}
+	return verdict
+}
+
+// decide is Admit for what is not known to pass. What is claimed is to be settled by who holds no lock.
+func (g *Gate) decide(f *Flow, payload []byte, now moment) (Verdict, claim) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.peers[f.peer]
+	if p == nil || !p.passes(f.direction, now) {
+		return g.decideUnproved(f, p, payload, now)
+	}
+	f.known = p
+	if isMedia(payload) {
+		return Passed, claim{}
+	}
+	m, ok := parse(payload)
+	if !ok {
+		return Foreign, claim{}
+	}
+	return Passed, g.heed(f, p, &m, now)
+}
+
+// decideUnproved decides about what goes to or comes from a peer that may be nobody's: p is nil when it is new.
+func (g *Gate) decideUnproved(f *Flow, p *peer, payload []byte, now moment) (Verdict, claim) {
+	m, ok := parse(payload)
+	switch {
+	case !ok && p != nil && p.proved:
+		return Lapsed, claim{}
+	case !ok:
+		return Unproved, claim{}
+	case len(payload) > g.rules.CheckSize || !m.isCheck() && !(p != nil && m.answers() && g.awaits(f, p, &m)):
+		return NoCheck, claim{}
+	case !g.mayPass(f, p, now):
+		return Rate, claim{}
+	}
+	if p == nil {
+		if p = g.admit(f, now); p == nil {
+			return Rate, claim{}
+		}
+	}
+	return Passed, g.heed(f, p, &m, now)
+}
+
+// awaits says whether an answer is one to a check that has come the other way. The client's names whom it answers.
+func (g *Gate) awaits(f *Flow, p *peer, m *message) bool {
+	if f.direction == In {
+		return g.checks.find(p, m.id) != nil
+	}
+	return g.asked.find(p, m.id) != nil && (m.kind == stun.BindingError || m.mapped == unmapped(f.peer))
+}
+
+// mayPass holds checks and answers down to the rate of a peer, nil for a new one, and those that leave to that of all peers.
+func (g *Gate) mayPass(f *Flow, p *peer, now moment) bool {
+	if p != nil && !p.meters[f.direction].take(now, peerRate, peerBurst) {
+		return false
+	}
+	return f.direction == In || g.all.take(now, gateRate, gateBurst)
+}
+
+// admit makes a new peer known. When there are too many, one goes that has not consented; and whom the client has called does not go for a
+// stranger who calls, of whom there may be any number behind a permitted address. Without one to go there is no new one.
+func (g *Gate) admit(f *Flow, now moment) *peer {
+	if len(g.peers) >= maxPeers && !g.evict(f.direction, now) {
+		return nil
+	}
+	if g.peers == nil {
+		g.peers = map[netip.AddrPort]*peer{}
+	}
+	p := new(peer)
+	p.meters[f.direction].take(now, peerRate, peerBurst)
+	g.peers[f.peer] = p
+	return p
+}
+
+func (g *Gate) evict(d Direction, now moment) bool {
+	for addr, p := range g.peers {
+		if !p.passes(Out, now) && !p.passes(In, now) && (d == Out || !p.called) {
+			delete(g.peers, addr)
+			return true
+		}
+	}
+	return false
+}
+
+// isMedia says whether WebRTC sends a payload beside STUN (RFC 7983): DTLS, TURN channel data, SRTP or SRTCP.
+func isMedia(payload []byte) bool {
+	if len(payload) == 0 {
+		return false
+	}
+	b := payload[0]
+	return 20 <= b && b < 80 || 128 <= b && b < 192
+}
