@@ -16,7 +16,8 @@ import (
 // whoever wants to believe something of a room.
 //
 // What a node believes is stale, besides, when it heard nothing for some time in which the others acted. Then it restores nobody else's
-// members in rooms that Redis lost, and of its own that others have removed it puts back only those whose client is there.
+// members in rooms that Redis lost, and of its own that others have removed it puts back only those whose client is there. Its clients
+// see the others' members as before, until their own nodes have had the time to restore them.
 const (
 	// stillness is how long this process must not have run for that to be noticed: less than others need to take
 	// it for dead.
@@ -184,9 +185,39 @@ func (r *Redis) reassureLocked(l lease, began time.Time) {
 // trustLocked ends the doubt of a room that was asserted, unless there is new reason for it.
 func (r *Redis) trustLocked(m *mirror, doubts int) {
 	if m.doubts == doubts {
-		m.doubts, m.stale = 0, false
+		m.doubts, m.stale = 0, !m.guessed.IsZero()
 	}
 	r.relieveLocked()
+}
+
+// guessLocked reports whether members of other nodes may be there although a room that Redis lost does not have them and this node
+// cannot restore them, since what it knows is stale: their own nodes do that when they hear of the loss. After a time they have.
+func (r *Redis) guessLocked(room string, m *mirror, founded uint64) bool {
+	switch {
+	case !m.stale || !m.lost(founded):
+		m.guessed = time.Time{}
+	case m.guessed.IsZero():
+		m.guessed = time.Now()
+		r.spawn(func() { r.reviewGuess(room, m) })
+		return true
+	case time.Since(m.guessed) < trustTime:
+		return true
+	default:
+		m.guessed = time.Time{}
+	}
+	return false
+}
+
+// reviewGuess has a room asserted when its guesses must have turned out true or not.
+func (r *Redis) reviewGuess(room string, m *mirror) {
+	if !r.pause(time.Now().Add(trustTime)) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rooms[room] == m {
+		r.conflictLocked(room)
+	}
 }
 
 // endDoubt notes whether any room is in doubt.

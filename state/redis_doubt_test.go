@@ -139,6 +139,45 @@ func TestSleeperRestoresNobodyElse(t *testing.T) {
 	}
 }
 
+// TestSleeperShowsTheOthers has Redis flushed while a node does not run, which is the first to found a room anew. It restores nobody
+// else, and its clients see nobody leave but the one who has.
+func TestSleeperShowsTheOthers(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := quiet(single(redis))
+	one, asleep := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	one.must(one.enter("r", "a"))
+	one.must(one.enter("r", "left"))
+	asleep.must(asleep.enter("r", "b"))
+	agree(t, "r", []string{"a", "b", "left"}, one, asleep)
+	asleep.Redis.mu.Lock()
+	m := asleep.rooms["r"]
+	known := *m
+	asleep.Redis.mu.Unlock()
+	one.must(one.exit("r", "left"))
+	agree(t, "r", []string{"a", "b"}, one, asleep)
+	busy, err := one.begin(t.Context(), "r") // Which keeps the room from being asserted.
+	one.must(err)
+	redis.Do("FLUSHALL")
+
+	asleep.Redis.mu.Lock() // It knows what it knew before it slept.
+	m.members, m.version, m.gone, m.stale = known.members, known.version, nil, true
+	m.doubts++
+	asleep.Redis.mu.Unlock()
+	asleep.mu.Lock()
+	clear(asleep.left)
+	asleep.mu.Unlock()
+	eventually(t, "it restores its own alone", func() bool { return slices.Equal(stored(t, asleep.Redis, "r"), []string{"b"}) })
+	one.end("r", busy)
+	agree(t, "r", []string{"a", "b"}, one, asleep)
+	asleep.seen(t, "a", 1, 0)
+	eventually(t, "what it knows is true", func() bool {
+		asleep.Redis.mu.Lock()
+		defer asleep.Redis.mu.Unlock()
+		return !m.stale && len(m.members) == 2 && len(asleep.dirty) == 0
+	})
+	asleep.seen(t, "a", 1, 0)
+}
+
 // TestOlderViewOfAMoverIsNoDeparture has a node restore a room that Redis lost as it was before a member moved. The node where
 // that was corrects it, and nobody sees it leave.
 func TestOlderViewOfAMoverIsNoDeparture(t *testing.T) {

@@ -32,6 +32,8 @@ type mirror struct {
 	// others acted while this node heard nothing. See redis_doubt.go.
 	doubts int
 	stale  bool
+	// guessed is when a stale mirror was first held against a room that Redis lost, zero for not; see guessLocked.
+	guessed time.Time
 	// touched is when this node last made Redis keep the room for longer.
 	touched time.Time
 }
@@ -188,12 +190,12 @@ func (m *mirror) take(c change) {
 
 // completeLocked adds to a change of a room that Redis lost and somebody founded anew the members that
 // this node knows and who did not leave, so that nobody is seen to leave because Redis forgot. It reports
-// whether the room is such; then it will be asserted, which brings them back to Redis.
+// whether the room is such; then it will be asserted, which brings them back to Redis, unless all that is missing is a guess.
 func (r *Redis) completeLocked(m *mirror, c *change) bool {
 	if !m.lost(c.Founded) {
 		return false
 	}
-	members := slices.Clone(c.Members)
+	members, assert := slices.Clone(c.Members), m.guessed.IsZero()
 	for _, e := range m.members {
 		s, own := m.own[e.ID]
 		own = own && s.epoch == e.Epoch
@@ -201,9 +203,9 @@ func (r *Redis) completeLocked(m *mirror, c *change) bool {
 		left := m.isOver(e) || slices.ContainsFunc(c.Left, func(d Departure) bool { return d.ID == e.ID && d.Epoch >= e.Epoch })
 		switch {
 		case i >= 0 && members[i].isBefore(e) && (own || e.Node != r.id):
-			members[i] = e
+			members[i], assert = e, assert || own
 		case i < 0 && (own || !left && e.Node != r.id && !r.overLocked(e.Node)):
-			members = append(members, e)
+			members, assert = append(members, e), assert || own
 		}
 	}
 	sortEntries(members)
@@ -212,7 +214,9 @@ func (r *Redis) completeLocked(m *mirror, c *change) bool {
 		e, there := find(members, d.ID)
 		return there && (e.Epoch == d.Epoch || e.Joined == d.Joined)
 	})
-	r.conflictLocked(c.Room)
+	if assert {
+		r.conflictLocked(c.Room)
+	}
 	return true
 }
 
