@@ -267,9 +267,8 @@ func (s *Server) release(ctx context.Context, user, to string, request moveReque
 		p.letGo()
 		return snapshot{}, nil, fmt.Errorf("it may be elsewhere: %w", state.ErrUnavailable)
 	}
-	if p.room != nil && !s.awaitSettled(ctx, p, to) {
-		p.end(state.ReasonDisconnect)
-		return snapshot{}, nil, errGone
+	if p.room != nil {
+		s.awaitSettled(ctx, p, to)
 	}
 	if err := p.awaitFlying(ctx, (*window).empty); err != nil {
 		p.letGo()

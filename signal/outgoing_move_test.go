@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -35,6 +36,27 @@ func (g *gathering) asks(node string, epoch uint64) (snap snapshot) {
 	}
 	g.t.Fatal("no answer")
 	return snap
+}
+
+// TestMovesOnBeforeAllHasCome has x move on from B while what a node without numbers may have sent for it to A is still to come,
+// for too long: that is a gap, and x stays in its room.
+func TestMovesOnBeforeAllHasCome(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.old["C"] = true
+		g.x = g.hop(g.x, "B")
+		g.show(g.view(2))
+		detach(g.x)
+		b := g.nodes["B"]
+		ctx, cancel := context.WithTimeout(t.Context(), resumeTimeout)
+		defer cancel()
+		snap, _, err := b.srv.release(ctx, "x", "A", moveRequest{Epoch: g.x.epoch})
+		if err != nil || !snap.Gap || snap.Room != "r" {
+			t.Errorf("handed over: %v, gap: %v, room: %q", err, snap.Gap, snap.Room)
+		}
+		if left := b.gone(); len(left) > 0 {
+			t.Errorf("%v left", left)
+		}
+	})
 }
 
 // TestHandoverThatWasLostIsGivenAgain has a node ask once more, and another one, but not when the participant

@@ -315,9 +315,8 @@ func (r *room) settled(node string, now state.Member) *incomingMove {
 }
 
 // awaitSettled waits until a participant that came from another node has all that was sent there without numbers,
-// and all that is numbered if it goes on to a node that could not tell. It reports false when ctx ends
-// first.
-func (s *Server) awaitSettled(ctx context.Context, p *participant, to string) bool {
+// and all that is numbered if it goes on to a node that could not tell. What is missing when ctx ends is a gap.
+func (s *Server) awaitSettled(ctx context.Context, p *participant, to string) {
 	plain := s.isPlain(to)
 	for {
 		move, holes := p.room.unsettled(p)
@@ -326,13 +325,14 @@ func (s *Server) awaitSettled(ctx context.Context, p *participant, to string) bo
 		case move != nil:
 			settled = move.settled
 		case !plain || !holes:
-			return true
+			return
 		}
 		select {
 		case <-settled:
 		case <-time.After(holeTimeout / 100):
 		case <-ctx.Done():
-			return move == nil && p.room.fill(p)
+			p.room.fill(p, plain)
+			return
 		}
 	}
 }
@@ -346,16 +346,23 @@ func (r *room) unsettled(p *participant) (move *incomingMove, holes bool) {
 	return nil, false
 }
 
-// fill takes all as lost that is missing.
-func (r *room) fill(p *participant) bool {
+// fill takes what is missing without numbers as lost, and what is numbered too if the next node could not tell.
+func (r *room) fill(p *participant, plain bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l := r.local[p.user]; l != nil && l.participant == p {
-		for i := range l.marks.all {
+	l := r.local[p.user]
+	if l == nil || l.participant != p {
+		return
+	}
+	if l.move != nil {
+		p.miss("messages may be missing")
+		l.endMove()
+	}
+	for i := range l.marks.all {
+		if plain {
 			l.giveUp(&l.marks.all[i])
 		}
 	}
-	return true
 }
 
 // giveUpPassing passes for a node that will not say so any more.
