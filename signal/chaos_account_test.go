@@ -18,7 +18,11 @@ type account struct {
 	*record
 	lives map[string]*life
 	said  map[spoken]*utterance
+	heard map[listening]bool
 }
+
+// listening names a line and one who heard it.
+type listening struct{ user, from, line string }
 
 // spoken names one attempt of a sender.
 type spoken struct {
@@ -27,9 +31,12 @@ type spoken struct {
 }
 
 func newAccount(r *record) *account {
-	a := &account{record: r, lives: map[string]*life{}, said: map[spoken]*utterance{}}
+	a := &account{record: r, lives: map[string]*life{}, said: map[spoken]*utterance{}, heard: map[listening]bool{}}
 	for _, f := range r.lives {
 		a.lives[f.user] = f
+		for _, h := range f.heard {
+			a.heard[listening{f.user, h.from, h.line}] = true
+		}
 	}
 	for _, l := range r.lines {
 		for _, t := range l.attempts {
@@ -99,12 +106,12 @@ func (l *utterance) meant(from, to int) []string {
 
 // lacks says why a user should have heard a line that it did not, empty if there is nothing to complain about.
 func (a *account) lacks(f *life, l *utterance) string {
+	if a.heard[listening{f.user, l.from, l.id}] {
+		return ""
+	}
 	first := l.attempts[0]
 	s, there := f.stayAt(l.room, first.at)
 	if !there || f.returnedBefore(s, first.since[f.user]) || f.mayEnd(s, first.at) || f.toldSince(first.at) {
-		return ""
-	}
-	if slices.ContainsFunc(f.heard, func(h hearing) bool { return h.from == l.from && h.line == l.id }) {
 		return ""
 	}
 	if s.until.IsZero() && f.lost.IsZero() {

@@ -23,9 +23,10 @@ func (p *participant) read() {
 	defer close(p.ended)
 	for {
 		m, err := p.conn.Next(context.Background())
+		now := time.Now() // The lock may take long.
 		p.chaos.mu.Lock()
 		if err != nil {
-			p.hearEnd(err)
+			p.hearEnd(err, now)
 			p.chaos.mu.Unlock()
 			return
 		}
@@ -36,18 +37,18 @@ func (p *participant) read() {
 
 // What follows is called with the lock held.
 
-func (p *participant) hearEnd(err error) {
+func (p *participant) hearEnd(err error, now time.Time) {
 	if !p.greeted {
 		return
 	}
-	p.life.away = append(p.life.away, span{from: time.Now()})
+	p.life.away = append(p.life.away, span{from: now})
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {
 		return
 	}
 	p.chaos.count(fmt.Sprint("close ", closed.Code))
 	if closed.Code == closeLost {
-		p.life.gaps = append(p.life.gaps, gap{at: time.Now()})
+		p.life.gaps = append(p.life.gaps, gap{at: now})
 	}
 }
 

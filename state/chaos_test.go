@@ -233,13 +233,21 @@ func (c *chaos) kill(i int) {
 		}
 		room, id, _ := strings.Cut(key, "/")
 		delete(c.at, key)
-		if c.cfg.Grace == 0 {
+		if c.cfg.Grace == 0 || c.isUnknown(dead, room, id) {
 			c.ends[key]++
 			continue
 		}
 		c.orphans = append(c.orphans, orphan{room, id, dead.id, dead.epoch(room, id), time.Now()})
 	}
 	c.birth()
+}
+
+// isUnknown reports whether a node that is dead had let somebody in during an outage of which nobody else has heard since.
+func (c *chaos) isUnknown(dead *site, room, id string) bool {
+	dead.Redis.mu.Lock()
+	lately := time.Since(dead.fell) < c.cfg.Lease
+	dead.Redis.mu.Unlock()
+	return lately && !c.redis.Client().HExists(c.t.Context(), dead.roomKey(room), "m:"+id).Val()
 }
 
 // settle compares what everybody sees with who is there, and looks for departures that were none.
