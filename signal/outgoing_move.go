@@ -30,6 +30,7 @@ type outgoingMove struct {
 	snap  *snapshot // what was handed over, until that has arrived
 	queue []state.Message
 	full  bool      // something was dropped, so that nothing may follow
+	slept bool      // the process did not run meanwhile
 	last  time.Time // when it began or something came
 	wake  chan struct{}
 	begun chan struct{} // closed when the other node has a place for what is forwarded
@@ -91,6 +92,19 @@ func (move *outgoingMove) hasArrived() bool {
 	default:
 		return false
 	}
+}
+
+func (move *outgoingMove) noteAbsence() {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	move.slept = true
+}
+
+// isUnderWay reports whether the participant has not arrived, for all that a process knows that ran meanwhile.
+func (move *outgoingMove) isUnderWay() bool {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	return !move.slept && !move.hasArrived()
 }
 
 // target returns the node that has the participant now, and whether it speaks protocol 1.

@@ -17,6 +17,9 @@ func (s *Server) onSlept(time.Time) {
 	for _, p := range s.everybody() {
 		p.noteAbsence()
 	}
+	for _, move := range s.moves.all() {
+		move.noteAbsence()
+	}
 }
 
 func (p *participant) noteAbsence() {
@@ -26,22 +29,30 @@ func (p *participant) noteAbsence() {
 }
 
 // isPresent reports whether the user is a member of a room here whose client was there when the process ran again, or
-// has come since.
+// has come since. Who is on its way to another node is there until it has arrived.
 func (s *Server) isPresent(id, user string) bool {
-	r := s.room(id)
-	if r == nil {
-		return false
+	p := s.localMemberOf(id, user)
+	if p == nil {
+		move := s.moves.of(user)
+		return move != nil && move.room == id && move.isUnderWay()
 	}
-	r.mu.Lock()
-	l := r.local[user]
-	r.mu.Unlock()
-	if l == nil {
-		return false
-	}
-	p := l.participant
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.absent
+}
+
+// localMemberOf returns the participant of this node that is a user in a room, nil for none.
+func (s *Server) localMemberOf(id, user string) *participant {
+	r := s.room(id)
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.local[user]; l != nil {
+		return l.participant
+	}
+	return nil
 }
 
 // awaitTrust waits, in the read loop, while the participant's place may be elsewhere, or that of others in a room that it is about

@@ -172,6 +172,13 @@ func TestPresent(t *testing.T) {
 		present("r", "x", true) // That was later.
 		g.y.absent = false      // It has come.
 		present("r", "y", true)
+		g.x = g.hop(g.x, "B")
+		present("r", "x", true) // On its way.
+		g.show(g.view(2))
+		present("r", "x", false)
+		g.y = g.hop(g.y, "B")
+		srv.onSlept(time.Now())
+		present("r", "y", false)
 	})
 }
 

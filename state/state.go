@@ -170,8 +170,8 @@ type Events struct {
 	// Slept says, before this node acts again, that its process did not run from a time on: what has happened
 	// since is old news.
 	Slept func(since time.Time)
-	// Present reports whether this node has a member and, if the process did not run for a while, its client was there
-	// when it ran again or has come since.
+	// Present reports whether this node has a member, or is handing it to another node, and, if the process did not run for a
+	// while, its client was there when it ran again or has come since.
 	Present func(room, user string) bool
 	// Died says that a node is dead. What it sent before has been delivered, or Lost was called.
 	Died func(node string)
