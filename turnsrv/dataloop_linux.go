@@ -44,6 +44,7 @@ type dataLoop struct {
 	in      *batch.Inbox
 	out     *batch.Outbox
 	packets int       // packets is how many of data the turn has passed on.
+	crossed crossed   // crossed is what was handed from relay to relay and is not counted yet.
 	share   fairShare // share is that of the listener's clients.
 	now     time.Time // now is the time of the turn.
 	recent  recent
@@ -222,6 +223,7 @@ func (l *dataLoop) begin() {
 }
 
 func (l *dataLoop) sendOn() {
+	l.countCrossed()
 	l.out.Flush()
 	l.in.Reset()
 }
@@ -323,7 +325,7 @@ func (l *dataLoop) control(from transport.FiveTuple, packet []byte) {
 		l.out.Flush()
 	}
 	l.front.message(request{loop: l, from: from, via: l.path(from)}, packet)
-	l.recent = recent{from: from, alloc: l.front.allocation(from)}
+	l.recent, l.peer = recent{from: from, alloc: l.front.allocation(from)}, recentPeer{}
 }
 
 // path returns the way back to the recent client.
@@ -357,12 +359,12 @@ func (l *dataLoop) data(packet []byte) {
 			return
 		}
 		if c.out.admit(payload, l.now) {
-			l.out.Add(&c.slot, nil, payload, 0)
+			l.onChannel(packet, payload)
 		}
 	default:
 		if p, ok := c.alloc.outboundChannelData(packet, l.now); ok {
 			c.number, c.out, c.slot = binary.BigEndian.Uint16(packet), p, peerSlot(p.relay, p.to)
-			l.out.Add(&c.slot, nil, p.payload, 0)
+			l.onChannel(packet, p.payload)
 		}
 	}
 }
@@ -371,6 +373,10 @@ func (l *dataLoop) data(packet []byte) {
 func (l *dataLoop) indication(packet []byte) {
 	p, ok := l.recent.alloc.outboundIndication(packet, l.now)
 	if !ok {
+		return
+	}
+	if p.across != nil {
+		l.cross(p.relay, p.across, nil, p.payload)
 		return
 	}
 	if p.dontFragment {
@@ -384,32 +390,54 @@ func (l *dataLoop) indication(packet []byte) {
 
 // fromPeer handles a datagram of a peer, which may be merged from several.
 func (l *dataLoop) fromPeer(r *relay, i, segment int) {
-	p := &l.peer
-	if source := l.in.Sender(i); p.relay != r || p.source != source {
-		*p = recentPeer{relay: r, source: source}
-		p.inbound, p.permitted = r.inbound(source, l.now)
-		if client, ok := r.alloc.via.(*transport.UDPPath); ok {
-			p.slot = clientSlot(client, toClients)
-		}
-	}
+	p := l.lookUp(r, l.in.Sender(i))
 	datagram := l.in.Datagram(i)
 	single := segment <= 0 || segment >= len(datagram)
 	for payload := range batch.Packets(datagram, segment) {
 		switch {
-		case !p.permitted:
-			l.front.metrics.dropped(dropNoPermission)
-		case !p.inbound.admit(payload, l.now):
-		case p.slot.Socket == nil:
-			l.toStream(r, payload)
-		case single:
+		case !p.admits(payload, l.now):
+		case single && p.slot.Socket != nil:
 			var space [wire.DataIndicationHeader]byte
 			header, padding := p.inbound.appendHeader(space[:0], len(payload))
 			l.out.AddFrame(&p.slot, l.in.Frame(i, header, padding), len(payload))
 		default:
-			header, padding := p.inbound.appendHeader(l.out.HeaderSpace(), len(payload))
-			l.out.Add(&p.slot, header, payload, padding)
+			l.toClient(payload)
 		}
 	}
+}
+
+// lookUp makes a peer the recent one.
+func (l *dataLoop) lookUp(r *relay, source netip.AddrPort) *recentPeer {
+	p := &l.peer
+	if p.relay == r && p.source == source {
+		return p
+	}
+	*p = recentPeer{relay: r, source: source}
+	p.inbound, p.permitted = r.inbound(source, l.now)
+	if client, ok := r.alloc.via.(*transport.UDPPath); ok {
+		p.slot = clientSlot(client, toClients)
+	}
+	return p
+}
+
+// admits decides about a payload, and counts it.
+func (p *recentPeer) admits(payload []byte, now time.Time) bool {
+	if !p.permitted {
+		p.relay.alloc.front.metrics.dropped(dropNoPermission)
+		return false
+	}
+	return p.inbound.admit(payload, now)
+}
+
+// toClient sends a payload to the client of the recent peer.
+func (l *dataLoop) toClient(payload []byte) {
+	p := &l.peer
+	if p.slot.Socket == nil {
+		l.toStream(p.relay, payload)
+		return
+	}
+	header, padding := p.inbound.appendHeader(l.out.HeaderSpace(), len(payload))
+	l.out.Add(&p.slot, header, payload, padding)
 }
 
 // toStream sends a payload of the recent peer to a client of a stream or of DTLS,

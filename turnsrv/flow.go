@@ -18,6 +18,7 @@ type outbound struct {
 	consent      consent.Flow
 	payload      []byte
 	dontFragment bool
+	across       *relay // across is the relay of this node that the peer is, nil for any other peer.
 }
 
 // route decides where data of a client goes, and counts it. It reports false
@@ -77,7 +78,8 @@ func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now 
 		a.front.metrics.peersDenied.Inc()
 		return outbound{}, false
 	}
-	out := outbound{alloc: a, relay: r, to: r.pool.address.Translate(peer), consent: a.gate.Flow(consent.Out, peer)}
+	to := r.pool.address.Translate(peer)
+	out := outbound{alloc: a, relay: r, to: to, across: r.pool.relayAt(to), consent: a.gate.Flow(consent.Out, peer)}
 	return out, out.admit(payload, now)
 }
 
@@ -105,6 +107,10 @@ func (f *front) relayToPeer(from transport.FiveTuple, packet []byte) {
 
 // send sends a payload by itself.
 func (f *front) send(p outbound) {
+	if p.across != nil {
+		f.cross(p)
+		return
+	}
 	r, v6 := p.relay, p.to.Addr().Is6()
 	if p.dontFragment {
 		r.fragments.Lock()

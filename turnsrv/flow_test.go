@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/pion/stun/v2"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
@@ -85,6 +87,45 @@ func TestRelayingAllocatesNothing(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestCrossingAllocatesNothing does the same with packets that go from relay to relay.
+func TestCrossingAllocatesNothing(t *testing.T) {
+	s := startServer(t, loopbackConfig())
+	a, relayA := allocated(t, s, "udp", "alice")
+	b, relayB := allocated(t, s, "udp", "bob")
+	for _, bind := range []struct {
+		client *wireClient
+		peer   netip.AddrPort
+	}{{a, relayB}, {b, relayA}} {
+		if _, err := bind.client.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(bind.peer)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = b.conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
+	payload, buffer := make([]byte, 161), make([]byte, 4<<10)
+	for name, frame := range map[string][]byte{
+		"channel":    wireChannelData(flowChannel, payload, 0),
+		"indication": wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrPeer(relayB), wire.SetValue(stun.AttrData, payload...)).Raw,
+	} {
+		for _, packets := range []int{1, 20} {
+			n := allocations(200, func() {
+				for range packets {
+					if _, err := a.conn.Write(frame); err != nil {
+						t.Error(err)
+					}
+				}
+				for range packets {
+					if _, err := b.conn.Read(buffer); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			if n != 0 {
+				t.Errorf("%v allocations for %d packets by %s", n, packets, name)
+			}
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,12 +42,19 @@ type relayPool struct {
 	log              *slog.Logger
 	listen           func(netip.AddrPort) (batch.Conn, error) // listen is fixed before the first client.
 
+	// relays are those that relay now, by their port above minPort. They are looked up
+	// with packets on all cores, hence without a lock.
+	relays []atomic.Pointer[relay]
+
 	mu   sync.Mutex
 	free *freePorts // free are the ports that none of our sockets has.
 }
 
 func newRelayPool(address relayaddr.Address, minPort, maxPort uint16, log *slog.Logger) *relayPool {
-	return &relayPool{address: address, minPort: minPort, maxPort: maxPort, log: log, listen: listenRelay, free: newFreePorts(minPort, maxPort)}
+	return &relayPool{
+		address: address, minPort: minPort, maxPort: maxPort, log: log, listen: listenRelay,
+		relays: make([]atomic.Pointer[relay], max(int(maxPort)-int(minPort)+1, 0)), free: newFreePorts(minPort, maxPort),
+	}
 }
 
 // listenRelay opens the socket of a relay that a goroutine of its own reads.
@@ -74,6 +82,9 @@ func (s *relaySocket) close() {
 		s.pool.release(s.port)
 	})
 }
+
+// bound is the address that the socket sends from.
+func (s *relaySocket) bound() netip.AddrPort { return netip.AddrPortFrom(s.pool.address.Bind, s.port) }
 
 // seen is the address that others know the socket by.
 func (s *relaySocket) seen() netip.AddrPort { return netip.AddrPortFrom(s.pool.address.Seen, s.port) }
@@ -172,6 +183,7 @@ type relay struct {
 
 // begin makes the relay an allocation of the engine and starts to relay.
 func (r *relay) begin(lifetime time.Duration) (err error) {
+	r.pool.know(r)
 	if r.kept, err = r.alloc.lane.Allocate(r.id, r, r.seen(), lifetime); err != nil || r.loop == nil {
 		return err
 	}
@@ -234,6 +246,7 @@ func (r *relay) WriteTo([]byte, net.Addr) (int, error) { return 0, errors.ErrUns
 // all its allocations, stops at the first that does.
 func (r *relay) Close() error {
 	r.done.Do(func() {
+		r.pool.forget(r)
 		if r.loop != nil {
 			r.loop.forget(r)
 		}
