@@ -335,7 +335,7 @@ func (c *Config) transports(counters *transport.Metrics) transport.Config {
 	t := transport.Config{
 		Port: c.Port, TLSPort: c.TLSPort, OnePort: c.OnePort, Stream: c.ListenStream, TLS: c.TLS, UDPSockets: c.UDPSockets,
 		IPv6Optional: slices.Equal(c.Listen, defaultListen()),
-		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns, MaxQueued: c.MaxQueued,
+		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns, MaxQueued: c.MaxQueued, Gather: c.MaxNap > 0,
 		Log: c.logger(), DTLSLogs: engine.Logs(c.logger()), Metrics: counters,
 	}
 	for _, text := range c.Listen {

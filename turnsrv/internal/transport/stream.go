@@ -161,6 +161,7 @@ type streamConn struct {
 	stream net.Conn     // stream is raw or the TLS on it.
 	secure *tls.Conn    // secure is the TLS, nil without.
 	batch  *recordBatch // batch is between raw and TLS, nil without TLS.
+	socket *gatherer    // socket is what is read below TLS.
 
 	// Owned by the goroutine of serve.
 	received bool // received says that the receiver knows the client.
@@ -170,21 +171,30 @@ type streamConn struct {
 
 	// Guarded by mu.
 	mu      sync.Mutex
-	queue   sendQueue
-	writing bool   // writing says that there is a writer, which takes what is queued.
-	ended   string // ended is why the connection was closed, empty while it is open.
+	queue   *sendQueue  // queue is nil when nothing waits.
+	writing bool        // writing says that there is a writer, which takes what is queued, or will be.
+	resting bool        // resting says that later starts it.
+	wrote   time.Time   // wrote is when the last one ended.
+	later   *time.Timer // later is nil until it is needed.
+	ended   string      // ended is why the connection was closed, empty while it is open.
 }
 
 // newStreamConn puts TLS on a connection if there is a config for it.
 func newStreamConn(c *common, conn net.Conn, l layers, from FiveTuple, config *tls.Config) *streamConn {
 	s := &streamConn{common: c, from: from, raw: conn, stream: conn, secure: l.tls, batch: l.batch}
-	if l.batch != nil {
+	switch {
+	case l.batch != nil:
 		s.raw = l.batch
-	}
-	if config != nil {
-		s.batch = &recordBatch{Conn: conn}
+	case config != nil:
+		s.batch = newRecordBatch(conn)
 		s.secure = tls.Server(s.batch, config)
 		s.stream = s.secure
+	default:
+		s.socket = &gatherer{Conn: conn}
+		s.stream = s.socket
+	}
+	if s.batch != nil {
+		s.socket = s.batch.socket
 	}
 	return s
 }
@@ -208,6 +218,7 @@ func (c *streamConn) read() string {
 	}
 	c.patience = patience{conn: c.raw, idle: c.common.IdleTimeout}
 	c.patience.wait(c.common.firstMessageTimeout)
+	c.socket.resting = c.common.Gather
 	frames := wire.NewFramer(c.stream)
 	for {
 		frame, err := frames.Next()
@@ -259,12 +270,14 @@ func (c *streamConn) Send(packet []byte) error {
 		c.mu.Unlock()
 		return errGone
 	}
+	if c.queue == nil {
+		c.queue = queues.Get().(*sendQueue)
+	}
 	before := len(c.queue.bytes)
 	dropped, kept := c.queue.push(packet, c.common.queueLimit())
 	c.common.Metrics.queued.Add(int64(len(c.queue.bytes) - before))
-	if kept && !c.writing {
-		c.writing = true
-		c.writer.Go(c.write)
+	if kept {
+		c.haveWritten()
 	}
 	c.mu.Unlock()
 	if dropped > 0 {
@@ -277,29 +290,68 @@ func (c *streamConn) Send(packet []byte) error {
 	return nil
 }
 
+// haveWritten has somebody write what is queued: at the next tick if the client was
+// written to just now, and not much waits. It is called with mu held.
+func (c *streamConn) haveWritten() {
+	switch {
+	case c.resting && len(c.queue.bytes) > writeChunk && c.later.Stop():
+		c.resting = false
+		c.writer.Go(c.write)
+		c.writer.Done() // That of the timer.
+	case c.writing:
+	case !c.common.Gather || time.Since(c.wrote) >= gatherTime:
+		c.writing = true
+		c.writer.Go(c.write)
+	default:
+		c.writing, c.resting = true, true
+		c.writer.Add(1)
+		c.writeLater(untilTick())
+	}
+}
+
+func (c *streamConn) writeLater(wait time.Duration) {
+	if c.later != nil {
+		c.later.Reset(wait)
+		return
+	}
+	c.later = time.AfterFunc(wait, func() {
+		defer c.writer.Done()
+		c.write()
+	})
+}
+
 // write writes what is queued, as much at once as there is, and ends when there
 // is nothing more.
 func (c *streamConn) write() {
-	var batch []byte
-	for {
-		c.mu.Lock()
-		if c.ended != "" || c.queue.empty() {
-			c.writing = false
-			rest := c.queue.swap(nil)
-			c.mu.Unlock()
-			c.common.Metrics.queued.Add(-int64(len(rest)))
-			releaseBuffer(batch)
-			releaseBuffer(rest)
-			return
-		}
-		batch = c.queue.swap(batch[:0])
-		c.mu.Unlock()
-		err := c.writeAll(batch)
-		c.common.Metrics.queued.Add(-int64(len(batch)))
+	for batch := c.take(); batch != nil; batch = c.take() {
+		err := c.writeAll(batch.bytes)
+		c.discard(batch)
 		if err != nil {
 			c.end(writeError(err))
 		}
 	}
+}
+
+// take returns what is queued, or nil when the writer has to end.
+func (c *streamConn) take() *sendQueue {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	batch := c.queue
+	c.queue, c.resting = nil, false
+	if batch != nil && c.ended != "" {
+		c.discard(batch)
+		batch = nil
+	}
+	if batch == nil {
+		c.writing, c.wrote = false, time.Now()
+	}
+	return batch
+}
+
+// discard gives back a queue whose frames are written, or lost.
+func (c *streamConn) discard(q *sendQueue) {
+	c.common.Metrics.queued.Add(-int64(len(q.bytes)))
+	q.release()
 }
 
 func writeError(err error) string {
@@ -379,8 +431,6 @@ type queuedFrame struct {
 	data bool
 }
 
-func (q *sendQueue) empty() bool { return len(q.bytes) == 0 }
-
 // push adds a packet, for which it drops as much of the oldest data as it has
 // to. It returns how many packets were lost and whether the new one was kept.
 func (q *sendQueue) push(packet []byte, limit int) (dropped int, kept bool) {
@@ -395,11 +445,8 @@ func (q *sendQueue) push(packet []byte, limit int) (dropped int, kept bool) {
 		}
 		return dropped, false
 	}
-	if q.bytes == nil {
-		q.bytes = freshBuffer()
-	}
 	q.bytes = append(q.bytes, packet...)
-	q.bytes = append(q.bytes, make([]byte, size-len(packet))...)
+	q.bytes = append(q.bytes, padding[:size-len(packet)]...)
 	q.frames = append(q.frames, queuedFrame{size, data})
 	return dropped, true
 }
@@ -423,24 +470,15 @@ func (q *sendQueue) dropData(bytes int) (dropped int) {
 	return dropped
 }
 
-// swap takes everything out and leaves an empty buffer in its place.
-func (q *sendQueue) swap(empty []byte) []byte {
-	full := q.bytes
-	q.bytes = empty
-	if empty == nil {
-		q.frames = nil
-	} else {
-		q.frames = q.frames[:0]
-	}
-	return full
-}
+// padding is at most as long as that.
+var padding [3]byte
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b }}
+// queues are those of clients for whom nothing waits.
+var queues = sync.Pool{New: func() any { return &sendQueue{bytes: make([]byte, 0, 2<<10)} }}
 
-func freshBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
-
-func releaseBuffer(b []byte) {
-	if cap(b) > 0 && cap(b) <= keptBuffer {
-		buffers.Put(&b)
+func (q *sendQueue) release() {
+	if cap(q.bytes) <= keptBuffer {
+		q.bytes, q.frames = q.bytes[:0], q.frames[:0]
+		queues.Put(q)
 	}
 }

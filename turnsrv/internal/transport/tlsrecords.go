@@ -11,6 +11,7 @@ import (
 // most of what it costs.
 type recordBatch struct {
 	net.Conn
+	socket *gatherer // socket is Conn, which is read.
 
 	mu      sync.Mutex
 	holding bool
@@ -18,7 +19,12 @@ type recordBatch struct {
 }
 
 // HoldRecords returns a connection for TLS that a streamServer is to get without it.
-func HoldRecords(conn net.Conn) net.Conn { return &recordBatch{Conn: conn} }
+func HoldRecords(conn net.Conn) net.Conn { return newRecordBatch(conn) }
+
+func newRecordBatch(conn net.Conn) *recordBatch {
+	socket := &gatherer{Conn: conn}
+	return &recordBatch{Conn: socket, socket: socket}
+}
 
 // NetConn returns the connection under b.
 func (b *recordBatch) NetConn() net.Conn { return b.Conn }
