@@ -292,7 +292,7 @@ func (n *node) loadCertificates(web *signal.Config) (err error) {
 
 // openCertificates tells where they are kept: nodes with one Redis ask for them once.
 func (n *node) openCertificates() error {
-	at := certificate.Node{Host: n.settings.Signal.Host, Port: n.settings.Signal.Port}
+	at := certificate.Node{Hosts: n.settings.WebHosts(), Port: n.settings.Signal.Port}
 	if addr, ok := n.signal.Addr().(*net.TCPAddr); ok { // The one port is bound later.
 		at.Port = addr.Port
 	}
@@ -325,7 +325,7 @@ func (n *node) buildTURN(cfg turnsrv.Config) error {
 // ownServices are the addresses that a relay must never reach.
 func (n *node) ownServices() []netip.AddrPort {
 	var own []netip.AddrPort
-	for _, addr := range []net.Addr{n.signal.Addr(), n.signal.AdminAddr(), n.certs.PlainAddr()} {
+	for _, addr := range append(n.certs.PlainAddrs(), n.signal.Addr(), n.signal.AdminAddr()) {
 		if tcp, ok := addr.(*net.TCPAddr); ok {
 			own = append(own, tcp.AddrPort())
 		}

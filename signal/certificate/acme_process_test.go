@@ -45,11 +45,12 @@ func TestNameIsProved(t *testing.T) {
 	const kid, hmac = "kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 	at := freePorts(t)
 	for way, o := range map[string]acmetest.Options{
-		"HTTP-01":     {HTTPPort: at.http, TLSPort: systemtest.FreePort(t)},
-		"TLS-ALPN-01": {HTTPPort: systemtest.FreePort(t), TLSPort: at.https},
-		"DNS-01":      {HTTPPort: systemtest.FreePort(t), TLSPort: systemtest.FreePort(t)},
-		"EAB":         {HTTPPort: at.http, TLSPort: at.https, EAB: [2]string{kid, hmac}},
-		"one port":    {HTTPPort: systemtest.FreePort(t), TLSPort: at.https},
+		"HTTP-01":                 {HTTPPort: at.http, TLSPort: systemtest.FreePort(t)},
+		"TLS-ALPN-01":             {HTTPPort: systemtest.FreePort(t), TLSPort: at.https},
+		"DNS-01":                  {HTTPPort: systemtest.FreePort(t), TLSPort: systemtest.FreePort(t)},
+		"EAB":                     {HTTPPort: at.http, TLSPort: at.https, EAB: [2]string{kid, hmac}},
+		"one port":                {HTTPPort: systemtest.FreePort(t), TLSPort: at.https},
+		"HTTP-01 over IPv6 alone": {HTTPPort: at.http, TLSPort: systemtest.FreePort(t), Names: "::1"},
 	} {
 		t.Run(way, func(t *testing.T) {
 			ca := acmetest.New(t, o)
@@ -60,6 +61,8 @@ func TestNameIsProved(t *testing.T) {
 				var program string
 				program, calls = ca.Hook()
 				flags = append(flags, "--domain", name+",*.rooms.example.test", "--acme-dns-hook", program)
+			case "HTTP-01 over IPv6 alone":
+				flags = append(flags, "--one-port", strconv.Itoa(at.https), "--turn-listen", "127.0.0.1,::1")
 			case "one port":
 				flags = append(flags, "--one-port", strconv.Itoa(at.https))
 			case "EAB":

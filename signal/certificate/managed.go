@@ -91,7 +91,7 @@ func (m *managed) open(n Node, plain *plain) error {
 	m.http = certmagic.NewACMEIssuer(m.acme, certmagic.ACMEIssuer{
 		CA: m.directoryURL(), TrustedRoots: m.roots, Agreed: true, Logger: log,
 		Email:                m.config.Email + " ", // Were it empty, certmagic would ask for one on the terminal. It trims it.
-		DisableHTTPChallenge: plain.port() == 0, AltHTTPPort: plain.port(), AltTLSALPNPort: n.Port, ListenHost: plain.host,
+		DisableHTTPChallenge: plain.port() == 0, AltHTTPPort: plain.port(), AltTLSALPNPort: n.Port, ListenHost: n.Hosts[0],
 	})
 	if id, key := m.config.eab(); id != "" {
 		m.http.ExternalAccount = &acme.EAB{KeyID: id, MACKey: key}

@@ -6,9 +6,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -24,50 +27,72 @@ const plainTimeout = 10 * time.Second
 
 // plain is the port of plain HTTP: it answers HTTP-01 and sends browsers to HTTPS.
 type plain struct {
-	host    string // the host to bind to
-	wanted  int    // the port
+	wanted  int // the port to bind
 	domains []string
 	log     *slog.Logger
 
-	listener net.Listener // nil without one
-	taken    error        // why there is none
-	server   *http.Server
+	listeners []net.Listener
+	taken     error // why there are not all
+	server    *http.Server
 }
 
 func newPlain(c Config, log *slog.Logger) *plain {
 	return &plain{wanted: c.HTTPPort, domains: c.Domains, log: log}
 }
 
-// listen binds the port, if there is one. Where it need not be had there is no redirect then, and no HTTP-01.
-func (p *plain) listen(host string, must bool) error {
-	p.host = host
+// listen binds the port, if there is one, at every host. Where it need not be had there is no redirect then, and no HTTP-01.
+func (p *plain) listen(hosts []string, must bool) error {
 	if p.wanted == 0 {
 		return nil
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(p.wanted)))
-	if err != nil && must {
-		return fmt.Errorf("--http-port: %w", err)
-	}
-	if p.taken = err; err == nil {
-		p.listener = netutil.LimitListener(l, plainConns)
+	for _, host := range hosts {
+		l, err := net.Listen(network(host), net.JoinHostPort(host, strconv.Itoa(p.wanted)))
+		switch {
+		case err == nil:
+			p.listeners = append(p.listeners, netutil.LimitListener(l, plainConns))
+		case lacksIPv6(host, err) && len(hosts) > 1:
+		case must:
+			p.close()
+			return fmt.Errorf("--http-port: %w", err)
+		default:
+			p.taken = err
+		}
 	}
 	return nil
 }
 
-// PlainAddr is the address of plain HTTP, nil for none.
-func (s *Set) PlainAddr() net.Addr {
-	if s.plain.listener == nil {
-		return nil
+// network is that of the family of an address alone, since an IPv6 socket would take IPv4 too, which has one of its own where it is wanted.
+func network(host string) string {
+	addr, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return "tcp"
+	case addr.Is4():
+		return "tcp4"
 	}
-	return s.plain.listener.Addr()
+	return "tcp6"
+}
+
+// lacksIPv6 says whether an address cannot be bound because this machine has no IPv6.
+func lacksIPv6(host string, err error) bool {
+	return network(host) == "tcp6" && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EPROTONOSUPPORT))
+}
+
+// PlainAddrs are the addresses of plain HTTP.
+func (s *Set) PlainAddrs() []net.Addr {
+	var all []net.Addr
+	for _, l := range s.plain.listeners {
+		all = append(all, l.Addr())
+	}
+	return all
 }
 
 // port is the one that is bound, 0 for none.
 func (p *plain) port() int {
-	if p.listener == nil {
+	if len(p.listeners) == 0 {
 		return 0
 	}
-	return p.listener.Addr().(*net.TCPAddr).Port
+	return p.listeners[0].Addr().(*net.TCPAddr).Port
 }
 
 func (p *plain) note(n *setting.Notes) {
@@ -87,17 +112,20 @@ func (p *plain) prepare(https int, m *managed) {
 
 // serve serves until close.
 func (p *plain) serve() {
-	if p.listener == nil {
-		return
+	var serving sync.WaitGroup
+	for _, l := range p.listeners {
+		serving.Go(func() {
+			if err := p.server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				p.log.Warn("plain HTTP has ended", "address", l.Addr().String(), "error", err)
+			}
+		})
 	}
-	if err := p.server.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-		p.log.Warn("plain HTTP has ended", "error", err)
-	}
+	serving.Wait()
 }
 
 func (p *plain) close() {
-	if p.listener != nil {
-		_ = p.listener.Close() // The server closes only what it serves already.
+	for _, l := range p.listeners {
+		_ = l.Close() // The server closes only what it serves already.
 	}
 	if p.server != nil {
 		_ = p.server.Close()

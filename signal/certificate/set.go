@@ -109,14 +109,14 @@ func (s *Set) uses() []use {
 
 // Node is what has the certificates.
 type Node struct {
-	Host   string // Host is the address that it binds to.
-	Port   int    // Port is that of HTTPS.
-	Shared Vault  // Shared is where nodes keep certificates for each other, or nil.
+	Hosts  []string // Hosts are the addresses that it binds to, at least one.
+	Port   int      // Port is that of HTTPS.
+	Shared Vault    // Shared is where nodes keep certificates for each other, or nil.
 }
 
 // Open binds the port of plain HTTP and finds the place where certificates are kept. Nothing is asked for yet.
 func (s *Set) Open(n Node) error {
-	if err := s.plain.listen(n.Host, s.managed == nil || s.config.HTTPPort != derivedHTTPPort); err != nil {
+	if err := s.plain.listen(n.Hosts, s.managed == nil || s.config.HTTPPort != derivedHTTPPort); err != nil {
 		return err
 	}
 	if s.managed != nil {

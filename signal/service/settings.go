@@ -70,7 +70,7 @@ func (s *Settings) Validate() error {
 	if s.TURN.Enabled && !s.TURN.OnePort {
 		s.Signal.CheckPort(&p, "turn-port", s.TURN.Port, s.TURN.Listen...)
 	}
-	s.Signal.CheckPort(&p, "http-port", s.Certificate.HTTPPort, s.Signal.Host)
+	s.Signal.CheckPort(&p, "http-port", s.Certificate.HTTPPort, s.WebHosts()...)
 	if s.TURN.Enabled && !s.TURN.OnePort && s.Certificate.TURN() {
 		s.Signal.CheckPort(&p, "turn-tls-port", s.TURN.TLSPort, s.TURN.Listen...)
 	}
@@ -119,6 +119,14 @@ func (s *Settings) sharePort() setting.Problems {
 	}
 	s.Signal.OnePort, s.TURN.OnePort = true, true
 	return p
+}
+
+// WebHosts are the addresses at which browsers find the node, for whom plain HTTP is, too.
+func (s *Settings) WebHosts() []string {
+	if s.Edge.IsOnePort() {
+		return s.TURN.Listen
+	}
+	return []string{s.Signal.Host}
 }
 
 // followDomain sets what follows from --domain: one port for all, unless something is said of ports or there is no TURN.

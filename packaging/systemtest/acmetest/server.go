@@ -85,8 +85,12 @@ func New(t *testing.T, o Options) *Server {
 	var key string
 	s.CA, key = systemtest.WriteCertificate(t, s.dir, systemtest.Certificate(t, o.Host))
 	s.configure(o, acme, management, key)
+	names4, names6 := o.Names, ""
+	if strings.Contains(o.Names, ":") {
+		names4, names6 = "", o.Names
+	}
 	dns := exec.Command(filepath.Join(bin, "pebble-challtestsrv"), "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "",
-		"-dnsserver", s.dns, "-management", records, "-defaultIPv4", o.Names, "-defaultIPv6", "")
+		"-dnsserver", s.dns, "-management", records, "-defaultIPv4", names4, "-defaultIPv6", names6)
 	s.run(dns)
 	t.Cleanup(func() { stop(dns) })
 	t.Cleanup(s.Stop)
