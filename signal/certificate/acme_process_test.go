@@ -302,6 +302,38 @@ func TestNodesAskOnce(t *testing.T) {
 	checkEncrypted(t, server, cert)
 }
 
+// TestNodesRenewOnce has it be time to renew for three nodes with one Redis at once.
+func TestNodesRenewOnce(t *testing.T) {
+	const lives, nodes = 30 * time.Second, 3
+	server, at := redistest.Start(t), freePorts(t)
+	ca := acmetest.New(t, acmetest.Options{HTTPPort: at.http, TLSPort: at.https, Lifetime: lives})
+	ca.Start()
+	began := time.Now()
+	all := []*systemtest.Node{systemtest.StartNode(t, at.flags(ca, sharing(server)...)...)}
+	for len(all) < nodes {
+		all = append(all, systemtest.StartNode(t, freePorts(t).flags(ca, sharing(server)...)...))
+	}
+	first := trusted(t, all[0].HTTP, name, ca.Roots())
+	for _, node := range all {
+		systemtest.Eventually(t, "it has a newer one", func() bool {
+			return trusted(t, node.HTTP, name, ca.Roots()).SerialNumber.Cmp(first.SerialNumber) != 0
+		})
+	}
+	systemtest.Until(t, "all have the same", func() error {
+		newest := trusted(t, all[0].HTTP, name, ca.Roots())
+		for _, node := range all[1:] {
+			if got := trusted(t, node.HTTP, name, ca.Roots()); got.SerialNumber.Cmp(newest.SerialNumber) != 0 {
+				return fmt.Errorf("certificates %d and %d", newest.SerialNumber, got.SerialNumber)
+			}
+		}
+		return nil
+	})
+	elapsed := time.Since(began)
+	if orders, most := ca.Orders(), 1+int(elapsed/(lives/2)); orders < 2 || orders > most {
+		t.Errorf("%d nodes ordered %d certificates in %v, want %d at most", nodes, orders, elapsed, most)
+	}
+}
+
 // TestNodeAnswersForAnother has the authority come to a node that has not asked.
 func TestNodeAnswersForAnother(t *testing.T) {
 	for _, way := range []string{"HTTP-01", "TLS-ALPN-01"} {
