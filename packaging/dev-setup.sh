@@ -27,6 +27,7 @@ caddy caddy the tests of the proxies
 busybox busybox-static the tests of compose.yaml
 debootstrap debootstrap the tests of the Debian package
 rpm rpm the tests of the rpm package
+promtool prometheus the tests of the alerts
 systemd-analyze systemd the tests of the service's unit
 "
 

@@ -255,21 +255,26 @@ func names(leaf *x509.Certificate) string {
 	return strings.Join(all, ", ")
 }
 
-// expiry describes the one metric there is.
-var expiry = prometheus.NewDesc("signal_certificate_expiry_timestamp_seconds", "When a certificate ends, 0 while there is none yet.", []string{"serves", "name"}, nil)
+// What is known of each certificate. How long one is to have still depends on how long it lives.
+var (
+	labels = []string{"serves", "name"}
+	begin  = prometheus.NewDesc("signal_certificate_start_timestamp_seconds", "When a certificate began, 0 while there is none yet.", labels, nil)
+	expiry = prometheus.NewDesc("signal_certificate_expiry_timestamp_seconds", "When a certificate ends, 0 while there is none yet.", labels, nil)
+)
 
 // Describe implements prometheus.Collector.
-func (s *Set) Describe(d chan<- *prometheus.Desc) { d <- expiry }
+func (s *Set) Describe(d chan<- *prometheus.Desc) { d <- begin; d <- expiry }
 
 // Collect implements prometheus.Collector.
 func (s *Set) Collect(m chan<- prometheus.Metric) {
 	for _, u := range s.uses() {
 		for _, h := range u.held() {
-			end := 0.0
+			var began, ends float64
 			if h.leaf != nil {
-				end = float64(h.leaf.NotAfter.Unix())
+				began, ends = float64(h.leaf.NotBefore.Unix()), float64(h.leaf.NotAfter.Unix())
 			}
-			m <- prometheus.MustNewConstMetric(expiry, prometheus.GaugeValue, end, u.serves, h.name)
+			m <- prometheus.MustNewConstMetric(begin, prometheus.GaugeValue, began, u.serves, h.name)
+			m <- prometheus.MustNewConstMetric(expiry, prometheus.GaugeValue, ends, u.serves, h.name)
 		}
 	}
 }
