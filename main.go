@@ -208,7 +208,7 @@ func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
 	if n.state, err = n.newState(); err != nil {
 		return nil, err
 	}
-	n.edge = edge.New(s.Edge, edge.Surroundings{HTTPS: cfg.TLS, TURN: s.TURN.TLS, Under: turnsrv.HoldRecords, Log: log,
+	n.edge = edge.New(s.Edge, edge.Surroundings{HTTPS: cfg.TLS, TURN: s.TURN.TLS, Under: turnsrv.HoldRecords, Log: log, Registerer: registry,
 		Count: func(conn net.Conn, state http.ConnState) { n.signal.CountCaller(conn, state) }}) // Nobody comes before run.
 	cfg.Listen = n.edge.ListenHTTP
 	cfg.Logger, cfg.Registry, cfg.Page = log, registry, assets.FS()

@@ -27,6 +27,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 )
 
@@ -44,8 +45,9 @@ type Surroundings struct {
 	// Under puts TURN's own layer between a connection and its TLS.
 	Under func(net.Conn) net.Conn
 	// Count follows a connection that has not said yet what it is, as http.Server.ConnState. It closes what is too much.
-	Count func(net.Conn, http.ConnState)
-	Log   *slog.Logger
+	Count      func(net.Conn, http.ConnState)
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // Registerer is for metrics, and may be nil.
 }
 
 // Edge makes the listeners of HTTP and TURN.
@@ -58,6 +60,7 @@ type Edge struct {
 	turn    []netip.Prefix // those for TURN
 	http    *queue         // HTTP's share of the one port
 	unnamed rate.Sometimes // warnings of proxies that do not name the client
+	refused *prometheus.CounterVec
 
 	mu    sync.Mutex
 	bound []*listener // those of the one port, in the order in which they were bound
@@ -65,7 +68,7 @@ type Edge struct {
 
 // New returns an edge for settings that are valid.
 func New(cfg Config, s Surroundings) *Edge {
-	e := &Edge{Surroundings: s, onePort: cfg.IsOnePort(), unnamed: rate.Sometimes{Interval: time.Minute}}
+	e := &Edge{Surroundings: s, onePort: cfg.IsOnePort(), unnamed: rate.Sometimes{Interval: time.Minute}, refused: newRefusals(s.Registerer)}
 	e.web, _ = sources(cfg.HTTPProxies) // Validate has seen them.
 	if e.turn, _ = sources(cfg.TURNProxies); e.onePort {
 		e.turn = e.web
@@ -190,6 +193,9 @@ func (l *listener) receive(raw net.Conn) {
 		return
 	}
 	if err != nil {
+		if reason := reasonOf(err); reason != "" {
+			l.edge.refused.WithLabelValues(reason).Inc()
+		}
 		l.edge.Log.Debug("connection refused", "client", raw.RemoteAddr().String(), "address", l.Addr().String(), "error", err)
 		_ = raw.Close()
 		return

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 
 	"cline-meet/signal/packaging/systemtest"
@@ -101,6 +102,20 @@ type fixture struct {
 	edge       *Edge
 	counted    *counted
 	log        *systemtest.Log
+}
+
+// refusals compares what was counted.
+func (f *fixture) refusals(t *testing.T, want map[string]int) {
+	t.Helper()
+	for _, reason := range []string{refusedNoHeader, refusedStranger, refusedHeader, refusedSilent, refusedHandshake, refusedClosed} {
+		var m dto.Metric
+		if err := f.edge.refused.WithLabelValues(reason).Write(&m); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.GetCounter().GetValue(); got != float64(want[reason]) {
+			t.Errorf("%v refused for %q, want %d", got, reason, want[reason])
+		}
+	}
 }
 
 func start(t *testing.T, cfg Config, secure *tls.Config) *fixture {

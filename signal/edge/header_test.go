@@ -92,6 +92,7 @@ func TestStrangersNameNobody(t *testing.T) {
 		if n := strings.Count(f.log.String(), errStranger.Error()); n != len(headers(t)) {
 			t.Errorf("%d lines say so:\n%s", n, f.log)
 		}
+		f.refusals(t, map[string]int{refusedStranger: len(headers(t))})
 		conn := dial(t, f.turn)
 		say(t, conn, binding, true)
 		hear(t, f.turn.next(t), binding)
@@ -115,6 +116,7 @@ func TestProxiesMustNameTheClient(t *testing.T) {
 	if n := strings.Count(f.log.String(), `"code":"no_proxy_header"`); n != 1 {
 		t.Errorf("%d warnings, not one a minute:\n%s", n, f.log)
 	}
+	f.refusals(t, map[string]int{refusedNoHeader: 2, refusedHeader: 5})
 }
 
 // TestHeaderComesOnce has a client behind a proxy that does send a header say another one.

@@ -72,7 +72,10 @@ func protocolOf(first byte) protocol {
 	return speaksHTTP
 }
 
-var errAnswered = errors.New("the certificate was all that was asked for")
+var (
+	errAnswered  = errors.New("the certificate was all that was asked for")
+	errHandshake = errors.New("handshake")
+)
 
 // sort returns a connection to the one port with the queue of the part that it is for. Clear text is served, too: TURN has proofs of
 // its own, and HTTP says that it wants TLS.
@@ -92,7 +95,7 @@ func (l *listener) sort(conn *Conn) (net.Conn, *queue, error) {
 func (l *listener) secure(conn *Conn) (net.Conn, *queue, error) {
 	t := tls.Server(l.edge.Under(conn), l.edge.tls)
 	if err := t.Handshake(); err != nil {
-		return nil, nil, fmt.Errorf("handshake: %w", err)
+		return nil, nil, fmt.Errorf("%w: %w", errHandshake, err)
 	}
 	if t.ConnectionState().NegotiatedProtocol == alpnACME {
 		return nil, nil, errors.Join(errAnswered, t.Close())
