@@ -8,8 +8,9 @@ import (
 	"cline-meet/signal/signal/setting"
 )
 
-// Notes tell what of the configuration, which is valid, is open, unsafe or most likely not meant.
-func (c *Config) Notes() setting.Notes {
+// Notes tell what of the configuration, which is valid, is open, unsafe or most likely not meant. Named says that proxies tell whose
+// connections they pass on, in a way that is not among these settings.
+func (c *Config) Notes(named bool) setting.Notes {
 	var n setting.Notes
 	proxies, _ := parseProxies(c.TrustedProxies)
 	for i, p := range proxies {
@@ -17,8 +18,8 @@ func (c *Config) Notes() setting.Notes {
 			n.Warnf("trusts_everybody", "--trusted-proxies %s lets everybody choose the address that limits and logs see: name the proxies alone", c.TrustedProxies[i])
 		}
 	}
-	if !c.HTTPS && len(c.TrustedProxies) == 0 && !c.onLoopback() {
-		n.Warnf("no_tls", "no TLS: browsers open cameras on http://localhost only; set --tls-cert and --tls-key, or put a TLS proxy in front and name it in --trusted-proxies")
+	if !c.HTTPS && len(c.TrustedProxies) == 0 && !named && !c.onLoopback() {
+		n.Warnf("no_tls", "no TLS: browsers open cameras on http://localhost only; set --tls-cert and --tls-key, or put a TLS proxy in front and name it in --trusted-proxies or --proxy-protocol")
 	}
 	return n
 }

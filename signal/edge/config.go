@@ -56,6 +56,9 @@ func (c *Config) Notes() setting.Notes {
 // IsOnePort says whether HTTP and TURN share a port.
 func (c *Config) IsOnePort() bool { return c.OnePort != setting.Derived }
 
+// Proxied says whether proxies of HTTP name its clients, as those do that end TLS before it.
+func (c *Config) Proxied() bool { return len(c.HTTPProxies) > 0 }
+
 // proxies are the settings that name some.
 type proxies struct {
 	name  string
