@@ -687,7 +687,7 @@ func startNode(t *testing.T, change func(*service.Settings)) *node {
 	t.Helper()
 	s := service.NewSettings()
 	s.Signal.Host, s.Signal.Port, s.Signal.AdminAddr = "127.0.0.1", 0, ""
-	s.TURN.Listen, s.TURN.Port, s.TURN.RelayIP = []string{"127.0.0.1"}, 0, []string{"127.0.0.1"}
+	s.TURN.Listen, s.TURN.Port, s.TURN.TLSPort, s.TURN.RelayIP = []string{"127.0.0.1"}, 0, 0, []string{"127.0.0.1"}
 	change(s)
 	n, err := newNode(s, slog.New(slog.DiscardHandler))
 	if err != nil {
