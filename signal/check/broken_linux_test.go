@@ -275,6 +275,10 @@ var broken = []deployment{
 		o.now = func() time.Time { return time.Now().Add(10 * time.Minute) }
 		return []string{"http://" + node(t, east).HTTP}
 	}, "clock", "-10m"},
+	{"ClockOffByYears", func(t *testing.T, o *Options) []string { // So that the certificate seems to have ended.
+		o.now = func() time.Time { return time.Now().AddDate(30, 0, 0) }
+		return []string{at(node(t, east, tlsFlags(t, o, systemtest.Certificate(t, "v4."+domain))...), "https", "v4."+domain)}
+	}, "clock", "from the clock here"},
 }
 
 // hold takes a relay of a node until the test ends.

@@ -65,15 +65,17 @@ func newSite(o *Options, base *url.URL) *site {
 	server := s.add("server", "start it, open the port in the firewall, or mend the URL", s.try, name)
 	s.ipv4 = s.add("IPv4", "open the port there too, or take the A record away", s.family(false), server)
 	s.ipv6 = s.add("IPv6", "open the port there too, or take the AAAA record away", s.family(true), server)
+	const setClock = "set the clock of the machine that is wrong, and keep it so with NTP"
+	clock := s.add("clock", setClock, s.clock, server)
 	trusted := server
 	if way.over == overTLS {
-		trusted = s.add("certificate", "", s.certificates(o, overTLS), server)
+		trusted = s.add("certificate", "", s.certificates(o, overTLS), server).explainedBy(clock)
 	}
 	web := s.add("HTTP", "the proxy must pass requests on to --server-port of a node that runs", s.health, trusted)
 	ready := s.add("ready", "the log of the node and its /ready have more", s.ready, web)
-	s.add("clock", "set the clock of the machine that is wrong, and keep it so with NTP", s.clock, trusted)
 	s.open = s.add("WebSocket", "a proxy must pass Upgrade and Connection on to /ws", s.upgrade, trusted).explainedBy(web)
 	s.ice = s.add("ICE servers", "set --turn-enabled, or name a server with --turn-url and its --turn-secret", s.servers, s.open)
+	s.add("credentials", setClock, s.credentials, s.open).explainedBy(clock)
 	room := s.add("room", "give all nodes behind the name the same Redis", s.meet, s.open).explainedBy(ready)
 	s.add("resume", "give all nodes the same --session-secret, or the same Redis", s.comeBack, room)
 	s.add("cluster", "give all nodes the same Redis (--redis-url)", s.cluster, room)
@@ -93,11 +95,15 @@ func to(addr netip.Addr) func(ctx context.Context, network, address string) (net
 
 func (s *site) tls() *tls.Config { return &tls.Config{RootCAs: s.o.Roots, Time: s.o.now} }
 
-// get asks the server for a path.
+// get asks the server, whose certificate must be good, for a path.
 func (s *site) get(ctx context.Context, path string) (status int, body []byte, date time.Time, err error) {
+	return s.ask(ctx, path, s.tls())
+}
+
+func (s *site) ask(ctx context.Context, path string, secure *tls.Config) (status int, body []byte, date time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	transport := &http.Transport{DialContext: to(s.good("")[0].addr), TLSClientConfig: s.tls(), DisableKeepAlives: true}
+	transport := &http.Transport{DialContext: to(s.good("")[0].addr), TLSClientConfig: secure, DisableKeepAlives: true}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base.String()+path, nil)
 	if err != nil {
 		return 0, nil, date, err
@@ -148,26 +154,35 @@ func (s *site) ready(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// clock compares the server's clock with ours, by the dates of its answers and by until when its credentials are good.
+// clock compares the server's clock with ours, by the date of an answer, of which nothing else counts: a certificate cannot be judged
+// by a clock that is wrong. A proxy has a date of its own, see credentials.
 func (s *site) clock(ctx context.Context) (string, error) {
-	var told []time.Time
-	if _, _, date, err := s.get(ctx, "health"); err == nil && !date.IsZero() {
-		told = append(told, date)
-	}
-	if s.open.mark() == Good && s.greeting.TTL > 0 {
-		for _, server := range s.greeting.ICEServers {
-			if end := expiry(server.Username); !end.IsZero() {
-				told = append(told, end.Add(-time.Duration(s.greeting.TTL)*time.Second))
-			}
-		}
-	}
-	for _, t := range told {
-		if apart := t.Sub(s.o.now()).Round(time.Second); apart.Abs() > tolerated {
-			return "", fmt.Errorf("the server says %s, %v from the clock here", t.UTC().Format(time.DateTime), apart)
-		}
-	}
-	if len(told) == 0 {
+	anyone := s.tls()
+	anyone.InsecureSkipVerify = true
+	_, _, date, err := s.ask(ctx, "health", anyone)
+	if err != nil || date.IsZero() {
 		return "", untried("the server does not say")
+	}
+	return s.agrees(date)
+}
+
+// credentials compares the clock of who made the credentials for TURN with ours.
+func (s *site) credentials(context.Context) (detail string, err error) {
+	for _, server := range s.greeting.ICEServers {
+		if end := expiry(server.Username); err == nil && s.greeting.TTL > 0 && !end.IsZero() {
+			detail, err = s.agrees(end.Add(-time.Duration(s.greeting.TTL) * time.Second))
+		}
+	}
+	if detail == "" && err == nil {
+		return "", untried("none says when it ends")
+	}
+	return detail, err
+}
+
+// agrees says whether a time at the server is now.
+func (s *site) agrees(t time.Time) (string, error) {
+	if apart := t.Sub(s.o.now()).Round(time.Second); apart.Abs() > tolerated {
+		return "", fmt.Errorf("the server says %s, %v from the clock here", t.UTC().Format(time.DateTime), apart)
 	}
 	return fmt.Sprintf("within %v", tolerated), nil
 }
