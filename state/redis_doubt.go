@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -191,21 +192,27 @@ func (r *Redis) trustLocked(m *mirror, doubts int) {
 }
 
 // guessLocked reports whether members of other nodes may be there although a room that Redis lost does not have them and this node
-// cannot restore them, since what it knows is stale: their own nodes do that when they hear of the loss. After a time they have.
-func (r *Redis) guessLocked(room string, m *mirror, founded uint64) bool {
+// cannot restore them, since what it knows is stale: their own nodes do that when they hear of the loss. After a time they have, unless
+// Redis has lost the room again.
+func (r *Redis) guessLocked(m *mirror, c change) bool {
+	again := m.anew != c.Founded
 	switch {
-	case !m.stale || !m.lost(founded):
+	case !m.stale || !m.lost(c.Founded) || !r.lacksLocked(m, c), !m.guessed.IsZero() && !again && time.Since(m.guessed) >= trustTime:
 		m.guessed = time.Time{}
-	case m.guessed.IsZero():
-		m.guessed = time.Now()
-		r.spawn(func() { r.reviewGuess(room, m) })
-		return true
-	case time.Since(m.guessed) < trustTime:
-		return true
-	default:
-		m.guessed = time.Time{}
+		return false
+	case m.guessed.IsZero(), again:
+		m.guessed, m.anew = time.Now(), c.Founded
+		r.spawn(func() { r.reviewGuess(c.Room, m) })
 	}
-	return false
+	return true
+}
+
+// lacksLocked reports whether a room lacks members of other nodes that this one knows.
+func (r *Redis) lacksLocked(m *mirror, c change) bool {
+	return slices.ContainsFunc(m.members, func(e entry) bool {
+		_, there := find(c.Members, e.ID)
+		return !there && e.Node != r.id && !m.isOver(e) && !r.overLocked(e.Node)
+	})
 }
 
 // reviewGuess has a room asserted when its guesses must have turned out true or not.

@@ -167,6 +167,15 @@ func TestSleeperShowsTheOthers(t *testing.T) {
 	clear(asleep.left)
 	asleep.mu.Unlock()
 	eventually(t, "it restores its own alone", func() bool { return slices.Equal(stored(t, asleep.Redis, "r"), []string{"b"}) })
+	asleep.Redis.mu.Lock()
+	m.guessed = m.guessed.Add(-trustTime)
+	asleep.Redis.mu.Unlock()
+	redis.Do("FLUSHALL") // Once more, when the others have had their time.
+	eventually(t, "it guesses anew", func() bool {
+		asleep.Redis.mu.Lock()
+		defer asleep.Redis.mu.Unlock()
+		return m.stale && time.Since(m.guessed) < trustTime
+	})
 	one.end("r", busy)
 	agree(t, "r", []string{"a", "b"}, one, asleep)
 	asleep.seen(t, "a", 1, 0)

@@ -32,8 +32,10 @@ type mirror struct {
 	// others acted while this node heard nothing. See redis_doubt.go.
 	doubts int
 	stale  bool
-	// guessed is when a stale mirror was first held against a room that Redis lost, zero for not; see guessLocked.
+	// guessed is when a stale mirror was first held against a room that Redis lost, zero for not, and anew that room's
+	// founding; see guessLocked.
 	guessed time.Time
+	anew    uint64
 	// touched is when this node last made Redis keep the room for longer.
 	touched time.Time
 }

@@ -187,7 +187,7 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64, hea
 	}
 	m.remember(c.Left, r.remembrance())
 	c.Members = slices.DeleteFunc(slices.Clone(c.Members), m.isOver)
-	incomplete := (r.guessLocked(room, m, rep.founded) || heard) && r.completeLocked(m, &c)
+	incomplete := (r.guessLocked(m, c) || heard) && r.completeLocked(m, &c)
 	r.explainLocked(m, &c)
 	clear(m.leaving)
 	m.touched = time.Now()
