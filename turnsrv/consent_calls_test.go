@@ -1,6 +1,7 @@
 package turnsrv
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -331,4 +332,61 @@ func testCheck(number byte) []byte {
 func testAnswer(number byte, mapped netip.AddrPort) []byte {
 	return stun.MustBuild(stun.NewTransactionIDSetter([12]byte{0xee, number}), stun.BindingSuccess,
 		wire.SetXORAddress(stun.AttrXORMappedAddress, mapped), stun.NewShortTermIntegrity("any"), stun.Fingerprint).Raw
+}
+
+// TestConsentAllocatesNothing relays to and from a peer that has consented.
+func TestConsentAllocatesNothing(t *testing.T) {
+	s := startServer(t, loopbackConfig())
+	for _, channel := range []bool{true, false} {
+		t.Run(fmt.Sprintf("channel=%v", channel), func(t *testing.T) {
+			l := newConsentedLoad(t, s, channel, 161)
+			for _, packets := range []int{1, 20} {
+				n := allocations(200, func() {
+					if err := l.turn(packets, true); err != nil {
+						t.Error(err)
+					}
+				})
+				if n != 0 {
+					t.Errorf("%v allocations for %d packets each way", n, packets)
+				}
+			}
+		})
+	}
+}
+
+// newConsentedLoad is newLoad for a client whose peer had to consent, and has.
+func newConsentedLoad(t *testing.T, s *Server, channel bool, size int) *load {
+	t.Helper()
+	l := &load{flow: new(flow), payload: bytes.Repeat([]byte{0x80}, size), buffer: make([]byte, 4<<10)}
+	l.client, l.relay = askingClient(t, s, "udp")
+	var addr netip.AddrPort
+	l.peer, addr = udpPeer(t)
+	var err error
+	frame := func(payload []byte) []byte { return wireChannelData(flowChannel, payload, 0) }
+	if channel {
+		_, err = l.client.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(addr))
+	} else {
+		_, err = l.client.accepts(stun.MethodCreatePermission, attrPeer(addr))
+		frame = func(payload []byte) []byte {
+			return wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrPeer(addr), wire.SetValue(stun.AttrData, payload...)).Raw
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, conn := range []net.Conn{l.client.conn, l.peer} {
+		_ = conn.SetDeadline(time.Now().Add(systemtest.Patience))
+	}
+	l.up = frame(testCheck(1))
+	if err := l.turn(1, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.peer.WriteToUDPAddrPort(testAnswer(1, l.relay), l.relay); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := l.client.receive(); err != nil || !bytes.Equal(got.data, testAnswer(1, l.relay)) {
+		t.Fatalf("got %x, %v", got.data, err)
+	}
+	l.up = frame(l.payload)
+	return l
 }

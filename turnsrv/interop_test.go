@@ -10,7 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/stun/v2"
+
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/consent"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // uclient is coturn's test client.
@@ -129,4 +133,26 @@ func lastNumber(pattern *regexp.Regexp, output []byte) int {
 		return -1
 	}
 	return number
+}
+
+// TestCoturnTakesMarkedCredentials has another TURN server of the secret read what the issuer mints: for it the username says who and until when, as before.
+func TestCoturnTakesMarkedCredentials(t *testing.T) {
+	other := startCoturn(t)
+	for _, proof := range consent.Modes() {
+		cfg := testConfig()
+		cfg.PeerProof = proof
+		servers, _ := NewIssuer(cfg, int(other.server.Port())).ICEServers("127.0.0.1", "bob", time.Now())
+		c, err := newWireClient("udp", loopbackIPv4, other.server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.conn.Close() }()
+		c.username, c.password = servers[1].Username, servers[1].Credential
+		if err := c.challenge(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
+			t.Errorf("%s: %q: %v", proof, c.username, err)
+		}
+	}
 }

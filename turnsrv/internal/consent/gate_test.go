@@ -216,7 +216,7 @@ func TestRates(t *testing.T) {
 		s := newScene(t)
 		count := func(d Direction, peers int, span time.Duration) (passed int) {
 			number := byte(0)
-			for end := time.Now().Add(span); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(span); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 				for i := range peers {
 					number++
 					if s.pass(d, netip.AddrPortFrom(peerAddr.Addr(), uint16(1000+i)), check(number)) == Passed {
@@ -299,7 +299,8 @@ func TestConsentIsRenewed(t *testing.T) {
 			s.want("check", Passed, Out, peerAddr, check(n))
 			s.want("answer", Passed, In, peerAddr, success(n, relayAddr))
 		},
-		"the peer's checks": func(s *scene, n byte) { s.want("check", Passed, In, peerAddr, check(n)) },
+		"the peer's checks":     func(s *scene, n byte) { s.want("check", Passed, In, peerAddr, check(n)) },
+		"the peer's keepalives": func(s *scene, _ byte) { s.want("keepalive", Passed, In, peerAddr, keepalive(stun.Fingerprint)) },
 		"answers to pings": func(s *scene, n byte) {
 			id := stun.NewTransactionIDSetter([12]byte{n})
 			s.want("ping", Passed, Out, peerAddr, stun.MustBuild(id, ping, short).Raw)
@@ -318,15 +319,15 @@ func TestConsentIsRenewed(t *testing.T) {
 		})
 	}
 	for what, idle := range map[string]func(*scene, byte){
-		"the client's checks": func(s *scene, n byte) { s.pass(Out, peerAddr, check(n)) },
-		"the client's data":   func(s *scene, _ byte) { s.pass(Out, peerAddr, rtp) },
-		"the peer's data":     func(s *scene, _ byte) { s.pass(In, peerAddr, rtp) },
-		"indications": func(s *scene, _ byte) {
-			s.pass(In, peerAddr, stun.MustBuild(stun.TransactionID, stun.NewType(stun.MethodBinding, stun.ClassIndication), password, stun.Fingerprint).Raw)
-		},
-		"answers to nothing":    func(s *scene, n byte) { s.pass(In, peerAddr, success(n, relayAddr)) },
-		"the same answer":       func(s *scene, _ byte) { s.pass(In, peerAddr, success(200, relayAddr)) },
-		"checks of a neighbour": func(s *scene, n byte) { s.pass(In, otherPort, check(n)) },
+		"the client's checks":          func(s *scene, n byte) { s.pass(Out, peerAddr, check(n)) },
+		"the client's data":            func(s *scene, _ byte) { s.pass(Out, peerAddr, rtp) },
+		"the peer's data":              func(s *scene, _ byte) { s.pass(In, peerAddr, rtp) },
+		"the client's keepalives":      func(s *scene, _ byte) { s.pass(Out, peerAddr, keepalive(stun.Fingerprint)) },
+		"indications that may be none": func(s *scene, _ byte) { s.pass(In, peerAddr, keepalive()) },
+		"keepalives of a neighbour":    func(s *scene, _ byte) { s.pass(In, otherPort, keepalive(stun.Fingerprint)) },
+		"answers to nothing":           func(s *scene, n byte) { s.pass(In, peerAddr, success(n, relayAddr)) },
+		"the same answer":              func(s *scene, _ byte) { s.pass(In, peerAddr, success(200, relayAddr)) },
+		"checks of a neighbour":        func(s *scene, n byte) { s.pass(In, otherPort, check(n)) },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene(t)
@@ -338,6 +339,11 @@ func TestConsentIsRenewed(t *testing.T) {
 			s.want(what, Lapsed, Out, peerAddr, rtp)
 		})
 	}
+}
+
+// keepalive is what an agent sends that does not ask again.
+func keepalive(more ...stun.Setter) []byte {
+	return stun.MustBuild(append([]stun.Setter{stun.TransactionID, stun.NewType(stun.MethodBinding, stun.ClassIndication)}, more...)...).Raw
 }
 
 // TestAnsweredLapses has a peer go on that the client no longer answers.

@@ -37,7 +37,7 @@ type message struct {
 	mapped   netip.AddrPort // mapped is XOR-MAPPED-ADDRESS.
 	code     int            // code is that of ERROR-CODE.
 
-	priority, role, integrity bool
+	priority, role, integrity, fingerprint bool
 
 	// pinged says that there is the short integrity of pings, which proves nothing to begin with.
 	pinged bool
@@ -100,6 +100,7 @@ func (m *message) read(kind stun.AttrType, value []byte) bool {
 			m.code = int(value[2]&7)*100 + int(value[3])
 		}
 	case stun.AttrFingerprint:
+		m.fingerprint = true
 		signed = false
 	case stun.AttrMappedAddress, stun.AttrUnknownAttributes:
 	default:
@@ -135,6 +136,11 @@ func (m *message) answers() bool {
 		return m.code == int(stun.CodeRoleConflict) && !m.strange
 	}
 	return false
+}
+
+// isKeepalive says whether a message is what agents send that do not ask again (RFC 8445, section 11).
+func (m *message) isKeepalive() bool {
+	return m.kind == stun.NewType(stun.MethodBinding, stun.ClassIndication) && m.fingerprint && !m.strange
 }
 
 // isSigned says whether a message claims to come from who knows the password of the session.

@@ -18,6 +18,8 @@ func (g *Gate) heed(f *Flow, p *peer, m *message, now moment) claim {
 		if m.isSigned() && p.passes(Out, now) {
 			p.prove(now)
 		}
+	case m.isKeepalive() && f.direction == In && p.passes(Out, now):
+		p.prove(now) // Some agents send nothing else while media flows.
 	case m.kind.Class == stun.ClassSuccessResponse && f.direction == Out:
 		if m.isSigned() && g.asked.find(p, m.id) != nil {
 			p.open(In, now)
