@@ -349,3 +349,57 @@ func TestManyAddressesAreReachedSlowly(t *testing.T) {
 		t.Errorf("denied %v", denied)
 	}
 }
+
+// TestOneBurstReachesNobody allocates, checks and sends data without waiting for an answer, which one turn of a data loop may read as a whole.
+func TestOneBurstReachesNobody(t *testing.T) {
+	s := attackServer(t, *dataPath, nil)
+	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopbackIPv4, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	addr := unmapped(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	data := func(payload []byte) []byte {
+		return wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrPeer(addr), attrRaw(stun.AttrData, payload...)).Raw
+	}
+	for n := range byte(16) {
+		c := &wireClient{conn: dialAs(t, s, "udp")}
+		c.username, c.password = auth.Credentials(testSecret, "eve", time.Now().Add(time.Hour), auth.ExpiryUser, consent.STUN)
+		if err := c.challenge(); err != nil {
+			t.Fatal(err)
+		}
+		var burst [][]byte
+		for range 10 { // They keep the loop busy while the rest comes.
+			burst = append(burst, c.signed(stun.MethodRefresh).Raw)
+		}
+		burst = append(burst, c.signed(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)).Raw,
+			c.signed(stun.MethodCreatePermission, attrPeer(addr)).Raw, data(testCheck(n)))
+		burst = append(burst, slices.Repeat([][]byte{data([]byte{0x80, 96, 0, 1})}, 20)...)
+		for _, packet := range burst {
+			if err := c.send(packet); err != nil {
+				t.Fatal(err)
+			}
+		}
+		(&attacker{wireClient: c}).fence(t)
+	}
+	word, err := net.Dial("udp4", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = word.Close() }()
+	if _, err := word.Write([]byte("that is all")); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 2000)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buffer)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case unmapped(from).String() == word.LocalAddr().String():
+			return
+		case !stun.IsMessage(buffer[:n]):
+			t.Fatalf("%x got through", buffer[:n])
+		}
+	}
+}

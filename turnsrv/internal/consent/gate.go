@@ -76,8 +76,9 @@ type Gate struct {
 // New returns the gate of an allocation that is made now.
 func New(rules Rules, now time.Time) *Gate { return &Gate{rules: rules, born: now} }
 
-// age is the time of the gate, which no change of the clock moves.
-func (g *Gate) age(now time.Time) moment { return moment(now.Sub(g.born)) }
+// age is the time of the gate, which no change of the clock moves. It is never negative: a peer that has never consented passes until
+// moment 0, and the turn of a data loop which makes an allocation and relays for it has the time when it began.
+func (g *Gate) age(now time.Time) moment { return moment(max(0, now.Sub(g.born))) }
 
 // moment is a time in nanoseconds since a gate was made.
 type moment int64

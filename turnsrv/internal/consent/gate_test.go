@@ -486,3 +486,25 @@ func TestModes(t *testing.T) {
 		t.Error("an unknown name asks for something")
 	}
 }
+
+// TestNothingPassesBeforeTheGateIsMade has packets with a time before it, as those of a loop's turn that made the allocation.
+func TestNothingPassesBeforeTheGateIsMade(t *testing.T) {
+	s := newScene(t)
+	before := s.gate.born.Add(-time.Millisecond)
+	out, in := s.gate.Flow(Out, peerAddr), s.gate.Flow(In, peerAddr)
+	for _, step := range []struct {
+		what   string
+		flow   *Flow
+		packet []byte
+		want   Verdict
+	}{
+		{"data", &out, rtp, Unproved},
+		{"check", &out, check(1), Passed},
+		{"data after a check", &out, rtp, Unproved},
+		{"data of the peer", &in, rtp, Unproved},
+	} {
+		if got := step.flow.Admit(step.packet, before); got != step.want {
+			t.Errorf("%s: %q, want %q", step.what, got, step.want)
+		}
+	}
+}
