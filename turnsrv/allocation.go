@@ -55,6 +55,8 @@ type allocation struct {
 
 	toPeer, fromPeers traffic
 
+	waiting *train // waiting is nil until a client of a stream has sent data, and owned by the goroutine that reads it.
+
 	mu      sync.RWMutex
 	who     auth.Identity
 	answer  []byte // answer is the success response, for retransmissions.

@@ -98,9 +98,14 @@ func (out *outbound) admit(payload []byte, now time.Time) bool {
 	return true
 }
 
-// relayToPeer sends data of a client at once.
+// relayToPeer sends data of a client: at once, or when nothing more of it is there.
 func (f *front) relayToPeer(from transport.FiveTuple, packet []byte) {
-	if p, ok := f.route(from, packet, f.now()); ok {
+	p, ok := f.route(from, packet, f.now())
+	switch {
+	case !ok:
+	case batch.Splits && (from.Protocol == transport.TCP || from.Protocol == transport.TLS):
+		p.alloc.train().add(p)
+	default:
 		f.send(p)
 	}
 }

@@ -78,7 +78,15 @@ func (f *front) Receive(from transport.FiveTuple, via transport.Path, packet []b
 	case wire.IsDataFromClient(packet):
 		f.relayToPeer(from, packet)
 	default:
+		f.Rest(from) // What came before leaves before.
 		f.message(request{from: from, via: via}, packet)
+	}
+}
+
+// Rest implements transport.Receiver.
+func (f *front) Rest(from transport.FiveTuple) {
+	if a := f.allocation(from); a != nil && a.waiting != nil {
+		a.waiting.leave()
 	}
 }
 

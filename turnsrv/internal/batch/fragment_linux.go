@@ -6,6 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Splits says whether the system may split what is sent.
+const Splits = true
+
 // AllowFragments lets routers fragment what the socket sends, which is what
 // RFC 8656 wants without DONT-FRAGMENT and not what Linux does by itself.
 func AllowFragments(conn syscall.Conn, v6 bool) { setFragments(conn, v6, true) }

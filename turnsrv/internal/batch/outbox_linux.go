@@ -358,7 +358,7 @@ func (o *Outbox) message(i int, to *Destination, segment int) {
 	m.header.Name = (*byte)(unsafe.Pointer(&o.names[i]))
 	m.header.Namelen = putSockaddr(&o.names[i], to.To)
 	if segment > 0 {
-		control = appendSegmentSize(control, segment)
+		control = AppendSegmentSize(control, segment)
 	}
 	if len(control) > 0 {
 		m.header.Control = &o.controls[i][0]
@@ -366,8 +366,9 @@ func (o *Outbox) message(i int, to *Destination, segment int) {
 	}
 }
 
-// appendSegmentSize appends the control message that makes the kernel split.
-func appendSegmentSize(control []byte, size int) []byte {
+// AppendSegmentSize appends the control message that makes the kernel split what is
+// sent with it, for which there must be room.
+func AppendSegmentSize(control []byte, size int) []byte {
 	start := len(control)
 	control = control[:start+unix.CmsgSpace(2)]
 	clear(control[start:])

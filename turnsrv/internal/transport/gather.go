@@ -27,6 +27,7 @@ func untilTick() time.Duration {
 type gatherer struct {
 	net.Conn
 
+	before  func()    // before is called before every read; nil for nothing.
 	resting bool      // resting says that it may rest; it is set before the first message.
 	latest  time.Time // latest is when something was read last.
 	near    int       // near is how many reads in a row came within two gatherTimes.
@@ -38,6 +39,9 @@ func (g *gatherer) NetConn() net.Conn { return g.Conn }
 
 // Read implements net.Conn.
 func (g *gatherer) Read(p []byte) (int, error) {
+	if g.before != nil {
+		g.before()
+	}
 	if g.resting && g.near >= busyReads && !g.full {
 		time.Sleep(untilTick())
 	}

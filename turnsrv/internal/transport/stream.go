@@ -204,6 +204,7 @@ func (c *streamConn) serve() {
 	c.end(c.read())
 	c.writer.Wait()
 	if c.received {
+		c.common.receiver.Rest(c.from)
 		c.common.receiver.Gone(c.from)
 	}
 	reason := c.reason()
@@ -218,7 +219,7 @@ func (c *streamConn) read() string {
 	}
 	c.patience = patience{conn: c.raw, idle: c.common.IdleTimeout}
 	c.patience.wait(c.common.firstMessageTimeout)
-	c.socket.resting = c.common.Gather
+	c.socket.resting, c.socket.before = c.common.Gather, c.rest
 	frames := wire.NewFramer(c.stream)
 	for {
 		frame, err := frames.Next()
@@ -228,6 +229,13 @@ func (c *streamConn) read() string {
 		c.received = true
 		c.patience.renew()
 		c.common.receiver.Receive(c.from, c, frame)
+	}
+}
+
+// rest is called when the receiver has got all that was read.
+func (c *streamConn) rest() {
+	if c.received {
+		c.common.receiver.Rest(c.from)
 	}
 }
 

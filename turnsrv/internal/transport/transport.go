@@ -53,6 +53,8 @@ type Receiver interface {
 	// else. The packet is valid during the call only. The transports' read
 	// goroutines call it, in order for each client.
 	Receive(from FiveTuple, via Path, packet []byte)
+	// Rest tells that nothing more of a client of a stream is there now.
+	Rest(from FiveTuple)
 	// Gone tells that a client of a stream or of DTLS, of whom something was
 	// received, has disconnected. No receive for it follows.
 	Gone(from FiveTuple)

@@ -49,6 +49,8 @@ func (e *echo) Receive(from FiveTuple, via Path, packet []byte) {
 	_ = via.Send(packet)
 }
 
+func (e *echo) Rest(FiveTuple) {}
+
 func (e *echo) Gone(from FiveTuple) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
