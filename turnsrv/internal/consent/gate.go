@@ -70,7 +70,8 @@ type Gate struct {
 	peers  map[netip.AddrPort]*peer // peers is nil while there are none, as in an idle allocation.
 	all    meter                    // all is that of the checks to peers that have not consented.
 	checks memory                   // checks are those that the client has sent.
-	asked  memory                   // asked are those that peers have sent.
+	asked  memory                   // asked are those that peers have sent whom the client has called,
+	others memory                   // and others those of other peers, of whom any number may be behind a permitted address.
 }
 
 // New returns the gate of an allocation that is made now.
@@ -183,7 +184,12 @@ func (g *Gate) awaits(f *Flow, p *peer, m *message) bool {
 	if f.direction == In {
 		return g.checks.find(p, m.id) != nil
 	}
-	return g.asked.find(p, m.id) != nil && (m.kind == stun.BindingError || m.mapped == unmapped(f.peer))
+	return g.hasAsked(p, m.id) && (m.kind == stun.BindingError || m.mapped == unmapped(f.peer))
+}
+
+// hasAsked says whether a peer has sent that check.
+func (g *Gate) hasAsked(p *peer, id transaction) bool {
+	return g.asked.find(p, id) != nil || g.others.find(p, id) != nil
 }
 
 // mayPass holds checks and answers down to the rate of a peer, nil for a new one, and those that leave to that of all peers.

@@ -508,3 +508,17 @@ func TestNothingPassesBeforeTheGateIsMade(t *testing.T) {
 		}
 	}
 }
+
+// TestStrangersKeepNoAnswerBack has one permitted address ask from many ports before the client has answered a peer whom it has called.
+func TestStrangersKeepNoAnswerBack(t *testing.T) {
+	s := newScene(t)
+	s.want("check", Passed, Out, peerAddr, check(1))
+	s.want("the peer's check", Passed, In, peerAddr, check(2))
+	for port := range uint16(100) {
+		for number := range byte(peerBurst) {
+			s.want("check of a stranger", Passed, In, netip.AddrPortFrom(otherPort.Addr(), 10_000+port), check(number))
+		}
+	}
+	s.want("answer", Passed, Out, peerAddr, success(2, peerAddr))
+	s.want("data of the peer", Passed, In, peerAddr, rtp)
+}

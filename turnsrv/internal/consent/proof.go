@@ -14,20 +14,29 @@ func (g *Gate) heed(f *Flow, p *peer, m *message, now moment) claim {
 	case m.kind.Class == stun.ClassRequest && f.direction == Out:
 		return g.called(p, m, now)
 	case m.kind.Class == stun.ClassRequest:
-		g.asked.add(maxAsked, entry{p, m.id, ""})
+		g.asks(p, m)
 		if m.isSigned() && p.passes(Out, now) {
 			p.prove(now)
 		}
 	case m.isKeepalive() && f.direction == In && p.passes(Out, now):
 		p.prove(now) // Some agents send nothing else while media flows.
 	case m.kind.Class == stun.ClassSuccessResponse && f.direction == Out:
-		if m.isSigned() && g.asked.find(p, m.id) != nil {
+		if m.isSigned() && g.hasAsked(p, m.id) {
 			p.open(In, now)
 		}
 	case m.kind.Class == stun.ClassSuccessResponse:
 		return g.answered(f, p, m, now)
 	}
 	return claim{}
+}
+
+// asks notes a check of a peer.
+func (g *Gate) asks(p *peer, m *message) {
+	memory := &g.others
+	if p.called {
+		memory = &g.asked
+	}
+	memory.add(maxAsked, entry{p, m.id, ""})
 }
 
 // called notes a check of the client. Who has to fetch the password that will sign the answer has the time until then.
