@@ -13,6 +13,10 @@ const (
 	// LongestNap keeps a batch from outgrowing the buffers of the sockets.
 	LongestNap = 10 * time.Millisecond
 
+	// napPackets is how many packets must be expected during a nap for it to be taken.
+	// Fewer are a few calls, whose round trips would be several times as long.
+	napPackets = 4
+
 	// busyGap is the longest time between packets of a busy loop.
 	busyGap = time.Millisecond
 
@@ -42,10 +46,10 @@ func (p *pace) turned(packets int, backlog bool, now time.Time) {
 	p.rate = kept*p.rate + (1-kept)*float64(packets)/elapsed
 }
 
-// nap returns how long to sleep before the next turn: not when quiet, where
-// it would only delay, and not when behind.
+// nap returns how long to sleep before the next turn: not when few packets would
+// gather, where it would only delay, and not when behind.
 func (p *pace) nap() time.Duration {
-	if p.backlog || p.rate*float64(p.maxNap) <= 1 {
+	if p.backlog || p.rate*float64(p.maxNap) < napPackets {
 		return 0
 	}
 	return p.maxNap

@@ -16,9 +16,11 @@ func TestPaceNapsBetweenManyPackets(t *testing.T) {
 	}{
 		{every: 10 * time.Millisecond, maxNap: 300 * time.Microsecond},
 		{every: 500 * time.Microsecond, maxNap: 300 * time.Microsecond, busy: true},
-		{every: 100 * time.Microsecond, maxNap: 300 * time.Microsecond, naps: true, busy: true},
-		{every: 100 * time.Microsecond, maxNap: 300 * time.Microsecond, backlog: true, busy: true},
-		{every: 100 * time.Microsecond, busy: true},
+		{every: 200 * time.Microsecond, maxNap: 300 * time.Microsecond, busy: true}, // 50 calls of 50 packets a second, both ways.
+		{every: 200 * time.Microsecond, maxNap: time.Millisecond, naps: true, busy: true},
+		{every: 50 * time.Microsecond, maxNap: 300 * time.Microsecond, naps: true, busy: true},
+		{every: 50 * time.Microsecond, maxNap: 300 * time.Microsecond, backlog: true, busy: true},
+		{every: 50 * time.Microsecond, busy: true},
 		{every: time.Microsecond, maxNap: 300 * time.Microsecond, naps: true, busy: true},
 	} {
 		p := pace{maxNap: row.maxNap}
