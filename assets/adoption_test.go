@@ -16,7 +16,16 @@ var calls = flag.Int("calls", 2, "how many calls go on while their node is kille
 // watch has a page keep book of what happens to its call from now on.
 const watch = `(() => {
 	const Connection = window.RTCPeerConnection;
-	const book = window.book = { made: 0, leavers: 0, resumes: 0, gaps: 0, pause: 0 };
+	const book = window.book = { made: 0, restarts: 0, leavers: 0, resumes: 0, gaps: 0, pause: 0 };
+	const ufrag = (description) => description?.sdp.match(/a=ice-ufrag:(.*)/)?.[1];
+	for (const side of ["Local", "Remote"]) {
+		const set = Connection.prototype["set" + side + "Description"];
+		Connection.prototype["set" + side + "Description"] = async function (...description) {
+			const before = ufrag(this["current" + side + "Description"]);
+			await set.apply(this, description);
+			book.restarts += before !== ufrag(this[side.toLowerCase() + "Description"]);
+		};
+	}
 	window.RTCPeerConnection = class extends Connection {
 		constructor(...all) { super(...all); book.made++; }
 	};
@@ -36,8 +45,9 @@ const watch = `(() => {
 
 // book is what watch keeps.
 type book struct {
-	Made, Leavers, Resumes, Gaps int
-	Pause                        float64 // the longest time without a frame, in ms
+	Made, Restarts         int // peer connections, and ICE credentials of those that there were
+	Leavers, Resumes, Gaps int
+	Pause                  float64 // the longest time without a frame, in ms
 }
 
 // startTwo runs two nodes of one deployment.
@@ -81,7 +91,7 @@ func TestCallBeginsWhileANodeDies(t *testing.T) {
 }
 
 // TestCallsOutliveTheirNode kills the node to which one page of each call, or both, is connected: they
-// come back to another under their ids, and the same peer connections go on.
+// come back to another under their ids, and the same peer connections go on, on the paths that they have.
 func TestCallsOutliveTheirNode(t *testing.T) {
 	slowdown, nodes, browser := systemtest.Slowdown(t), startTwo(t), pagetest.Start(t)
 	l := startLine(t, nodes[0].HTTP)

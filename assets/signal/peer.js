@@ -29,6 +29,15 @@ function sessionOf({ sdp }) {
 }
 
 /**
+ * Returns the name of the ICE credentials of a description (RFC 8839, section 5.4), which are others after a restart.
+ *
+ * @param {RTCSessionDescriptionInit|null} description
+ */
+function ufragOf(description) {
+  return /^a=ice-ufrag:(\S+)/m.exec(description?.sdp ?? "")?.[1] ?? "";
+}
+
+/**
  * One other member of the room and the connection to it.
  *
  * It negotiates by the perfect negotiation pattern of the WebRTC specification: either side may
@@ -55,6 +64,8 @@ export class Peer {
   #early = [];
   #firstOffer = 0;
   #offeredAt = 0; // when the last offer was sent, in ms since the epoch
+  /** @type {RTCConfiguration|null} What is to be used from the next ICE restart on. */
+  #fresh = null;
   #session = ""; // that of the member's connection, as its descriptions name it
   /** @type {Map<string, RTCRtpSender>} By the kind of what is sent. */
   #senders = new Map();
@@ -77,7 +88,7 @@ export class Peer {
     this.pc.onnegotiationneeded = () => this.#negotiate();
     this.pc.onicecandidate = ({ candidate }) => this.#sendCandidate(candidate);
     this.pc.oniceconnectionstatechange = () => {
-      if (this.pc.iceConnectionState === "failed") this.pc.restartIce();
+      if (this.pc.iceConnectionState === "failed") this.#restart();
     };
     this.pc.onconnectionstatechange = () => owner.changed(this);
     this.pc.ontrack = ({ track }) => this.#received(track);
@@ -119,12 +130,24 @@ export class Peer {
   }
 
   /**
-   * Uses other ICE servers from the next ICE restart on.
+   * Uses other ICE servers from the next ICE restart on. Browsers make the next offer one when they are told of others, and
+   * a connection that works does not need that.
    *
    * @param {RTCConfiguration} configuration
    */
   configure(configuration) {
-    this.pc.setConfiguration({ ...this.pc.getConfiguration(), ...configuration });
+    this.#fresh = configuration;
+    if (this.pc.connectionState !== "connected") this.#freshen();
+  }
+
+  #freshen() {
+    if (this.#fresh) this.pc.setConfiguration({ ...this.pc.getConfiguration(), ...this.#fresh });
+    this.#fresh = null;
+  }
+
+  #restart() {
+    this.#freshen();
+    this.pc.restartIce();
   }
 
   /**
@@ -137,7 +160,7 @@ export class Peer {
     const stats = new Map(await this.pc.getStats());
     const pair = stats.get([...stats.values()].find(({ type }) => type === "transport")?.selectedCandidatePairId);
     const local = stats.get(pair?.localCandidateId);
-    if (local?.candidateType === "relay" && !lasting.has(local.url)) this.pc.restartIce();
+    if (local?.candidateType === "relay" && !lasting.has(local.url)) this.#restart();
   }
 
   /**
@@ -147,7 +170,7 @@ export class Peer {
   resync() {
     if (this.pc.signalingState === "have-local-offer") this.#sendDescription();
     else if (this.pc.connectionState === "connected") this.#offer();
-    if (this.pc.connectionState !== "connected") this.pc.restartIce();
+    if (this.pc.connectionState !== "connected") this.#restart();
   }
 
   /** Ends the connection. */
@@ -221,6 +244,7 @@ export class Peer {
       if (this.#ignoreOffer || stale) return;
       clearTimeout(this.#firstOffer);
       this.#settingAnswer = description.type === "answer";
+      if (ufragOf(description) !== ufragOf(this.pc.remoteDescription)) this.#freshen();
       await this.pc.setRemoteDescription(description);
       this.#session = sessionOf(description);
       this.#settingAnswer = this.#tooLarge = false;
