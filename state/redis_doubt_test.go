@@ -139,6 +139,24 @@ func TestSleeperRestoresNobodyElse(t *testing.T) {
 	}
 }
 
+// TestAbsentStaysInALostRoom has Redis lose a room of one whose client has gone for a moment, and another node found it anew first.
+func TestAbsentStaysInALostRoom(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := quiet(single(redis))
+	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	one.must(one.enter("r", "away"))
+	one.mu.Lock()
+	one.absent = map[string]bool{"r/away": true}
+	one.mu.Unlock()
+	busy, err := one.begin(t.Context(), "r") // Which keeps the room from being asserted.
+	one.must(err)
+	redis.Do("FLUSHALL")
+	two.must(two.enter("r", "b"))
+	one.end("r", busy)
+	agree(t, "r", []string{"away", "b"}, one, two)
+	one.seen(t, "away", 1, 0)
+}
+
 // TestSleeperShowsTheOthers has Redis flushed while a node does not run, which is the first to found a room anew. It restores nobody
 // else, and its clients see nobody leave but the one who has.
 func TestSleeperShowsTheOthers(t *testing.T) {

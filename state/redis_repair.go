@@ -130,6 +130,9 @@ func (r *Redis) assertionLocked(m *mirror, absent map[string]bool) (known uint64
 		gone := 0
 		if absent[id] && s.known {
 			gone = 1
+			if m.stale {
+				gone = 2
+			}
 		}
 		own = append(own, id, epochText(s.epoch), s.joined, gone)
 	}

@@ -1,10 +1,10 @@
 -- Makes the room right about the calling node's members, about which nobody else knows better.
 -- ARGV[6] the version that the node knows, ARGV[7] the founding, ARGV[8] how many members it has, then
--- (id, epoch, joined, 1 if its client has gone while the node knew nothing) of each, then how many have left of whom Redis may not know, then (id, epoch) of each,
+-- (id, epoch, joined, 1 if its client has gone, 2 if others acted meanwhile and the node knew nothing) of each, then how many have left of whom Redis may not know, then (id, epoch) of each,
 -- then (id, epoch, joined, node) of other nodes' members: whom to restore when Redis lost the room, also when somebody
 -- has founded it anew since, unless they have left. A node that has left meanwhile removes its own. The reply says last which of the caller's were not
 -- there although the room was and are there again, and which are not put back: those who have been at another node and left there, and those
--- without a client, of whom the others knew better.
+-- without a client, of whom the others knew better. In a room that Redis lost they need not know anything.
 local known, knew, count = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local lost = version == 0
 if founding > 0 and knew > 0 then lost = founding ~= knew
@@ -19,7 +19,8 @@ for i = 9, 9 + (count - 1) * 4, 4 do
   own[id] = true
   local there = members[id]
   local gone = not there and redis.call('HGET', departed, id)
-  if gone and gone > epoch or not there and ARGV[i + 3] == '1' and version > 0 then
+  local absent = tonumber(ARGV[i + 3])
+  if gone and gone > epoch or not there and version > 0 and (absent == 2 or absent == 1 and not lost) then
     over[#over + 1] = id
   elseif older(there, epoch, ARGV[i + 2]) then
     if not there and not lost then back[#back + 1] = id end
