@@ -84,6 +84,7 @@ type Config struct {
 
 	Users          []string // Users are static users, "name:password".
 	StrictExpiry   bool     // StrictExpiry ends an allocation with its credential.
+	CopyDSCP       bool     // CopyDSCP copies the DSCP and the ECN of packets between clients and peers.
 	StrictChannels bool     // StrictChannels refuses channel numbers that only RFC 5766 has.
 	MaxLifetime    time.Duration
 	UserQuota      int      // UserQuota bounds the allocations of a user, 0 not at all.
@@ -147,6 +148,7 @@ func DefaultConfig() Config {
 		PeerProof:     consent.STUN.String(),
 		CheckSize:     548,
 
+		CopyDSCP: true,
 		DataPath: true,
 		MaxNap:   batch.DefaultNap,
 
@@ -179,6 +181,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Int("turn-udp-sockets", &c.UDPSockets, 0, maxUDPSockets, "sockets that share each UDP listen address, 0 for one a core (`NUMBER`)"),
 		setting.Bool("turn-data-path", &c.DataPath, "relay packets in batches, where the system can; =false is for diagnosis"),
 		setting.Duration("turn-max-nap", &c.MaxNap, 0, batch.LongestNap, "how long a batch may wait for more packets while many come, at most 0.01, 0 for not at all (`SECONDS`)"),
+		setting.Bool("turn-copy-dscp", &c.CopyDSCP, "give packets to peers and to clients of UDP and DTLS the DSCP and the ECN that they came with"),
 		setting.List("turn-users", &c.Users, "static users beside those with minted credentials (comma separated `LIST` of name:password)"),
 		setting.Bool("turn-strict-expiry", &c.StrictExpiry, "end an allocation when the credential that it was made or refreshed with expires"),
 		setting.Bool("turn-strict-channels", &c.StrictChannels, "refuse the channel numbers from 0x5000 on, which clients of RFC 5766 use and RFC 8656 reserves"),
@@ -335,7 +338,7 @@ func (c *Config) transports(counters *transport.Metrics) transport.Config {
 	t := transport.Config{
 		Port: c.Port, TLSPort: c.TLSPort, OnePort: c.OnePort, Stream: c.ListenStream, TLS: c.TLS, UDPSockets: c.UDPSockets,
 		IPv6Optional: slices.Equal(c.Listen, defaultListen()),
-		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns, MaxQueued: c.MaxQueued, Gather: c.MaxNap > 0,
+		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns, Marks: c.CopyDSCP, MaxQueued: c.MaxQueued, Gather: c.MaxNap > 0,
 		Log: c.logger(), DTLSLogs: engine.Logs(c.logger()), Metrics: counters,
 	}
 	for _, text := range c.Listen {

@@ -56,6 +56,6 @@ func (f *front) cross(p outbound) {
 	defer crossings.Put(buffer)
 	n := copy((*buffer)[wire.DataIndicationHeader:], p.payload)
 	if !p.across.closed() {
-		p.across.relayToClient(p.relay.bound(), *buffer, n)
+		p.across.relayToClient(p.relay.bound(), *buffer, n, p.mark)
 	}
 }

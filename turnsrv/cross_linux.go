@@ -9,6 +9,7 @@ type crossed struct{ packets, bytes int }
 func (l *dataLoop) onChannel(packet, payload []byte) {
 	c := &l.recent
 	if c.out.across == nil {
+		c.slot.Mark = l.mark
 		l.out.Add(&c.slot, nil, payload, 0)
 		return
 	}

@@ -43,10 +43,11 @@ type dataLoop struct {
 	// Owned by run.
 	in      *batch.Inbox
 	out     *batch.Outbox
-	packets int       // packets is how many of data the turn has passed on.
-	crossed crossed   // crossed is what was handed from relay to relay and is not counted yet.
-	share   fairShare // share is that of the listener's clients.
-	now     time.Time // now is the time of the turn.
+	mark    batch.Mark // mark is that of the datagram that is looked at.
+	packets int        // packets is how many of data the turn has passed on.
+	crossed crossed    // crossed is what was handed from relay to relay and is not counted yet.
+	share   fairShare  // share is that of the listener's clients.
+	now     time.Time  // now is the time of the turn.
 	recent  recent
 	peer    recentPeer
 	scratch []byte // scratch is where frames to stream clients are put together.
@@ -99,7 +100,7 @@ func newDataLoop(f *front, s *transport.UDPServer) (*dataLoop, error) {
 		l.in.Free()
 		return nil, err
 	}
-	if l.listener, err = batch.Adopt(conn); err != nil {
+	if l.listener, err = batch.Adopt(conn, f.cfg.CopyDSCP); err != nil {
 		l.free()
 		return nil, err
 	}
@@ -268,7 +269,8 @@ func (l *dataLoop) read(number uint32) (more bool) {
 		l.share.read(more, l.now)
 	}
 	for i := first; i < end; i++ {
-		segment, dropped := l.in.Details(socket, i)
+		segment, mark, dropped := l.in.Details(socket, i)
+		l.mark = mark
 		if dropped > 0 {
 			l.front.metrics.kernelDrops.Add(float64(dropped))
 		}
@@ -318,7 +320,7 @@ func (l *dataLoop) fromClient(i, segment int) {
 // control hands over what is not data, after the data before it, whose relays it
 // may close.
 func (l *dataLoop) control(from transport.FiveTuple, packet []byte) {
-	if len(packet) == 0 || l.server.TakeDTLS(from.Client, from.Server, packet) {
+	if len(packet) == 0 || l.server.TakeDTLS(from.Client, from.Server, packet, l.mark) {
 		return
 	}
 	if l.out.Waiting(toPeers) {
@@ -375,6 +377,7 @@ func (l *dataLoop) indication(packet []byte) {
 	if !ok {
 		return
 	}
+	p.mark = l.mark
 	if p.across != nil {
 		l.cross(p.relay, p.across, nil, p.payload)
 		return
@@ -385,6 +388,7 @@ func (l *dataLoop) indication(packet []byte) {
 		return
 	}
 	to := peerSlot(p.relay, p.to)
+	to.Mark = p.mark
 	l.out.Add(&to, nil, p.payload, 0)
 }
 
@@ -409,14 +413,14 @@ func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 // lookUp makes a peer the recent one.
 func (l *dataLoop) lookUp(r *relay, source netip.AddrPort) *recentPeer {
 	p := &l.peer
-	if p.relay == r && p.source == source {
-		return p
+	if p.relay != r || p.source != source {
+		*p = recentPeer{relay: r, source: source}
+		p.inbound, p.permitted = r.inbound(source, l.now)
+		if client, ok := r.alloc.via.(*transport.UDPPath); ok {
+			p.slot = clientSlot(client, toClients)
+		}
 	}
-	*p = recentPeer{relay: r, source: source}
-	p.inbound, p.permitted = r.inbound(source, l.now)
-	if client, ok := r.alloc.via.(*transport.UDPPath); ok {
-		p.slot = clientSlot(client, toClients)
-	}
+	p.slot.Mark = l.mark
 	return p
 }
 
@@ -446,7 +450,7 @@ func (l *dataLoop) toStream(r *relay, payload []byte) {
 	frame, padding := l.peer.inbound.appendHeader(l.scratch[:0], len(payload))
 	frame = append(append(frame, payload...), make([]byte, padding)...)
 	l.packets++
-	if err := r.alloc.via.Send(frame); err != nil {
+	if err := r.alloc.via.Send(frame, l.mark); err != nil {
 		l.front.metrics.dropped(dropSendError)
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pion/stun/v2"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
@@ -30,7 +31,8 @@ type actor struct {
 	network string
 	v6      bool
 	wire    *wireClient
-	lives   int // lives counts its allocations, whose relays have a name each.
+	mark    batch.Mark // mark is that of the last frame over UDP.
+	lives   int        // lives counts its allocations, whose relays have a name each.
 	relays  []netip.AddrPort
 }
 
@@ -74,6 +76,7 @@ func (c *actor) dial(server string) (net.Conn, error) {
 	conn, err := net.Dial("udp", server)
 	if err == nil {
 		_ = conn.(*net.UDPConn).SetReadBuffer(4 << 20)
+		batch.TellMarks(conn.(*net.UDPConn), c.v6)
 	}
 	return conn, err
 }
@@ -130,17 +133,29 @@ func (c *actor) ask(m *stun.Message) *stun.Message {
 
 func (c *actor) read(what string) []byte {
 	c.stage.t.Helper()
-	frame, err := c.wire.read(systemtest.Patience)
+	frame, err := c.readFrame()
 	if err != nil || len(frame) < wire.ChannelHeader {
 		c.stage.t.Fatalf("%s waits for %s: %x, %v", c.name, what, frame, err)
 	}
 	return frame
 }
 
+func (c *actor) readFrame() ([]byte, error) {
+	conn, ok := c.wire.conn.(*net.UDPConn)
+	if !ok {
+		return c.wire.read(systemtest.Patience)
+	}
+	buffer, control := make([]byte, wireBuffer), make([]byte, batch.ControlSpace)
+	_ = conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
+	n, oobn, _, _, err := conn.ReadMsgUDPAddrPort(buffer, control)
+	c.mark = batch.MarkOf(control[:oobn])
+	return buffer[:n], err
+}
+
 // noteFrame notes a frame as it came, but for the ports of relays and the transaction id of an indication.
 func (c *actor) noteFrame(frame []byte) {
 	if wire.IsChannelData(frame) {
-		c.stage.note(fmt.Sprintf("%s on channel %x", c.name, binary.BigEndian.Uint16(frame)), "%s", summary(frame))
+		c.stage.note(fmt.Sprintf("%s on channel %x", c.name, binary.BigEndian.Uint16(frame)), "mark %x, %s", c.mark, summary(frame))
 		return
 	}
 	m := &stun.Message{Raw: frame}
@@ -161,7 +176,7 @@ func (c *actor) noteFrame(frame []byte) {
 		clear(address[2 : 4+len(peer.Addr().AsSlice())])
 	}
 	clear(frame[8:wire.STUNHeader])
-	c.stage.note(fmt.Sprintf("%s from %s", c.name, from), "%s", summary(frame))
+	c.stage.note(fmt.Sprintf("%s from %s", c.name, from), "mark %x, %s", c.mark, summary(frame))
 }
 
 // allocate asks for relays of both families, lets the wardens send, and sends the first large datagram.
@@ -220,9 +235,11 @@ func (c *actor) release() { c.relays = nil }
 func (c *actor) fence() {
 	w := c.stage
 	w.t.Helper()
+	c.speak(2) // Or a listener that hears nothing else for long would look for marks more seldom.
 	for range 2 {
 		c.ask(wireRequest(stun.MethodBinding))
 	}
+	c.speak(0)
 	for _, relay := range c.relays {
 		want := fmt.Sprintf("fence %d of %s", w.fences, c.name)
 		if _, err := w.wardens[familyIndex(relay.Addr())].WriteToUDPAddrPort([]byte(want), relay); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 // dataPaths are the ways that data can take through a server. All of them must do the same.
@@ -215,6 +216,7 @@ func (w *stage) listen(at netip.AddrPort) *net.UDPConn {
 		w.t.Fatal(err)
 	}
 	_ = conn.SetReadBuffer(4 << 20)
+	batch.TellMarks(conn, at.Addr().Is6())
 	return conn
 }
 
@@ -256,17 +258,17 @@ func (w *stage) collect(peer int) {
 	if _, err := warden.WriteToUDPAddrPort(fence, stagePeers[peer]); err != nil {
 		w.t.Fatal(err)
 	}
-	buffer := make([]byte, wireBuffer)
+	buffer, control := make([]byte, wireBuffer), make([]byte, batch.ControlSpace)
 	_ = conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(buffer)
+		n, oobn, _, from, err := conn.ReadMsgUDPAddrPort(buffer, control)
 		if err != nil {
 			w.t.Fatalf("peer %d waits for %s: %v", peer, fence, err)
 		}
 		if from = unmapped(from); from == unmapped(warden.LocalAddr().(*net.UDPAddr).AddrPort()) {
 			return
 		}
-		w.note(fmt.Sprintf("peer %d from %s", peer, w.nameOf(from)), "%s", summary(buffer[:n]))
+		w.note(fmt.Sprintf("peer %d from %s", peer, w.nameOf(from)), "mark %x, %s", batch.MarkOf(control[:oobn]), summary(buffer[:n]))
 	}
 }
 

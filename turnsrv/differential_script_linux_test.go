@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"testing"
 	"time"
 	"unsafe"
 
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
@@ -94,6 +96,45 @@ func (d draw) bytes(size int) []byte {
 	return all[:size:size]
 }
 
+// marks are those of so many packets: mostly none, else any.
+func (d draw) marks(packets int) []batch.Mark {
+	all := make([]batch.Mark, packets)
+	usual := batch.Mark(d.Uint32())
+	for i := range all {
+		switch d.IntN(4) {
+		case 0:
+			all[i] = usual
+		case 1:
+			all[i] = batch.Mark(d.IntN(4)) // The ECN alone.
+		}
+	}
+	return all
+}
+
+// speak makes a client of UDP mark what it sends.
+func (c *actor) speak(mark batch.Mark) {
+	if conn, ok := c.wire.conn.(*net.UDPConn); ok {
+		markAll(c.stage.t, conn, mark, c.v6)
+	}
+}
+
+// markAll makes a socket mark all that it sends.
+func markAll(t testing.TB, conn *net.UDPConn, mark batch.Mark, v6 bool) {
+	t.Helper()
+	level, option := unix.IPPROTO_IP, unix.IP_TOS
+	if v6 {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, int(mark)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (d draw) size() int {
 	switch d.IntN(13) {
 	case 0:
@@ -121,12 +162,15 @@ func most(client, header int) int {
 // channelData sends on a channel, bound or not.
 func (d draw) channelData(client int) step {
 	number, payloads := d.channel(), d.payloads(most(client, wire.ChannelHeader))
+	marks := d.marks(len(payloads))
 	return func(w *stage) {
-		for _, payload := range payloads {
+		for i, payload := range payloads {
+			w.clients[client].speak(marks[i])
 			if err := w.clients[client].wire.sendOn(number, payload); err != nil {
 				w.t.Error(err)
 			}
 		}
+		w.clients[client].speak(0)
 	}
 }
 
@@ -138,7 +182,7 @@ func (d draw) indications(client int) step {
 	for range payloads {
 		choices = append(choices, to[d.IntN(2)])
 	}
-	dontFragment := d.IntN(4) == 0
+	dontFragment, marks := d.IntN(4) == 0, d.marks(len(payloads))
 	return func(w *stage) {
 		for i, payload := range payloads {
 			peer, ok := w.addr(choices[i])
@@ -149,23 +193,28 @@ func (d draw) indications(client int) step {
 			if dontFragment {
 				attrs = append(attrs, attrRaw(stun.AttrDontFragment))
 			}
+			w.clients[client].speak(marks[i])
 			if err := w.clients[client].wire.sendTo(peer, payload, attrs...); err != nil {
 				w.t.Error(err)
 			}
 		}
+		w.clients[client].speak(0)
 	}
 }
 
 // fromPeer sends from a peer, or two in turns, to a relay.
 func (d draw) fromPeer(client int) step {
 	payloads := d.payloads(maxPeerDatagram)
-	peers := []int{d.IntN(len(stagePeers)), d.IntN(len(stagePeers))}
+	if d.IntN(3) == 0 {
+		payloads = append(payloads, d.bytes(maxPeerDatagram)) // No message to a client has room for it.
+	}
+	peers, marks := []int{d.IntN(len(stagePeers)), d.IntN(len(stagePeers))}, d.marks(len(payloads))
 	return func(w *stage) {
 		for i, payload := range payloads {
 			peer := peers[i%2]
 			for _, relay := range w.clients[client].relays {
 				if relay.Addr().Is4() == stagePeers[peer].Addr().Is4() {
-					if _, err := w.peers[peer].WriteToUDPAddrPort(payload, relay); err != nil {
+					if _, _, err := w.peers[peer].WriteMsgUDPAddrPort(payload, batch.MarkControl(marks[i], relay.Addr().Is6()), relay); err != nil {
 						w.t.Error(err)
 					}
 				}

@@ -17,6 +17,7 @@ type outbound struct {
 	to           netip.AddrPort // to is where the system sends it, which may differ from what the client calls the peer.
 	consent      consent.Flow
 	payload      []byte
+	mark         batch.Mark // mark is that of the packet it came in (RFC 8656, section 14).
 	dontFragment bool
 	across       *relay // across is the relay of this node that the peer is, nil for any other peer.
 }
@@ -99,13 +100,14 @@ func (out *outbound) admit(payload []byte, now time.Time) bool {
 }
 
 // relayToPeer sends data of a client: at once, or when nothing more of it is there.
-func (f *front) relayToPeer(from transport.FiveTuple, packet []byte) {
+func (f *front) relayToPeer(from transport.FiveTuple, packet []byte, mark batch.Mark) {
 	p, ok := f.route(from, packet, f.now())
 	switch {
 	case !ok:
 	case batch.Splits && (from.Protocol == transport.TCP || from.Protocol == transport.TLS):
 		p.alloc.train().add(p)
 	default:
+		p.mark = mark
 		f.send(p)
 	}
 }
@@ -123,7 +125,7 @@ func (f *front) send(p outbound) {
 		batch.ForbidFragments(r.conn, v6)
 		defer batch.AllowFragments(r.conn, v6)
 	}
-	if _, _, err := r.conn.WriteMsgUDPAddrPort(p.payload, nil, p.to); err != nil {
+	if _, _, err := r.conn.WriteMsgUDPAddrPort(p.payload, batch.MarkControl(p.mark, v6), p.to); err != nil {
 		f.metrics.dropped(dropSendError)
 		return
 	}
@@ -191,7 +193,7 @@ func (in *inbound) appendHeader(header []byte, n int) (_ []byte, padding int) {
 
 // relayToClient relays a payload of n bytes at dataIndicationHeader in buffer at once.
 // Behind it there is room for the padding.
-func (r *relay) relayToClient(source netip.AddrPort, buffer []byte, n int) {
+func (r *relay) relayToClient(source netip.AddrPort, buffer []byte, n int, mark batch.Mark) {
 	f := r.alloc.front
 	now := f.now()
 	in, ok := r.inbound(source, now)
@@ -207,7 +209,7 @@ func (r *relay) relayToClient(source netip.AddrPort, buffer []byte, n int) {
 	start, end := wire.DataIndicationHeader-len(header), wire.DataIndicationHeader+n+padding
 	copy(buffer[start:], header)
 	clear(buffer[wire.DataIndicationHeader+n : end])
-	if err := r.alloc.via.Send(buffer[start:end]); err != nil {
+	if err := r.alloc.via.Send(buffer[start:end], mark); err != nil {
 		f.metrics.dropped(dropSendError)
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"cline-meet/signal/turnsrv/internal/auth"
+	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/engine"
 	"cline-meet/signal/turnsrv/internal/peers"
 	"cline-meet/signal/turnsrv/internal/relayaddr"
@@ -71,12 +72,12 @@ type front struct {
 }
 
 // Receive implements transport.Receiver.
-func (f *front) Receive(from transport.FiveTuple, via transport.Path, packet []byte) {
+func (f *front) Receive(from transport.FiveTuple, via transport.Path, packet []byte, mark batch.Mark) {
 	switch {
 	case len(packet) < wire.ChannelHeader:
 		f.metrics.dropped(dropMalformed)
 	case wire.IsDataFromClient(packet):
-		f.relayToPeer(from, packet)
+		f.relayToPeer(from, packet, mark)
 	default:
 		f.Rest(from) // What came before leaves before.
 		f.message(request{from: from, via: via}, packet)
@@ -223,7 +224,7 @@ func (f *front) release(relays []*relay) {
 func (f *front) openPools(addresses ...relayaddr.Address) {
 	for _, a := range addresses {
 		if a.Bind.IsValid() {
-			f.pools = append(f.pools, newRelayPool(a, uint16(f.cfg.MinPort), uint16(f.cfg.MaxPort), f.log))
+			f.pools = append(f.pools, newRelayPool(a, uint16(f.cfg.MinPort), uint16(f.cfg.MaxPort), f.cfg.CopyDSCP, f.log))
 		}
 	}
 }

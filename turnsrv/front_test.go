@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/peers/peerstest"
 	"cline-meet/signal/turnsrv/internal/transport"
 	"cline-meet/signal/turnsrv/internal/wire"
@@ -710,7 +711,7 @@ func FuzzFront(f *testing.F) {
 			packet = signedForFuzz(packet, username, cfg.Realm, freshNonce(front, from.Client.Addr()), key)
 		}
 		var p recorder
-		front.Receive(from, &p, packet)
+		front.Receive(from, &p, packet, 0)
 		if len(p.sent) > 1 {
 			t.Fatalf("%d answers", len(p.sent))
 		}
@@ -743,7 +744,7 @@ func signedForFuzz(packet []byte, username, realm, nonce string, key stun.Messag
 // recorder is a path that keeps what is sent.
 type recorder struct{ sent [][]byte }
 
-func (r *recorder) Send(packet []byte) error {
+func (r *recorder) Send(packet []byte, _ batch.Mark) error {
 	r.sent = append(r.sent, slices.Clone(packet))
 	return nil
 }

@@ -39,6 +39,7 @@ type relayPool struct {
 	// Fixed after construction.
 	address          relayaddr.Address
 	minPort, maxPort uint16
+	marks            bool // marks says that packets of peers keep their marks.
 	log              *slog.Logger
 	listen           func(netip.AddrPort) (batch.Conn, error) // listen is fixed before the first client.
 
@@ -50,9 +51,9 @@ type relayPool struct {
 	free *freePorts // free are the ports that none of our sockets has.
 }
 
-func newRelayPool(address relayaddr.Address, minPort, maxPort uint16, log *slog.Logger) *relayPool {
+func newRelayPool(address relayaddr.Address, minPort, maxPort uint16, marks bool, log *slog.Logger) *relayPool {
 	return &relayPool{
-		address: address, minPort: minPort, maxPort: maxPort, log: log, listen: listenRelay,
+		address: address, minPort: minPort, maxPort: maxPort, marks: marks, log: log, listen: listenRelay,
 		relays: make([]atomic.Pointer[relay], max(int(maxPort)-int(minPort)+1, 0)), free: newFreePorts(minPort, maxPort),
 	}
 }
@@ -138,6 +139,9 @@ func (p *relayPool) bind(port uint16) (*relaySocket, error) {
 		p.log.Debug("turn relay keeps its small receive buffer", "error", err)
 	}
 	batch.AllowFragments(conn, p.address.Bind.Is6())
+	if p.marks {
+		batch.TellMarks(conn, p.address.Bind.Is6())
+	}
 	return &relaySocket{conn: conn, pool: p, port: port}, nil
 }
 
@@ -210,11 +214,11 @@ func (r *relay) ReadFrom([]byte) (int, net.Addr, error) {
 
 // read relays packets of peers until the relay is closed.
 func (r *relay) read() (int, net.Addr, error) {
-	buffer := peerBuffer(usualDatagram)
+	buffer, control := peerBuffer(usualDatagram), make([]byte, batch.ControlSpace)
 	var delay transport.Backoff
 	for {
 		room := buffer[wire.DataIndicationHeader : len(buffer)-3]
-		n, _, _, peer, err := r.conn.ReadMsgUDPAddrPort(room, nil)
+		n, oobn, _, peer, err := r.conn.ReadMsgUDPAddrPort(room, control)
 		switch {
 		case err == nil && n == len(room):
 			r.alloc.front.metrics.dropped(dropOversize)
@@ -223,7 +227,7 @@ func (r *relay) read() (int, net.Addr, error) {
 			}
 		case err == nil:
 			delay = transport.Backoff{}
-			r.relayToClient(unmapped(peer), buffer, n)
+			r.relayToClient(unmapped(peer), buffer, n, batch.MarkOf(control[:oobn]))
 		case errors.Is(err, net.ErrClosed) || !delay.Wait(r.alloc.ended):
 			return 0, nil, net.ErrClosed
 		}

@@ -231,7 +231,7 @@ func (q *request) send(answer []byte) {
 		q.loop.reply(q.via, answer)
 		return
 	}
-	if err := q.via.Send(answer); err != nil {
+	if err := q.via.Send(answer, 0); err != nil {
 		q.front.debug("turn response not sent", "client", q.from.Client, "error", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/pion/stun/v2"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/transport"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
@@ -34,7 +35,7 @@ func strangersFront(t *testing.T) *front {
 // answered is a path that notes whether an answer has come.
 type answered struct{ yes bool }
 
-func (a *answered) Send([]byte) error {
+func (a *answered) Send([]byte, batch.Mark) error {
 	a.yes = true
 	return nil
 }
@@ -48,7 +49,7 @@ func transact(f *front, from transport.FiveTuple, m *stun.Message) (took time.Du
 	for sent < transmissions {
 		var answer answered
 		sent++
-		if f.Receive(from, &answer, m.Raw); answer.yes {
+		if f.Receive(from, &answer, m.Raw, 0); answer.yes {
 			return time.Since(began), sent
 		}
 		time.Sleep(timeout)
@@ -116,7 +117,7 @@ func TestForgerLocksNobodyOut(t *testing.T) {
 						case <-stop:
 							return
 						case <-time.After(500 * time.Microsecond):
-							f.Receive(udpClient(1024+n%60_000), new(answered), forged().Raw)
+							f.Receive(udpClient(1024+n%60_000), new(answered), forged().Raw, 0)
 						}
 					}
 				})
@@ -142,14 +143,14 @@ func TestRepeatingWinsAForgerNothing(t *testing.T) {
 		f := strangersFront(t)
 		var counted countingPath
 		for range 1000 { // More than the budget.
-			f.Receive(udpClient(5000), new(answered), forged().Raw)
+			f.Receive(udpClient(5000), new(answered), forged().Raw, 0)
 		}
 		sent := 0
 		for range 1000 {
 			m := forged()
 			for range 2 {
 				sent += headers + len(m.Raw)
-				f.Receive(udpClient(5000), &counted, m.Raw)
+				f.Receive(udpClient(5000), &counted, m.Raw, 0)
 			}
 		}
 		if got := counted.bytes + headers*counted.packets; got > sent+headers*10 {
@@ -160,7 +161,7 @@ func TestRepeatingWinsAForgerNothing(t *testing.T) {
 
 type countingPath struct{ bytes, packets int }
 
-func (c *countingPath) Send(packet []byte) error {
+func (c *countingPath) Send(packet []byte, _ batch.Mark) error {
 	c.bytes += len(packet)
 	c.packets++
 	return nil
@@ -179,8 +180,8 @@ func TestGuessesAreBounded(t *testing.T) {
 		for i := range 1000 {
 			guess.password = strconv.Itoa(i)
 			m := guess.signed(stun.MethodAllocate, attrTransport(wire.ProtocolUDP))
-			f.Receive(from, &counted, m.Raw)
-			f.Receive(from, &counted, m.Raw)
+			f.Receive(from, &counted, m.Raw, 0)
+			f.Receive(from, &counted, m.Raw, 0)
 		}
 		bound := int(f.cfg.UnauthRate * (3 + time.Since(began).Seconds()))
 		if counted.packets == 0 || counted.packets > bound {

@@ -104,7 +104,7 @@ func TestMergingBeginsBehindAQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := first; i < end; i++ {
-			if segment, _ := in.Details(receiver, i); segment > 0 {
+			if segment, _, _ := in.Details(receiver, i); segment > 0 {
 				merged++
 			} else {
 				singles++

@@ -46,6 +46,7 @@ type multiMessage struct {
 type Inbox struct {
 	used     int
 	bytes    int
+	marked   int // marked is how many of those that were read last have a mark, as far as was looked.
 	merged   int // merged is how many of those that were read last are merged, as far as was looked.
 	buffers  []byte
 	messages [inboxBuffers]multiMessage
@@ -103,7 +104,7 @@ func (in *Inbox) Reset() {
 // Read reads some of what waits at a socket and returns the range of the datagrams
 // that came. With more there may be others; an error of the socket is over by now.
 func (in *Inbox) Read(s *Socket) (first, end int, more bool, err error) {
-	in.merged = 0
+	in.merged, in.marked = 0, 0
 	fd, ok := s.acquire()
 	if !ok {
 		return in.used, in.used, false, nil
@@ -163,21 +164,25 @@ func (in *Inbox) Sender(i int) netip.AddrPort { return sockaddr(&in.names[i]) }
 func (in *Inbox) Control(i int) []byte { return in.controls[i][:in.messages[i].header.Controllen] }
 
 // Details returns the size of the packets that a datagram of a socket is merged
-// from, 0 when it is one, and how many datagrams the kernel has dropped before it
-// and after the one that was asked about before.
-func (in *Inbox) Details(s *Socket, i int) (segment int, dropped uint32) {
+// from, 0 when it is one, the mark that all of them have, since the kernel merges no
+// others, and how many datagrams the kernel has dropped before it and after the one
+// that was asked about before.
+func (in *Inbox) Details(s *Socket, i int) (segment int, mark Mark, dropped uint32) {
 	control := in.Control(i)
 	if len(control) == 0 {
-		return 0, 0
+		return 0, 0, 0
 	}
-	segment, drops := details(control)
+	segment, mark, drops := details(control)
 	if segment > 0 {
 		in.merged++
+	}
+	if mark != 0 {
+		in.marked++
 	}
 	if drops > 0 && drops != s.drops {
 		dropped, s.drops = drops-s.drops, drops
 	}
-	return segment, dropped
+	return segment, mark, dropped
 }
 
 // Tune lets a socket learn from the range that was read from it last, of whose
@@ -189,6 +194,9 @@ func (in *Inbox) Tune(s *Socket, first, end int, more bool, now time.Time) {
 	a := arrived{datagrams: end - first, merged: in.merged, run: in.run(first, end), more: more}
 	if s.coalesce.learn(a, now) {
 		s.merge(s.coalesce.on)
+	}
+	if s.marks.learn(end-first, in.marked, now) {
+		tellMarks(s, s.isIPv6(), s.marks.on)
 	}
 }
 
@@ -219,13 +227,13 @@ func Count(datagram []byte, segment int) int {
 }
 
 // details reads what the kernel says about a datagram: the size of the packets
-// that it is merged from, 0 when it is one, and how many the socket has dropped
+// that it is merged from, 0 when it is one, its mark, and how many the socket has dropped
 // since it was opened, 0 when that is not said.
-func details(control []byte) (segment int, drops uint32) {
+func details(control []byte) (segment int, mark Mark, drops uint32) {
 	for len(control) > 0 {
 		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
 		if err != nil {
-			return segment, drops
+			return segment, mark, drops
 		}
 		control = rest
 		switch {
@@ -233,7 +241,11 @@ func details(control []byte) (segment int, drops uint32) {
 			segment = int(int32(binary.NativeEndian.Uint32(data)))
 		case header.Level == unix.SOL_SOCKET && header.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
 			drops = binary.NativeEndian.Uint32(data)
+		default:
+			if found, ok := markIn(header.Level, header.Type, data); ok {
+				mark = found
+			}
 		}
 	}
-	return segment, drops
+	return segment, mark, drops
 }

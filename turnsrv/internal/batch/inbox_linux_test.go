@@ -33,7 +33,7 @@ func TestInboxTakesTrainsApart(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := first; i < end; i++ {
-			segment, _ := in.Details(receiver, i)
+			segment, _, _ := in.Details(receiver, i)
 			if segment > 0 {
 				merged++
 			}
@@ -77,7 +77,7 @@ func TestKernelDropsAreTold(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := first; i < end; i++ {
-			if _, dropped := in.Details(receiver, i); dropped > 0 {
+			if _, _, dropped := in.Details(receiver, i); dropped > 0 {
 				return
 			}
 		}

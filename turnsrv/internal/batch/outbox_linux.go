@@ -59,7 +59,7 @@ type Outbox struct {
 	runs     []outRun
 	messages []multiMessage
 	names    []unix.RawSockaddrInet6
-	controls [][64]byte
+	controls [][96]byte // Each is room for an address, a mark and a segment size.
 	parts    []unix.Iovec
 	result   Flushed
 }
@@ -77,6 +77,7 @@ type outPacket struct {
 	padding      int
 	payload      int // payload is the bytes that count.
 	class        Class
+	mark         Mark
 	next         int32 // next is the packet after it to the same destination, -1 at the end.
 }
 
@@ -95,6 +96,7 @@ type outRun struct {
 	packets        int
 	payload        int // payload is the bytes that count.
 	class          Class
+	mark           Mark
 	segment, bytes int
 }
 
@@ -108,6 +110,7 @@ func NewOutbox(header int, flushed func(*Flushed)) *Outbox {
 // spares looking it up for every packet. The zero slot leads nowhere.
 type Slot struct {
 	Destination
+	Mark  Mark // Mark is that of the packets which are added next.
 	class Class
 	place int32
 	flush uint64 // flush is the one that place is for, counted from 1.
@@ -149,6 +152,7 @@ func (o *Outbox) AddFrame(to *Slot, frame []byte, payload int) {
 
 func (o *Outbox) append(to *Slot, p outPacket) {
 	at := int32(len(o.packets))
+	p.mark = to.Mark
 	o.packets = append(o.packets, p)
 	o.waiting[p.class] = true
 	if to.flush != o.flushes+1 && !o.settle(to, at) {
@@ -230,7 +234,7 @@ func (o *Outbox) prepare(place int32) {
 	limit := int(g.Socket.segmentLimit.Load())
 	for at := g.first; at >= 0; {
 		p := &o.packets[at]
-		run := outRun{group: place, first: at, segment: p.size(), class: p.class}
+		run := outRun{group: place, first: at, segment: p.size(), class: p.class, mark: p.mark}
 		for {
 			run.packets++
 			run.payload += p.payload
@@ -240,7 +244,7 @@ func (o *Outbox) prepare(place int32) {
 				break
 			}
 			p = &o.packets[at]
-			if p.class != run.class || p.size() > run.segment || p.size() == 0 || run.bytes+p.size() > maxRun {
+			if p.class != run.class || p.mark != run.mark || p.size() > run.segment || p.size() == 0 || run.bytes+p.size() > maxRun {
 				break
 			}
 		}
@@ -285,7 +289,7 @@ func (o *Outbox) send(s *Socket) {
 func (o *Outbox) sendSingle(fd int) bool {
 	run := o.runs[0]
 	p, to := &o.packets[run.first], &o.groups[run.group]
-	if len(o.runs) > 1 || run.packets > 1 || len(p.header)+p.padding > 0 || to.Control != nil {
+	if len(o.runs) > 1 || run.packets > 1 || len(p.header)+p.padding > 0 || to.Control != nil || run.mark != 0 {
 		return false
 	}
 	var name unix.RawSockaddrInet6
@@ -321,7 +325,7 @@ func (o *Outbox) compose() {
 		if run.packets == 1 {
 			segment = 0
 		}
-		o.message(i, &o.groups[run.group].Destination, segment)
+		o.message(i, &run, segment)
 		start := len(o.parts)
 		for at, left := run.first, run.packets; left > 0; left-- {
 			o.parts = o.packets[at].appendTo(o.parts)
@@ -348,13 +352,14 @@ func (p *outPacket) appendTo(parts []unix.Iovec) []unix.Iovec {
 	return parts
 }
 
-// message addresses a message. A segment size tells the kernel to split it.
-func (o *Outbox) message(i int, to *Destination, segment int) {
-	m, control := &o.messages[i], o.controls[i][:0]
+// message addresses a message of a run. A segment size tells the kernel to split it.
+func (o *Outbox) message(i int, run *outRun, segment int) {
+	m, control, to := &o.messages[i], o.controls[i][:0], &o.groups[run.group].Destination
 	*m = multiMessage{}
 	if to.Control != nil {
 		control = append(control, *to.Control...)
 	}
+	control = append(control, MarkControl(run.mark, to.To.Addr().Is6())...)
 	m.header.Name = (*byte)(unsafe.Pointer(&o.names[i]))
 	m.header.Namelen = putSockaddr(&o.names[i], to.To)
 	if segment > 0 {
@@ -392,7 +397,7 @@ func (o *Outbox) retry(s *Socket, fd, i int, reason syscall.Errno) {
 	case unix.EIO, unix.EOPNOTSUPP, unix.ENOPROTOOPT: // The interface cannot at all.
 		s.segmentLimit.Store(0)
 	}
-	o.message(i, &o.groups[run.group].Destination, 0)
+	o.message(i, &run, 0)
 	var space [3]unix.Iovec
 	for at, left := run.first, run.packets; left > 0; left-- {
 		p := &o.packets[at]

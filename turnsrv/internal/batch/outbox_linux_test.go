@@ -48,7 +48,7 @@ func slotTo(socket *Socket, peer *net.UDPConn) Slot {
 }
 
 // TestOutboxKeepsOrderOfEachDestination sends packets of many sizes to several
-// peers from several relays, with and without the kernel's help.
+// peers from several relays, with and without the kernel's help, some of them marked.
 func TestOutboxKeepsOrderOfEachDestination(t *testing.T) {
 	for _, limit := range []int32{0, 700, 1 << 30} {
 		t.Run(fmt.Sprint("limit=", limit), func(t *testing.T) {
@@ -62,26 +62,29 @@ func TestOutboxKeepsOrderOfEachDestination(t *testing.T) {
 				socket.segmentLimit.Store(limit)
 				slots = append(slots, slotTo(socket, peer))
 				peers = append(peers, peer)
+				TellMarks(peer, false)
 			}
-			want := make([][][]byte, len(slots))
+			want, marks := make([][][]byte, len(slots)), make([][]Mark, len(slots))
 			bytes := 0
 			for i := range 300 {
 				at := rand.IntN(len(slots))
 				packet := numbered(uint32(at), i, []int{1000, 1000, 1000, 500, 8}[rand.IntN(5)])
+				slots[at].Mark = []Mark{0, 0, 0, 0xB8, 3}[rand.IntN(5)]
 				out.Add(&slots[at], nil, packet, 0)
-				want[at] = append(want[at], packet)
+				want[at], marks[at] = append(want[at], packet), append(marks[at], slots[at].Mark)
 				bytes += len(packet)
 			}
 			out.Flush()
 			if got := sent[1]; flushes != 1 || got.Packets != 300 || got.Bytes != bytes || got.Failed != 0 || sent[0].Packets != 0 {
 				t.Errorf("%d flushes sent %+v, want 300 packets of %d bytes of class 1", flushes, sent, bytes)
 			}
-			buffer := make([]byte, 2048)
+			buffer, control := make([]byte, 2048), make([]byte, ControlSpace)
 			for at, packets := range want {
 				_ = peers[at].SetReadDeadline(time.Now().Add(patience))
 				for i, packet := range packets {
-					if n, err := peers[at].Read(buffer); err != nil || string(buffer[:n]) != string(packet) {
-						t.Fatalf("peer %d got %d bytes, %v, for packet %d of %d", at, n, err, i, len(packet))
+					n, oobn, _, _, err := peers[at].ReadMsgUDPAddrPort(buffer, control)
+					if err != nil || string(buffer[:n]) != string(packet) || MarkOf(control[:oobn]) != marks[at][i] {
+						t.Fatalf("peer %d got %d bytes marked %x, %v, for packet %d of %d marked %x", at, n, MarkOf(control[:oobn]), err, i, len(packet), marks[at][i])
 					}
 				}
 			}

@@ -25,6 +25,7 @@ type Socket struct {
 	// Owned by the loop that reads the socket.
 	drops    uint32 // drops is what the kernel dropped, as it said last.
 	coalesce coalescing
+	marks    marking
 
 	// segmentLimit is the largest size that the kernel may be asked to split a
 	// long write into. It shrinks by what the kernel refuses.
@@ -92,9 +93,9 @@ func bindTo(fd int, at netip.AddrPort) error {
 	return unix.Bind(fd, &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16(), ZoneId: zoneOf(at.Addr())})
 }
 
-// Adopt takes a socket away from the Go runtime. The connection is closed then,
-// whatever comes of it.
-func Adopt(conn *net.UDPConn) (*Socket, error) {
+// Adopt takes a socket away from the Go runtime, of whose datagrams the marks are to be
+// told or not. The connection is closed then, whatever comes of it.
+func Adopt(conn *net.UDPConn, marks bool) (*Socket, error) {
 	defer func() { _ = conn.Close() }()
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -106,8 +107,14 @@ func Adopt(conn *net.UDPConn) (*Socket, error) {
 	if err := errors.Join(err, failed); err != nil {
 		return nil, err
 	}
-	return newSocket(fd, conn.LocalAddr().(*net.UDPAddr)), nil
+	s := newSocket(fd, conn.LocalAddr().(*net.UDPAddr))
+	if marks {
+		TellMarks(s, s.isIPv6())
+	}
+	return s, nil
 }
+
+func (s *Socket) isIPv6() bool { return s.local.IP.To4() == nil }
 
 // acquire returns the descriptor for use until release, or false when it is closed.
 func (s *Socket) acquire() (fd int, ok bool) {

@@ -19,6 +19,7 @@ type Config struct {
 	TLS            *tls.Config   // TLS may be nil, which means neither TLS nor DTLS.
 	UDPSockets     int           // UDPSockets is how many sockets share a listen address; 0 means one a core, where the system can.
 	IdleTimeout    time.Duration // IdleTimeout is how long a connection may go without a whole message from the client.
+	Marks          bool          // Marks says that the receiver is told the marks of datagrams, where the system can.
 	MaxQueued      int64         // MaxQueued is how many bytes may wait for all stream clients before each may have but few; 0 means any number.
 	Gather         bool          // Gather says that the data of busy stream clients may wait for more, see gatherTime.
 	ConnsOfAddress int           // ConnsOfAddress bounds the TCP, TLS and DTLS connections of one IPv4 address or IPv6 /64.

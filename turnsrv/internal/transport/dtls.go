@@ -12,6 +12,8 @@ import (
 
 	"github.com/pion/dtls/v3"
 	"golang.org/x/time/rate"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
 
 const (
@@ -108,7 +110,7 @@ func (s *dtlsServer) start() {
 }
 
 // handle takes a datagram to its session.
-func (s *dtlsServer) handle(client, server netip.AddrPort, packet []byte) {
+func (s *dtlsServer) handle(client, server netip.AddrPort, packet []byte, mark batch.Mark) {
 	from := FiveTuple{DTLS, client, server}
 	hello := isClientHello(packet)
 	s.mu.Lock()
@@ -124,7 +126,7 @@ func (s *dtlsServer) handle(client, server netip.AddrPort, packet []byte) {
 	if c == nil {
 		return
 	}
-	if reason := c.push(packet); reason != "" {
+	if reason := c.push(packet, mark); reason != "" {
 		s.common.Metrics.drop(DTLS, reason, 1)
 	}
 }

@@ -319,7 +319,7 @@ func TestStrangersCannotEndASession(t *testing.T) {
 		}
 	}
 	for _, packet := range packets {
-		s.secure[0].handle(client, server, packet)
+		s.secure[0].handle(client, server, packet, 0)
 		if err := ping(conn, wiretest.ChannelData(9)); err != nil {
 			t.Fatalf("after %x: %v", packet[:min(len(packet), 40)], err)
 		}

@@ -12,7 +12,18 @@ import (
 	"time"
 
 	"github.com/pion/dtls/v3"
+
+	"cline-meet/signal/turnsrv/internal/batch"
 )
+
+// ecnMask covers the ECN in a mark.
+const ecnMask = 3
+
+// datagram is what waits for a session.
+type datagram struct {
+	packet []byte
+	mark   batch.Mark
+}
 
 // dtlsConn is one DTLS client and the path to it. To the DTLS implementation it
 // is the socket that this client alone sends to.
@@ -24,8 +35,11 @@ type dtlsConn struct {
 	session *dtls.Conn
 	context context.Context // context ends with the connection; handshakes ask it.
 	cancel  context.CancelFunc
-	silent  atomic.Bool   // silent says that nothing more is for the client to hear.
-	over    chan struct{} // over is closed when the receiver knows that the client has gone.
+	silent  atomic.Bool // silent says that nothing more is for the client to hear.
+	// The implementation does not say which datagram a message came in. Heard is the DSCP of the last one that it took, mostly the
+	// message's own; the ECN is that of one packet and no other, and is not passed on. Spoken is the mark of what was written last.
+	heard, spoken atomic.Uint32
+	over          chan struct{} // over is closed when the receiver knows that the client has gone.
 
 	// Owned by the goroutine of serve.
 	received bool // received says that the receiver knows the client.
@@ -40,7 +54,7 @@ type dtlsConn struct {
 	// Guarded by mu.
 	mu          sync.Mutex
 	arrived     sync.Cond
-	queue       [][]byte
+	queue       []datagram
 	budget      int  // budget is how many bytes of handshake may still come.
 	established bool // established says that the handshake is over.
 	expired     bool // expired says that reading is to fail.
@@ -61,7 +75,7 @@ func newDTLSConn(s *dtlsServer, from FiveTuple) (*dtlsConn, error) {
 }
 
 // push queues a datagram for the session. It returns why it dropped it, if it did.
-func (c *dtlsConn) push(packet []byte) string {
+func (c *dtlsConn) push(packet []byte, mark batch.Mark) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -84,7 +98,7 @@ func (c *dtlsConn) push(packet []byte) string {
 			return dropBudget
 		}
 	}
-	c.queue = append(c.queue, append([]byte(nil), packet...))
+	c.queue = append(c.queue, datagram{append([]byte(nil), packet...), mark})
 	c.arrived.Signal()
 	return ""
 }
@@ -116,7 +130,7 @@ func (c *dtlsConn) read() string {
 		}
 		c.received = true
 		c.patience.renew()
-		config.receiver.Receive(c.from, c, buffer[:n])
+		config.receiver.Receive(c.from, c, buffer[:n], batch.Mark(c.heard.Load()))
 	}
 }
 
@@ -136,7 +150,7 @@ func (c *dtlsConn) readError(err error) string {
 }
 
 // Send implements Path. A packet too large for a record is lost.
-func (c *dtlsConn) Send(packet []byte) error {
+func (c *dtlsConn) Send(packet []byte, mark batch.Mark) error {
 	if c.reason() != "" {
 		return errGone
 	}
@@ -144,6 +158,7 @@ func (c *dtlsConn) Send(packet []byte) error {
 		c.server.common.Metrics.drop(DTLS, dropTooLarge, 1)
 		return nil
 	}
+	c.spoken.Store(uint32(mark))
 	_, err := c.session.Write(packet)
 	return err
 }
@@ -189,8 +204,9 @@ func (c *dtlsConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	case c.expired:
 		return 0, nil, os.ErrDeadlineExceeded
 	}
-	n := copy(p, c.queue[0])
-	c.queue[0] = nil
+	n := copy(p, c.queue[0].packet)
+	c.heard.Store(uint32(c.queue[0].mark &^ ecnMask))
+	c.queue[0] = datagram{}
 	c.queue = c.queue[1:]
 	return n, net.UDPAddrFromAddrPort(c.from.Client), nil
 }
@@ -203,7 +219,7 @@ func (c *dtlsConn) WriteTo(p []byte, _ net.Addr) (int, error) {
 		c.server.verified(c)
 	}
 	if !c.silent.Load() {
-		_ = c.out.Send(p)
+		_ = c.out.Send(p, batch.Mark(c.spoken.Load()))
 	}
 	return len(p), nil
 }

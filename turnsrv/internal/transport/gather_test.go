@@ -109,7 +109,7 @@ func TestBusyStreamIsWrittenTogether(t *testing.T) {
 		frame := wire.Padded(len(wiretest.ChannelData(100)))
 		send := func(times int) (writes []int) {
 			for range times {
-				if err := c.Send(wiretest.ChannelData(100)); err != nil {
+				if err := c.Send(wiretest.ChannelData(100), 0); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
@@ -136,7 +136,7 @@ func TestBusyStreamIsWrittenTogether(t *testing.T) {
 		if len(send(1)) != 1 {
 			t.Error("a client had to wait after a pause")
 		}
-		_ = c.Send(wiretest.ChannelData(100))
+		_ = c.Send(wiretest.ChannelData(100), 0)
 		c.close()
 		c.writer.Wait()
 		if c.common.Metrics.queued.Load() != 0 {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
@@ -228,7 +229,7 @@ func (c *streamConn) read() string {
 		}
 		c.received = true
 		c.patience.renew()
-		c.common.receiver.Receive(c.from, c, frame)
+		c.common.receiver.Receive(c.from, c, frame, 0)
 	}
 }
 
@@ -272,7 +273,7 @@ func (c *streamConn) handshake() bool {
 
 // Send implements Path. When the queue is full, the oldest data in it is lost;
 // a client that does not even take control messages is closed.
-func (c *streamConn) Send(packet []byte) error {
+func (c *streamConn) Send(packet []byte, _ batch.Mark) error {
 	c.mu.Lock()
 	if c.ended != "" {
 		c.mu.Unlock()

@@ -214,7 +214,7 @@ func testSlowReader(t *testing.T, kind Protocol) {
 		mu.Lock()
 		paths[from.Client] = via
 		mu.Unlock()
-		_ = via.Send(packet)
+		_ = via.Send(packet, 0)
 	}
 	cfg := testTransports(t)
 	s := startTransports(t, cfg, e)
@@ -233,14 +233,14 @@ func testSlowReader(t *testing.T, kind Protocol) {
 	data, sent, controls := wiretest.ChannelData(1000), 0, 0
 	for turntest.ValueOf(t, drops) < 1000 {
 		for range 100 {
-			if err := toSlow.Send(data); err != nil {
+			if err := toSlow.Send(data, 0); err != nil {
 				t.Fatalf("after %d packets: %v", sent, err)
 			}
 			sent++
 		}
 		if controls < 50 {
 			controls++
-			if err := toSlow.Send(wiretest.STUN(8)); err != nil {
+			if err := toSlow.Send(wiretest.STUN(8), 0); err != nil {
 				t.Fatalf("control message %d: %v", controls, err)
 			}
 		}
@@ -270,7 +270,7 @@ func queuedBytes(to Path) int {
 
 // pingPath sends to a client and reads it there.
 func pingPath(conn net.Conn, to Path, frame []byte) error {
-	if err := to.Send(frame); err != nil {
+	if err := to.Send(frame, 0); err != nil {
 		return err
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(systemtest.Patience))
@@ -402,17 +402,17 @@ func TestControlOverflowCloses(t *testing.T) {
 		s.common.receiver.(*echo).hook = func(_ FiveTuple, via Path, _ []byte) { to = via }
 		for name, end := range map[string]func(){
 			"answers without end": func() {
-				for to.Send(wiretest.STUN(0)) == nil {
+				for to.Send(wiretest.STUN(0), 0) == nil {
 				}
 			},
-			"one answer": func() { _ = to.Send(wiretest.STUN(0)) },
+			"one answer": func() { _ = to.Send(wiretest.STUN(0), 0) },
 		} {
 			client := pipeClient(s)
 			_, _ = client.Write(wiretest.STUN(0))
 			synctest.Wait()
 			end()
 			s.running.Wait()
-			if err := to.Send(wiretest.STUN(0)); !errors.Is(err, errGone) {
+			if err := to.Send(wiretest.STUN(0), 0); !errors.Is(err, errGone) {
 				t.Errorf("%s: %v", name, err)
 			}
 			_ = client.Close()
@@ -443,7 +443,7 @@ func TestQueuesHaveABoundTogether(t *testing.T) {
 		for i := range count {
 			clients = append(clients, connect())
 			for range 200 {
-				if err := to.Send(data); err != nil {
+				if err := to.Send(data, 0); err != nil {
 					t.Fatalf("client %d: %v", i, err)
 				}
 			}
@@ -455,7 +455,7 @@ func TestQueuesHaveABoundTogether(t *testing.T) {
 		}
 		reader := connect()
 		for i := range 50 {
-			if err := to.Send(data); err != nil {
+			if err := to.Send(data, 0); err != nil {
 				t.Fatal(err)
 			}
 			if n, err := io.ReadFull(reader, make([]byte, wire.Padded(len(data)))); err != nil {
@@ -479,7 +479,7 @@ func TestPathClose(t *testing.T) {
 		ends := via.(interface{ close() })
 		ends.close()
 		ends.close()
-		if via.Send(packet) == nil {
+		if via.Send(packet, 0) == nil {
 			t.Error("sent after close")
 		}
 	}

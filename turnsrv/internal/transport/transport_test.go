@@ -35,7 +35,7 @@ type echo struct {
 
 func newEcho() *echo { return &echo{received: map[FiveTuple]int{}, left: map[FiveTuple]int{}} }
 
-func (e *echo) Receive(from FiveTuple, via Path, packet []byte) {
+func (e *echo) Receive(from FiveTuple, via Path, packet []byte, _ batch.Mark) {
 	e.mu.Lock()
 	e.received[from]++
 	if e.left[from] > 0 {
@@ -46,7 +46,7 @@ func (e *echo) Receive(from FiveTuple, via Path, packet []byte) {
 		e.hook(from, via, packet)
 		return
 	}
-	_ = via.Send(packet)
+	_ = via.Send(packet, 0)
 }
 
 func (e *echo) Rest(FiveTuple) {}
@@ -315,7 +315,7 @@ func TestRepliesLeaveFromTheAskedAddress(t *testing.T) {
 		mu.Lock()
 		asked[from.Client] = from.Server
 		mu.Unlock()
-		_ = via.Send(packet)
+		_ = via.Send(packet, 0)
 	}
 	cfg := testTransports(t)
 	cfg.UDPSockets = 3

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,6 +41,9 @@ func newUDPSocket(c *common, t Protocol, conn *net.UDPConn) *udpSocket {
 	// Every client shares this socket. Less than asked for still works.
 	_ = conn.SetReadBuffer(batch.SocketBuffer)
 	_ = conn.SetWriteBuffer(batch.SocketBuffer)
+	if c.Marks {
+		batch.TellMarks(conn, s.local.Addr().Is6())
+	}
 	if !s.local.Addr().IsUnspecified() {
 		return s
 	}
@@ -61,7 +65,7 @@ func tellAsked(conn *net.UDPConn, local netip.Addr) error {
 
 // serve hands every datagram to handle until the transports and the socket are
 // closed. Errors never end it.
-func (s *udpSocket) serve(handle func(client, server netip.AddrPort, packet []byte)) {
+func (s *udpSocket) serve(handle func(client, server netip.AddrPort, packet []byte, mark batch.Mark)) {
 	packet, control := make([]byte, batch.MaxDatagram), make([]byte, batch.ControlSpace)
 	var delay Backoff
 	for {
@@ -77,7 +81,7 @@ func (s *udpSocket) serve(handle func(client, server netip.AddrPort, packet []by
 			s.common.Metrics.drop(s.transport, dropUnreachable, 1)
 			continue
 		}
-		handle(unmapped(client), s.asked(control[:oobn]), packet[:n])
+		handle(unmapped(client), s.asked(control[:oobn]), packet[:n], batch.MarkOf(control[:oobn]))
 	}
 }
 
@@ -146,8 +150,12 @@ func (p *UDPPath) Control() *[]byte {
 }
 
 // Send implements Path. It waits for the machine's own network interface at most.
-func (p *UDPPath) Send(packet []byte) error {
-	_, _, err := p.socket.conn.WriteMsgUDPAddrPort(packet, p.control, p.client)
+func (p *UDPPath) Send(packet []byte, mark batch.Mark) error {
+	control := p.control
+	if mark != 0 {
+		control = slices.Concat(control, batch.MarkControl(mark, p.client.Addr().Is6()))
+	}
+	_, _, err := p.socket.conn.WriteMsgUDPAddrPort(packet, control, p.client)
 	if err != nil {
 		p.socket.unsent.Inc()
 	}
@@ -214,20 +222,20 @@ func (s *UDPServer) start() {
 }
 
 // TakeDTLS takes a datagram that is of DTLS, if that is served here, and reports whether it did.
-func (s *UDPServer) TakeDTLS(client, server netip.AddrPort, packet []byte) bool {
+func (s *UDPServer) TakeDTLS(client, server netip.AddrPort, packet []byte, mark batch.Mark) bool {
 	if s.dtls == nil || !isRecord(packet) {
 		return false
 	}
-	s.dtls.handle(client, server, packet)
+	s.dtls.handle(client, server, packet, mark)
 	return true
 }
 
-func (s *UDPServer) handle(client, server netip.AddrPort, packet []byte) {
-	if len(packet) == 0 || s.TakeDTLS(client, server, packet) {
+func (s *UDPServer) handle(client, server netip.AddrPort, packet []byte, mark batch.Mark) {
+	if len(packet) == 0 || s.TakeDTLS(client, server, packet, mark) {
 		return
 	}
 	from := FiveTuple{UDP, client, server}
-	s.common.receiver.Receive(from, s.path(from), packet)
+	s.common.receiver.Receive(from, s.path(from), packet, mark)
 }
 
 // path returns the way back to a client. It forgets all it knows when that is
