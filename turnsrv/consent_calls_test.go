@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/consent"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
@@ -389,4 +392,62 @@ func newConsentedLoad(t *testing.T, s *Server, channel bool, size int) *load {
 	}
 	l.up = frame(l.payload)
 	return l
+}
+
+// TestRoomAsksForThePasswordOfTheMember has a peer answer with a password that is a member's, and with one of nobody.
+func TestRoomAsksForThePasswordOfTheMember(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.PeerProof = consent.Room.String()
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "--turn-peer-proof") {
+		t.Fatalf("without passwords: %v", err)
+	}
+	var known atomic.Pointer[[][]byte]
+	known.Store(&[][]byte{[]byte("another's")})
+	cfg.MemberPasswords = func(user, ufrag string) [][]byte {
+		if user != "eve" || ufrag != "peer" {
+			t.Errorf("asked for %s of the room of %s", ufrag, user)
+		}
+		return *known.Load()
+	}
+	s := startServer(t, cfg)
+	for _, network := range []string{"udp", "tcp"} {
+		c, relay := askingClient(t, s, network)
+		peer, addr := udpPeer(t)
+		_ = peer.SetDeadline(time.Now().Add(systemtest.Patience))
+		if _, err := c.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(addr)); err != nil {
+			t.Fatal(err)
+		}
+		media := []byte{0x80, 96, 0, 1}
+		round := func(number byte) {
+			t.Helper()
+			arrives(t, c, peer, testCheck(number))
+			if _, err := peer.WriteToUDPAddrPort(testAnswer(number, relay), relay); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := c.receive(); err != nil || !bytes.Equal(got.data, testAnswer(number, relay)) {
+				t.Fatalf("got %x, %v", got.data, err)
+			}
+		}
+		round(1)
+		if err := c.sendOn(flowChannel, media); err != nil { // The check of the next round comes first, hence this does not pass.
+			t.Fatal(err)
+		}
+		known.Store(&[][]byte{[]byte("another's"), []byte("any")})
+		round(2)
+		arrives(t, c, peer, media)
+		known.Store(&[][]byte{[]byte("another's")})
+	}
+}
+
+// arrives sends a packet to the peer, which must get it next.
+func arrives(t *testing.T, c *wireClient, peer *net.UDPConn, packet []byte) {
+	t.Helper()
+	if err := c.sendOn(flowChannel, packet); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 2000)
+	n, err := peer.Read(buffer)
+	if err != nil || !bytes.Equal(buffer[:n], packet) {
+		t.Fatalf("got %x, %v, want %x", buffer[:n], err, packet)
+	}
 }
