@@ -109,6 +109,9 @@ func listens(addr string, port int) error {
 
 var healthy = []deployment{
 	{"Ours", func(t *testing.T, _ *Options) []string { return []string{"http://" + node(t, east).HTTP} }, "", ""},
+	{"OursForMembersOfTheRoom", func(t *testing.T, _ *Options) []string {
+		return []string{"http://" + node(t, east, "--turn-peer-proof", "room").HTTP}
+	}, "", ""},
 	{"OursWithTLS", func(t *testing.T, o *Options) []string {
 		n := dual(t, tlsFlags(t, o, systemtest.Certificate(t, domain))...)
 		return []string{at(n, "https", domain)}

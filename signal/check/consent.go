@@ -10,19 +10,29 @@ import (
 	"cline-meet/signal/turnsrv/turnclient"
 )
 
-// checks is how often each side asks the other for consent: checks may be lost.
-const checks = 3
+// checks is how often each side asks the other for consent: checks may be lost, and the server may not know yet what was said in the room.
+const checks = 4
+
+// told is what a participant says in the room, as browsers do in SDP: the server may let relays reach nobody else.
+type told struct{ ufrag, password string }
+
+func newTold() told { return told{"check", rand.Text()} }
+
+// String returns the lines of SDP.
+func (t told) String() string {
+	return "a=ice-ufrag:" + t.ufrag + "\r\na=ice-pwd:" + t.password + "\r\n"
+}
 
 // agree has both sides ask each other for consent, as browsers do by ICE: a relay may send nothing else to who has not given it. Where
 // that fails, nothing will come through, and whoever looks for it says so.
 func (p *pair) agree() error {
 	for range checks {
-		there, err := consent(p.near, p.far)
+		there, err := p.told.consent(p.near, p.far)
 		if err != nil {
 			return err
 		}
-		back, err := consent(p.far, p.near)
-		if err != nil || there && back {
+		back, err := p.told.consent(p.far, p.near)
+		if err != nil || there && back && p.carry(1<<35, 100, patience/(2*checks)) {
 			return err
 		}
 	}
@@ -30,8 +40,9 @@ func (p *pair) agree() error {
 }
 
 // consent sends a check to the other side, which answers, and reports whether the answer came.
-func consent(asks, answers *turnclient.Client) (bool, error) {
-	check, password, err := newCheck()
+func (t told) consent(asks, answers *turnclient.Client) (bool, error) {
+	password := stun.NewShortTermIntegrity(t.password)
+	check, err := t.check()
 	if err != nil {
 		return false, err
 	}
@@ -43,15 +54,14 @@ func consent(asks, answers *turnclient.Client) (bool, error) {
 	return pass(asks, answers, check) && pass(answers, asks, answer), nil
 }
 
-// newCheck makes a connectivity check, and the password that it is signed with.
-func newCheck() (*stun.Message, stun.MessageIntegrity, error) {
-	password := stun.NewShortTermIntegrity(rand.Text())
-	check, err := stun.Build(stun.TransactionID, stun.BindingRequest, stun.NewUsername("there:here"), priority,
-		stun.RawAttribute{Type: stun.AttrICEControlling, Value: make([]byte, 8)}, password, stun.Fingerprint)
+// check makes a connectivity check for who has said that.
+func (t told) check() (*stun.Message, error) {
+	check, err := stun.Build(stun.TransactionID, stun.BindingRequest, stun.NewUsername(t.ufrag+":here"), priority,
+		stun.RawAttribute{Type: stun.AttrICEControlling, Value: make([]byte, 8)}, stun.NewShortTermIntegrity(t.password), stun.Fingerprint)
 	if err != nil {
-		return nil, nil, fmt.Errorf("building a check: %w", err)
+		return nil, fmt.Errorf("building a check: %w", err)
 	}
-	return check, password, nil
+	return check, nil
 }
 
 // priority is that of a relayed candidate.
@@ -62,7 +72,7 @@ func pass(from, to *turnclient.Client, m *stun.Message) bool {
 	if from.Send(turnclient.FirstChannel, m.Raw) != nil {
 		return false
 	}
-	for deadline := time.Now().Add(patience / (4 * checks)); ; {
+	for deadline := time.Now().Add(patience / (2 * checks)); ; {
 		data, err := to.Receive(deadline)
 		if err != nil {
 			return false

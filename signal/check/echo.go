@@ -25,12 +25,15 @@ const (
 var sizes = []int{leastMTU, 1280, 1350, 1400, 1450}
 
 // pair is two clients whose relays lead to each other.
-type pair struct{ near, far *turnclient.Client }
+type pair struct {
+	near, far *turnclient.Client
+	told      told // told is what both have said of themselves.
+}
 
 // echo is the check of two relays in one way, of which each is the peer of the other.
 func (r *relays) echo(over string, family byte) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
-		var p pair
+		p := pair{told: r.told}
 		for _, c := range []**turnclient.Client{&p.near, &p.far} {
 			client, end, err := r.again(ctx, r.good(over)[0])
 			if err != nil {

@@ -23,6 +23,8 @@ type relays struct {
 	server
 	reach
 
+	told told // told is what was said in the room of the site, if there is one.
+
 	own    *turnclient.Client // own has the allocation of the check of that name,
 	ownVia *attempt           // which was made in this way.
 }
@@ -35,7 +37,10 @@ type server struct {
 
 // newRelays makes the checks of a server. A site whose checks found it explains what both have in common.
 func newRelays(o *Options, server server, from *site) *relays {
-	r := &relays{o: o, server: server, plan: plan{target: server.String()}}
+	r := &relays{o: o, server: server, told: newTold(), plan: plan{target: server.String()}}
+	if from != nil {
+		r.told = from.told
+	}
 	r.reach = reach{host: server.host, ways: server.endpoints, open: r.dial}
 	name := r.add("name", "add an A record, or mend --turn-public-host", r.resolve(o))
 	there := r.add("server", "start it, or open the port in the firewall", r.try, name)
@@ -203,7 +208,7 @@ func (r *relays) reached(ctx context.Context, from netip.AddrPort, remedy string
 		return "", untried("this network has no way to " + r.own.Relay.String())
 	}
 	defer func() { _ = socket.Close() }()
-	word, _, err := newCheck() // A relay may pass nothing else of a peer at first.
+	word, err := r.told.check() // A relay may pass nothing else of a peer at first.
 	if err != nil {
 		return "", err
 	}

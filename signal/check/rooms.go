@@ -29,7 +29,7 @@ func (s *site) meet(ctx context.Context) (string, error) {
 		return "", err
 	}
 	s.second = second
-	return "a message came through", greet(ctx, s.first, second, s.name)
+	return "a message came through", greet(ctx, s.first, second, s.name, s.told)
 }
 
 // enter has a client join a room.
@@ -41,15 +41,15 @@ func enter(ctx context.Context, c *client.Client, room string) error {
 	return err
 }
 
-// greet has a client join a room where another one is, which must see it, and a message must pass from one to the other.
-func greet(ctx context.Context, here, newcomer *client.Client, room string) error {
+// greet has a client join a room where another one is, which must see it, and what the newcomer says must pass from one to the other.
+func greet(ctx context.Context, here, newcomer *client.Client, room string, says told) error {
 	if err := enter(ctx, newcomer, room); err != nil {
 		return err
 	}
 	if _, err := await(ctx, here, "user_joined"); err != nil {
 		return unseen(err)
 	}
-	word, _ := json.Marshal(rand.Text())
+	word, _ := json.Marshal(says.String())
 	if err := newcomer.Send(client.Message{Type: "message", Data: word}); err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (s *site) cluster(ctx context.Context) (string, error) {
 			other, _, err = s.connect(ctx, a.addr)
 		}
 		if err == nil {
-			err = greet(ctx, first, other, room)
+			err = greet(ctx, first, other, room, newTold())
 		}
 		if err != nil {
 			return "", fmt.Errorf("%s and %s: %w", good[0].addr, a.addr, err)

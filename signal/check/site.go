@@ -35,6 +35,7 @@ type site struct {
 
 	first, second *client.Client
 	name          string // name is that of the room.
+	told          told   // told is what is said there.
 	greeting      greeting
 
 	mu      sync.Mutex
@@ -57,7 +58,7 @@ func newSite(o *Options, base *url.URL) *site {
 	if base.Scheme == "https" {
 		way.over = overTLS
 	}
-	s := &site{o: o, base: base, plan: plan{target: base.String()}}
+	s := &site{o: o, base: base, told: newTold(), plan: plan{target: base.String()}}
 	s.reach = reach{host: base.Hostname(), ways: []endpoint{way}, open: func(ctx context.Context, at netip.Addr, way endpoint) (*link, error) {
 		return dial(ctx, base.Hostname(), at, way)
 	}}
