@@ -306,8 +306,13 @@ func (f *front) newGate(who auth.Identity, now time.Time) *consent.Gate {
 	if mode == consent.Off {
 		return nil
 	}
-	passwords := func(ufrag string) [][]byte { return f.cfg.MemberPasswords(who.User, ufrag) }
-	return consent.New(consent.Rules{Mode: mode, CheckSize: f.cfg.CheckSize, Passwords: passwords}, now)
+	user := ownerOf(who)
+	return consent.New(consent.Rules{
+		Mode:      mode,
+		CheckSize: f.cfg.CheckSize,
+		Passwords: func(ufrag string) [][]byte { return f.cfg.MemberPasswords(who.User, ufrag) },
+		MayCheck:  func(now time.Time) bool { return f.checks.allow(user, now) },
+	}, now)
 }
 
 // familyLabel is the address family of an allocation as the metrics name it.

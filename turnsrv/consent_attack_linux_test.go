@@ -350,6 +350,55 @@ func TestManyAddressesAreReachedSlowly(t *testing.T) {
 	}
 }
 
+// TestUserChecksAtOneRate has one user check from allocations that are replaced when their own rate is used up.
+func TestUserChecksAtOneRate(t *testing.T) {
+	const addresses, allocations = 10, 12
+	all, err := net.ListenUDP("udp4", &net.UDPAddr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = all.Close() }()
+	_ = all.SetReadBuffer(4 << 20)
+	port := all.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	s := attackServer(t, *dataPath, nil)
+	began := time.Now()
+	for range allocations {
+		a := newAttacker(t, s, "tcp", wire.FamilyIPv4)
+		for i := range byte(addresses) {
+			addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, 0, 1 + i}), port)
+			if _, err := a.accepts(stun.MethodCreatePermission, attrPeer(addr)); err != nil {
+				t.Fatal(err)
+			}
+			for n := range byte(20) {
+				if err := a.sendTo(addr, testCheck(n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if _, err := a.accepts(stun.MethodRefresh, attrLifetime(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	most := int(checkRate*(2+time.Since(began).Seconds())) + 1
+	word, err := net.Dial("udp4", netip.AddrPortFrom(loopbackIPv4, port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = word.Close() }()
+	if _, err := word.Write([]byte("that is all")); err != nil {
+		t.Fatal(err)
+	}
+	checks, buffer := 0, make([]byte, 2000)
+	for n := 0; string(buffer[:n]) != "that is all"; checks++ {
+		if n, err = all.Read(buffer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if checks--; checks < 2*checkRate || checks > most {
+		t.Errorf("%d checks of one user got through, want %d to %d", checks, 2*checkRate, most)
+	}
+}
+
 // TestOneBurstReachesNobody allocates, checks and sends data without waiting for an answer, which one turn of a data loop may read as a whole.
 func TestOneBurstReachesNobody(t *testing.T) {
 	s := attackServer(t, *dataPath, nil)

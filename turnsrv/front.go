@@ -51,6 +51,7 @@ type front struct {
 	reserved  *reservations
 	quotas    *quotas
 	rates     *allocateRates
+	checks    *pace[owner] // checks is how fast the checks of users leave for peers that have not consented.
 	strangers *auth.Strangers
 	noise     *rate.Limiter // noise bounds what is logged at debug about strangers.
 	alarms    *rate.Limiter // alarms bounds the warnings that requests cause.

@@ -13,6 +13,11 @@ import (
 // leastUserRate is what a user may make a second however small the quota, as browsers do that try again.
 const leastUserRate = 16
 
+// checkRate is how many connectivity checks and answers of one user leave a second for peers that have not consented, over all allocations, also
+// those that are gone. A browser has 9 peer connections in a room of 10, each of which sends 20 checks a second while it looks for a path, and as
+// many answers.
+const checkRate = 400
+
 // paceSweep is how many who have been paced are kept before those are forgotten that need not be.
 const paceSweep = 256
 

@@ -117,6 +117,7 @@ func newFront(cfg Config, m *metrics) (*front, error) {
 		auth:      auth.New(cfg.auth()),
 		quotas:    newQuotas(cfg.UserQuota, cfg.addressQuota(), cfg.totalQuota()),
 		rates:     newAllocateRates(&cfg),
+		checks:    newPace[owner](checkRate),
 		strangers: auth.NewStrangers(cfg.UnauthRate),
 		noise:     rate.NewLimiter(noiseRate, noiseRate),
 		alarms:    rate.NewLimiter(noiseRate, noiseRate),

@@ -44,6 +44,10 @@ type Rules struct {
 	// Passwords returns the ICE passwords of the members of the room with that ufrag. Only Room asks for them, for each check that
 	// awaits a proof when it is sent and again when it is answered.
 	Passwords func(ufrag string) [][]byte
+
+	// MayCheck is asked for each check or answer that is about to leave for a peer that has not consented, beside the gate's own rates: an
+	// owner of many gates has no more than one of few. It is called with the gate's lock held. Nil means yes.
+	MayCheck func(now time.Time) bool
 }
 
 // Gate decides what passes between the client of one allocation and its peers, each of which is an address and a port. It never learns
@@ -192,12 +196,12 @@ func (g *Gate) hasAsked(p *peer, id transaction) bool {
 	return g.asked.find(p, id) != nil || g.others.find(p, id) != nil
 }
 
-// mayPass holds checks and answers down to the rate of a peer, nil for a new one, and those that leave to that of all peers.
+// mayPass holds checks and answers down to the rate of a peer, nil for a new one, and those that leave to that of all peers and of the owner.
 func (g *Gate) mayPass(f *Flow, p *peer, now moment) bool {
 	if p != nil && !p.meters[f.direction].take(now, peerRate, peerBurst) {
 		return false
 	}
-	return f.direction == In || g.all.take(now, gateRate, gateBurst)
+	return f.direction == In || g.all.take(now, gateRate, gateBurst) && (g.rules.MayCheck == nil || g.rules.MayCheck(g.born.Add(time.Duration(now))))
 }
 
 // admit makes a new peer known. When there are too many, one goes that has not consented; and whom the client has called does not go for a
