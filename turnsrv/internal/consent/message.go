@@ -20,8 +20,8 @@ const (
 	// maxAttributes is more than an agent sends, and bounds what a message costs.
 	maxAttributes = 64
 
-	// maxUsername is that of two agents' longest ufrags (RFC 8839, section 5.4) with a colon.
-	maxUsername = 513
+	// maxUfrag is how long that of an agent may be (RFC 8839, section 5.4), and maxUsername is two of them with a colon.
+	maxUfrag, maxUsername = 256, 2*maxUfrag + 1
 
 	leastSHA256, mostSHA256 = 16, 32
 )
@@ -124,8 +124,10 @@ func unmapped(addr netip.AddrPort) netip.AddrPort {
 // agents, no PRIORITY and no role; one that a server with long-term credentials would answer with integrity has REALM and NONCE.
 func (m *message) isCheck() bool {
 	of, by, two := bytes.Cut(m.username, []byte(":"))
-	return m.kind == stun.BindingRequest && two && len(of) > 0 && len(by) > 0 && m.priority && m.role && m.integrity && !m.strange
+	return m.kind == stun.BindingRequest && two && isUfrag(of) && isUfrag(by) && m.priority && m.role && m.integrity && !m.strange
 }
+
+func isUfrag(text []byte) bool { return len(text) > 0 && len(text) <= maxUfrag }
 
 // answers says whether a message is what an agent answers to a check: success with the address that the check came from, or a role conflict.
 func (m *message) answers() bool {
