@@ -95,24 +95,27 @@ func (s *Store) Tell(t Told) {
 	}
 }
 
-// surplus returns which password makes room for one more of a sender, or -1.
+// surplus returns which password makes room for one more of a sender, or -1. With too many of all, the sender with most loses its oldest, so
+// that no number of strangers in a room displaces what few members have told.
 func (of *session) surplus(from string) int {
-	count, oldest := 0, -1
-	for i, k := range of.told {
-		if k.From != from {
-			continue
-		}
-		if count++; oldest < 0 {
-			oldest = i
+	count := map[string]int{}
+	most := from
+	for _, k := range of.told {
+		if count[k.From]++; count[k.From] > count[most] {
+			most = k.From
 		}
 	}
 	switch {
-	case count >= maxOfSender:
-		return oldest
+	case count[from] >= maxOfSender:
+		return of.oldest(from)
 	case len(of.told) >= maxOfSession:
-		return 0
+		return of.oldest(most)
 	}
 	return -1
+}
+
+func (of *session) oldest(from string) int {
+	return slices.IndexFunc(of.told, func(k kept) bool { return k.From == from })
 }
 
 func (s *Store) dropLocked(name string, i int) {

@@ -87,6 +87,14 @@ func TestWhoTellsMuchLosesTheOwn(t *testing.T) {
 	if all := s.ToldTo(ann); len(all) != maxOfSession {
 		t.Errorf("%d are kept of many members", len(all))
 	}
+
+	s.Tell(told(ann, bob, 0))
+	for i := range 2 * maxOfSession {
+		s.Tell(told(ann, fmt.Sprint("user-m", i%64), i))
+	}
+	if !s.has(ann, told("", bob, 0)) {
+		t.Error("strangers who tell much displace what a member has told")
+	}
 }
 
 // TestBytesAreBounded fills the store: it stays within its bytes, and who fills it loses most.
