@@ -46,6 +46,10 @@ var elsewhere = map[string]string{
 	"go test ./turnsrv -data-path=false":                   "make test itself",
 	"signal bench turn":                                    "TestServerPassesVerify",
 	"signal bench ws":                                      "TestScenarios",
+	"signal check":                                         "TestDeployments",
+	"signal init":                                          "TestInitWritesWhatServeTakes",
+	"signal credentials":                                   "TestCredentialsCommand",
+	"signal credentials --peer-proof room":                 "TestCredentialsCommand",
 }
 
 // TestCommands runs the commands of the guides, as they are written, on a machine on which HOST and
