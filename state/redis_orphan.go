@@ -147,7 +147,7 @@ type bequest struct {
 // a departure. It returns a view without a Room if that node had the user in no room; one node alone can adopt such a one
 // as well. It fails with
 // ErrNotMember when the grace is over, the node or the user unknown or a newer connection there, which the
-// view has then, and with ErrUnavailable when Redis is away or the node is not known as dead, or not yet.
+// view has then, and with ErrUnavailable when Redis is away or the node is not known as dead, or not yet, or lives again.
 func (r *Redis) Adopt(ctx context.Context, node, user string, old, epoch uint64) (View, error) {
 	e, err := r.inherit(ctx, node)
 	if err != nil {
@@ -241,15 +241,18 @@ func (r *Redis) inherit(ctx context.Context, node string) (*estate, error) {
 	r.mu.Lock()
 	d, p := r.dead[node], r.peers[node]
 	switch {
-	case d != nil && !time.Now().Before(d.until), node == r.id:
+	case node == r.id:
 		r.mu.Unlock()
 		return nil, ErrNotMember
+	case d != nil && !time.Now().Before(d.until): // A node that stood still may live again, with users that came to it since.
+		r.mu.Unlock()
+		return nil, r.lookUp(ctx, node, true)
 	case p != nil:
 		r.mu.Unlock()
 		return nil, fmt.Errorf("it is not dead: %w", ErrUnavailable)
 	case d == nil:
 		r.mu.Unlock()
-		return nil, r.lookUp(ctx, node)
+		return nil, r.lookUp(ctx, node, false)
 	}
 	e, indexed := r.estates[node], r.hasIndexLocked(d)
 	mine := e == nil
@@ -269,8 +272,8 @@ func (r *Redis) inherit(ctx context.Context, node string) (*estate, error) {
 	}
 }
 
-// lookUp says why a node that this one does not know has nothing to inherit.
-func (r *Redis) lookUp(ctx context.Context, node string) error {
+// lookUp says why there is nothing to inherit from a node that this one does not know, or whose grace is over for all that it knows.
+func (r *Redis) lookUp(ctx context.Context, node string, over bool) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	keys := directoryKeys(r.cfg.Prefix)
@@ -280,9 +283,9 @@ func (r *Redis) lookUp(ctx context.Context, node string) error {
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return r.failed(ctx, "lookup", err)
 	}
-	if lives.Err() == nil || died.Err() == nil {
+	if lives.Err() == nil || !over && died.Err() == nil {
 		wake(r.poke)
-		return fmt.Errorf("it is not known to be dead yet: %w", ErrUnavailable)
+		return fmt.Errorf("it is not known yet whether it is dead: %w", ErrUnavailable)
 	}
 	return ErrNotMember
 }

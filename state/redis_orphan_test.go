@@ -236,3 +236,25 @@ func TestNodeLeavesOrphans(t *testing.T) {
 		t.Errorf("adopting after the grace: %v", err)
 	}
 }
+
+// TestAwakenedNodeHasNoOrphans has a node live again of which another has not heard yet, for which its grace is over: who has
+// come to it since is not taken for gone.
+func TestAwakenedNodeHasNoOrphans(t *testing.T) {
+	cfg := graceful(single(redistest.Start(t)))
+	one, awakened := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	awakened.must(awakened.enter("r", "b"))
+	one.Redis.mu.Lock()
+	delete(one.peers, "n2")
+	one.dead["n2"] = &death{since: time.Now().Add(time.Hour), until: time.Now(), reaped: true} // No beat is as new.
+	one.Redis.mu.Unlock()
+	for _, id := range []string{"b", "roomless"} {
+		if _, err := one.adopt("n2", id, awakened.epoch("r", "b")); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("adopting %s: %v", id, err)
+		}
+	}
+	awakened.crash()
+	one.must(one.client.ZRem(t.Context(), directoryKeys(cfg.Prefix)[0], "n2").Err())
+	if _, err := one.adopt("n2", "roomless", 1); !errors.Is(err, ErrNotMember) {
+		t.Errorf("adopting from one that is dead all the same: %v", err)
+	}
+}
