@@ -25,7 +25,7 @@ type Set struct {
 	managed     *managed
 	plain       *plain // plain HTTP beside HTTPS
 	config      Config
-	turns       turns
+	turns       *turns
 }
 
 // source is where certificates come from.
@@ -82,7 +82,7 @@ func (s *Set) serving(of source) *tls.Config {
 	if of == nil {
 		return nil
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.turns.find(of.get)}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: s.turns.begin, GetCertificate: s.turns.find(of.get)}
 }
 
 // Covers says whether clients that connect to TURN by the name, or address, of a host accept the certificate.
