@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net/netip"
 	"runtime"
@@ -16,6 +17,9 @@ import (
 // that half rests for as long: those whose messages are to be relayed find a core. A turn begins before the keys are exchanged, and ends
 // with the signature, so that what is computed for one handshake does not run beside what is computed for another. It ends as well when
 // there is no signature: when the handshake is over, or waits for its client.
+//
+// Who has waited for long is sent away, since its client is about to give up: else those who come back once would be behind the
+// handshakes of all who have gone, and be gone themselves when it is their turn.
 //
 // Handshakes of one address wait for each other before they wait for those of others, so that somebody new is not behind all that a
 // stranger has begun.
@@ -42,6 +46,8 @@ type turn struct {
 const (
 	// unsigned is how long a turn lasts without a signature. The exchange of keys takes a tenth of that.
 	unsigned = 2 * time.Millisecond
+	// maxWait is how long a handshake waits for its turn, half of what it may take in all.
+	maxWait = 5 * time.Second
 	// short is how long a turn may be that no rest follows. By ECDSA it takes half of that.
 	short = 500 * time.Microsecond
 )
@@ -52,7 +58,9 @@ func newTurns() *turns {
 
 // begin has a handshake of TLS wait for its turn, as tls.Config.GetConfigForClient.
 func (t *turns) begin(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-	t.take(site(hello))
+	if err := t.take(site(hello)); err != nil {
+		return nil, err
+	}
 	handshake := hello.Context()
 	t.mu.Lock()
 	t.begun[handshake] = &turn{time.Now(), time.AfterFunc(unsigned, t.give)}
@@ -109,13 +117,26 @@ func site(hello *tls.ClientHelloInfo) netip.Addr {
 	return addr
 }
 
+var errBusy = errors.New("too many handshakes are before it")
+
 // take waits for a turn.
-func (t *turns) take(from netip.Addr) {
+func (t *turns) take(from netip.Addr) error {
 	l := t.enter(from)
-	l.first <- struct{}{}
-	t.taken <- struct{}{}
-	<-l.first
-	t.leave(from, l)
+	defer t.leave(from, l)
+	late := time.NewTimer(maxWait)
+	defer late.Stop()
+	select {
+	case l.first <- struct{}{}:
+		defer func() { <-l.first }()
+	case <-late.C:
+		return errBusy
+	}
+	select {
+	case t.taken <- struct{}{}:
+		return nil
+	case <-late.C:
+		return errBusy
+	}
 }
 
 func (t *turns) enter(from netip.Addr) *line {
@@ -158,16 +179,19 @@ type turnSigner struct {
 }
 
 func (s turnSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	began := s.begin()
+	began, err := s.begin()
+	if err != nil {
+		return nil, err
+	}
 	defer func() { s.turns.giveSigned(time.Since(began)) }()
 	return s.Signer.Sign(rand, digest, opts)
 }
 
 // begin returns when the turn has begun that the signature is made in.
-func (s turnSigner) begin() time.Time {
+func (s turnSigner) begin() (time.Time, error) {
 	if s.turn != nil && s.turn.late.Stop() {
-		return s.turn.began
+		return s.turn.began, nil
 	}
-	s.turns.take(s.from)
-	return time.Now()
+	err := s.turns.take(s.from)
+	return time.Now(), err
 }

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -213,4 +214,45 @@ func TestNewAddressIsNotBehindAnother(t *testing.T) {
 			all.Wait()
 		})
 	}
+}
+
+// TestNobodyWaitsForLong has handshakes of TLS and DTLS, of one address and of others, behind a key that is never done.
+func TestNobodyWaitsForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, key := serving(t, 3*maxWait, 1)
+		var all sync.WaitGroup
+		all.Go(func() { sign(t, s.TURN()) })
+		synctest.Wait()
+		began := time.Now()
+		for _, from := range []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.2:1"} {
+			near, far := net.Pipe()
+			go func() {
+				_ = tls.Client(far, &tls.Config{InsecureSkipVerify: true}).Handshake() //nolint:gosec // self-signed
+				_ = far.Close()
+			}()
+			all.Go(func() {
+				if err := tls.Server(client{near, netip.MustParseAddrPort(from)}, s.HTTPS()).Handshake(); !errors.Is(err, errBusy) {
+					t.Errorf("%s: %v", from, err)
+				}
+				_ = near.Close()
+			})
+		}
+		all.Go(func() {
+			cert, _ := s.TURN().GetCertificate(&tls.ClientHelloInfo{})
+			if _, err := cert.PrivateKey.(crypto.Signer).Sign(rand.Reader, make([]byte, 32), crypto.SHA256); !errors.Is(err, errBusy) {
+				t.Errorf("DTLS: %v", err)
+			}
+		})
+		time.Sleep(maxWait)
+		synctest.Wait()
+		if len(s.turns.lines) != 0 || time.Since(began) != maxWait {
+			t.Errorf("after %v these wait: %v", time.Since(began), s.turns.lines)
+		}
+		all.Wait()
+		time.Sleep(3 * maxWait)
+		checkFree(t, s.turns)
+		if key.most != 1 {
+			t.Errorf("%d have signed at once", key.most)
+		}
+	})
 }
