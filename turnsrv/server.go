@@ -63,7 +63,7 @@ func New(cfg Config) (*Server, error) {
 	if len(cfg.Secrets) == 0 {
 		return nil, errors.New("--turn-secret: a server needs a shared secret")
 	}
-	if cfg.PeerProof == consent.Room.String() && cfg.MemberPasswords == nil {
+	if cfg.ProvesMembers() && cfg.MemberPasswords == nil {
 		return nil, fmt.Errorf("--turn-peer-proof: %s needs the passwords of members, of which nobody tells", cfg.PeerProof)
 	}
 	s := &Server{cfg: cfg, log: cfg.logger()}
