@@ -78,17 +78,8 @@ func tellMarks(conn syscall.Conn, v6, on bool) {
 
 // MarkOf finds the mark of a datagram in what the kernel says about it.
 func MarkOf(control []byte) Mark {
-	for len(control) > 0 {
-		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
-		if err != nil {
-			return 0
-		}
-		if mark, ok := markIn(header.Level, header.Type, data); ok {
-			return mark
-		}
-		control = rest
-	}
-	return 0
+	_, mark, _ := details(control)
+	return mark
 }
 
 // markIn reads a control message, if it is of a mark: a byte for IPv4, an int for IPv6.
