@@ -25,6 +25,7 @@ import (
 
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/turntest"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // Names of the servers that the table is held against.
@@ -350,7 +351,7 @@ func (p *wirePeer) receive() ([]byte, netip.AddrPort, error) {
 	if err != nil {
 		return nil, netip.AddrPort{}, fmt.Errorf("%s: %w", peerWaits, err)
 	}
-	return buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
+	return buf[:n], wire.Unmapped(from), nil
 }
 
 // wants makes sure that the next packet is data.

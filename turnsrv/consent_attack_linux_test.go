@@ -51,7 +51,7 @@ func (v *victim) serve() {
 	buffer := make([]byte, 65536)
 	for {
 		n, from, err := v.conn.ReadFromUDPAddrPort(buffer)
-		if from = unmapped(from); err != nil || from != v.from {
+		if from = wire.Unmapped(from); err != nil || from != v.from {
 			return
 		}
 		packet := bytes.Clone(buffer[:n])
@@ -299,7 +299,7 @@ func TestManyAddressesAreReachedSlowly(t *testing.T) {
 		for {
 			n, from, err := all.ReadFromUDPAddrPort(buffer)
 			switch {
-			case err != nil || unmapped(from) != a.relay:
+			case err != nil || wire.Unmapped(from) != a.relay:
 				came <- checks
 				return
 			case !bytes.Equal(buffer[:n], testCheck(0)):
@@ -407,7 +407,7 @@ func TestOneBurstReachesNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	addr := unmapped(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	addr := wire.Unmapped(conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	data := func(payload []byte) []byte {
 		return wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrPeer(addr), attrRaw(stun.AttrData, payload...)).Raw
 	}
@@ -445,7 +445,7 @@ func TestOneBurstReachesNobody(t *testing.T) {
 		switch {
 		case err != nil:
 			t.Fatal(err)
-		case unmapped(from).String() == word.LocalAddr().String():
+		case wire.Unmapped(from).String() == word.LocalAddr().String():
 			return
 		case !stun.IsMessage(buffer[:n]):
 			t.Fatalf("%x got through", buffer[:n])

@@ -57,7 +57,7 @@ func (c *actor) connect() {
 	if c.network == "tcp" || c.network == "tls" {
 		c.wire.reader = bufio.NewReaderSize(conn, wireBuffer)
 	}
-	c.stage.names[unmapped(c.wire.local())] = c.name
+	c.stage.names[wire.Unmapped(c.wire.local())] = c.name
 	c.wire.username, c.wire.password = Credentials(testSecret, c.name, time.Now().Add(24*365*time.Hour))
 	if err := c.wire.learn(c.ask(wireRequest(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)))); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // dataPaths are the ways that data can take through a server. All of them must do the same.
@@ -265,7 +266,7 @@ func (w *stage) collect(peer int) {
 		if err != nil {
 			w.t.Fatalf("peer %d waits for %s: %v", peer, fence, err)
 		}
-		if from = unmapped(from); from == unmapped(warden.LocalAddr().(*net.UDPAddr).AddrPort()) {
+		if from = wire.Unmapped(from); from == wire.Unmapped(warden.LocalAddr().(*net.UDPAddr).AddrPort()) {
 			return
 		}
 		w.note(fmt.Sprintf("peer %d from %s", peer, w.nameOf(from)), "mark %x, %s", batch.MarkOf(control[:oobn]), summary(buffer[:n]))

@@ -222,12 +222,12 @@ func (r *relay) read() (int, net.Addr, error) {
 		switch {
 		case err == nil && n == len(room):
 			r.alloc.front.metrics.dropped(dropOversize)
-			if _, ok := r.inbound(unmapped(peer), r.alloc.front.now()); ok { // Strangers must not make it grow.
+			if _, ok := r.inbound(wire.Unmapped(peer), r.alloc.front.now()); ok { // Strangers must not make it grow.
 				buffer = peerBuffer(maxPeerDatagram)
 			}
 		case err == nil:
 			delay = transport.Backoff{}
-			r.relayToClient(unmapped(peer), buffer, n, batch.MarkOf(control[:oobn]))
+			r.relayToClient(wire.Unmapped(peer), buffer, n, batch.MarkOf(control[:oobn]))
 		case errors.Is(err, net.ErrClosed) || !delay.Wait(r.alloc.ended):
 			return 0, nil, net.ErrClosed
 		}
@@ -237,10 +237,6 @@ func (r *relay) read() (int, net.Addr, error) {
 // peerBuffer is a buffer for payloads of n bytes: a header goes in front, and behind
 // there is one byte to see what is too long, and three to pad.
 func peerBuffer(n int) []byte { return make([]byte, wire.DataIndicationHeader+n+4) }
-
-func unmapped(addr netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-}
 
 // WriteTo implements net.PacketConn. The engine gets no data to write.
 func (r *relay) WriteTo([]byte, net.Addr) (int, error) { return 0, errors.ErrUnsupported }

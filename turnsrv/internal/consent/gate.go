@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 const (
@@ -188,7 +190,7 @@ func (g *Gate) awaits(f *Flow, p *peer, m *message) bool {
 	if f.direction == In {
 		return g.checks.find(p, m.id) != nil
 	}
-	return g.hasAsked(p, m.id) && (m.kind == stun.BindingError || m.mapped == unmapped(f.peer))
+	return g.hasAsked(p, m.id) && (m.kind == stun.BindingError || m.mapped == wire.Unmapped(f.peer))
 }
 
 // hasAsked says whether a peer has sent that check.

@@ -112,12 +112,8 @@ func (m *message) read(kind stun.AttrType, value []byte) bool {
 
 func (m *message) readMapped(value []byte) bool {
 	mapped, err := wire.ParseXORAddress(m.id, value)
-	m.mapped = unmapped(mapped)
+	m.mapped = wire.Unmapped(mapped)
 	return err == nil
-}
-
-func unmapped(addr netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 }
 
 // isCheck says whether a message is a connectivity check (RFC 8445, section 7.1). A Binding request of another use has no USERNAME of two

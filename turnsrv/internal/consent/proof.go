@@ -59,7 +59,7 @@ func (g *Gate) answered(f *Flow, p *peer, m *message, now moment) claim {
 	case p.passes(Out, now):
 		p.prove(now)
 		e.forget()
-	case !m.answers() || m.mapped == unmapped(f.peer):
+	case !m.answers() || m.mapped == wire.Unmapped(f.peer):
 	case g.rules.Mode == Room:
 		return claim{p, m.id, e.ufrag}
 	default:

@@ -83,7 +83,7 @@ func (s *streamServer) admit(conn net.Conn) {
 	if layers.tcp != nil {
 		limitUnsent(layers.tcp)
 	}
-	s.serve(conn, layers, FiveTuple{s.spoken(layers), unmapped(remote.AddrPort()), unmapped(local.AddrPort())})
+	s.serve(conn, layers, FiveTuple{s.spoken(layers), wire.Unmapped(remote.AddrPort()), wire.Unmapped(local.AddrPort())})
 }
 
 // spoken is TLS also for a connection that has come over it to a listener of both.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/ipv6"
 
 	"cline-meet/signal/turnsrv/internal/batch"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // maxKnownPaths bounds the paths that a reader keeps to hand out again.
@@ -35,7 +36,7 @@ func newUDPSocket(c *common, t Protocol, conn *net.UDPConn) *udpSocket {
 		common:    c,
 		transport: t,
 		conn:      conn,
-		local:     unmapped(conn.LocalAddr().(*net.UDPAddr).AddrPort()),
+		local:     wire.Unmapped(conn.LocalAddr().(*net.UDPAddr).AddrPort()),
 		unsent:    c.Metrics.drops.WithLabelValues(t.String(), dropSendFailed),
 	}
 	// Every client shares this socket. Less than asked for still works.
@@ -81,7 +82,7 @@ func (s *udpSocket) serve(handle func(client, server netip.AddrPort, packet []by
 			s.common.Metrics.drop(s.transport, dropUnreachable, 1)
 			continue
 		}
-		handle(unmapped(client), s.asked(control[:oobn]), packet[:n], batch.MarkOf(control[:oobn]))
+		handle(wire.Unmapped(client), s.asked(control[:oobn]), packet[:n], batch.MarkOf(control[:oobn]))
 	}
 }
 

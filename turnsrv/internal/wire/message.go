@@ -247,3 +247,8 @@ func SizedValue(m *stun.Message, attr stun.AttrType, size int) (value []byte, pr
 	}
 	return value, true, nil
 }
+
+// Unmapped returns an address in its own family, which a socket of both tells as one of IPv6.
+func Unmapped(addr netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+}
