@@ -104,7 +104,7 @@ func (f *front) relayToPeer(from transport.FiveTuple, packet []byte, mark batch.
 	p, ok := f.route(from, packet, f.now())
 	switch {
 	case !ok:
-	case batch.Splits && (from.Protocol == transport.TCP || from.Protocol == transport.TLS):
+	case batch.MaxSegments > 1 && (from.Protocol == transport.TCP || from.Protocol == transport.TLS):
 		p.alloc.train().add(p)
 	default:
 		p.mark = mark

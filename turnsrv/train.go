@@ -1,21 +1,14 @@
 package turnsrv
 
 import (
-	"errors"
 	"slices"
 	"sync"
-	"syscall"
 
 	"cline-meet/signal/turnsrv/internal/batch"
 )
 
-const (
-	// maxTrain bounds the bytes of a train.
-	maxTrain = 16 << 10
-
-	// maxCars is how many packets every kernel that splits takes at once.
-	maxCars = 64
-)
+// maxTrain bounds the bytes of a train.
+const maxTrain = 16 << 10
 
 // train is what a client of a stream has sent to one peer since it was read: packets
 // of one size, which leave with one call that the kernel or the network interface
@@ -60,7 +53,7 @@ func (t *train) add(p outbound) {
 // takes says whether a packet belongs to what waits.
 func (t *train) takes(p outbound) bool {
 	return p.relay == t.to.relay && p.to == t.to.to && len(p.payload) == t.size &&
-		len(t.bytes)+t.size <= maxTrain && len(t.bytes)/t.size < maxCars
+		len(t.bytes)+t.size <= maxTrain && len(t.bytes)/t.size < batch.MaxSegments
 }
 
 // leave sends what waits: as one write, or packet by packet where that is refused.
@@ -85,6 +78,6 @@ func (t *train) leave() {
 func (t *train) split() bool {
 	control := batch.AppendSegmentSize(t.control[:0], t.size)
 	_, _, err := t.to.relay.conn.WriteMsgUDPAddrPort(t.bytes, control, t.to.to)
-	t.whole = err != nil && !errors.Is(err, syscall.EAGAIN)
+	t.whole = batch.RefusesSplit(err)
 	return err == nil
 }

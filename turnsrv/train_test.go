@@ -91,9 +91,10 @@ func TestTrains(t *testing.T) {
 		"empty":       {[]outbound{sized(peer, 100), sized(peer, 100), sized(peer, 0)}, nil, []int{-200, 0}},
 		"large":       {[]outbound{sized(peer, 100), sized(peer, maxTrain), sized(peer, 100)}, nil, []int{100, maxTrain, 100}},
 		"many bytes":  {slices.Repeat([]outbound{sized(peer, 6000)}, 3), nil, []int{-12_000, 6000}},
-		"many":        {slices.Repeat([]outbound{sized(peer, 10)}, maxCars+2), nil, []int{-10 * maxCars, -20}},
+		"many":        {slices.Repeat([]outbound{sized(peer, 10)}, batch.MaxSegments+2), nil, []int{-10 * batch.MaxSegments, -20}},
 		"refused":     {slices.Repeat([]outbound{sized(peer, 8000)}, 5), syscall.EMSGSIZE, []int{8000, 8000, 8000, 8000, 8000}},
 		"buffer full": {slices.Repeat([]outbound{sized(peer, 100)}, 2), syscall.EAGAIN, []int{100, 100}},
+		"no way":      {slices.Repeat([]outbound{sized(peer, 100)}, 2), syscall.ENETUNREACH, []int{100, 100}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := &sentOn{refuses: tt.refuses}

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Splits says whether the system may split what is sent.
-const Splits = true
+// MaxSegments is how many packets every kernel that splits takes at once.
+const MaxSegments = 64
 
 // AllowFragments lets routers fragment what the socket sends, which is what
 // RFC 8656 wants without DONT-FRAGMENT and not what Linux does by itself.

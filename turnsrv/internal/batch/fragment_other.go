@@ -4,8 +4,11 @@ package batch
 
 import "syscall"
 
-// Splits says whether the system may split what is sent.
-const Splits = false
+// MaxSegments is 1, since nothing is split here.
+const MaxSegments = 1
+
+// RefusesSplit is never asked here.
+func RefusesSplit(error) bool { return false }
 
 // AppendSegmentSize does nothing here.
 func AppendSegmentSize(control []byte, _ int) []byte { return control }

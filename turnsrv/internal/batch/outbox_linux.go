@@ -3,6 +3,7 @@ package batch
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -14,9 +15,6 @@ import (
 const (
 	// outboxPackets bounds the packets that wait for one flush.
 	outboxPackets = 2048
-
-	// maxSegments is how many packets every kernel that splits takes at once.
-	maxSegments = 64
 
 	// maxRun is how many bytes fit into one datagram of either family.
 	maxRun = 65_000
@@ -240,7 +238,7 @@ func (o *Outbox) prepare(place int32) {
 			run.payload += p.payload
 			run.bytes += p.size()
 			short := p.size() < run.segment
-			if at = p.next; at < 0 || short || run.packets == maxSegments || run.segment > limit {
+			if at = p.next; at < 0 || short || run.packets == MaxSegments || run.segment > limit {
 				break
 			}
 			p = &o.packets[at]
@@ -384,6 +382,17 @@ func AppendSegmentSize(control []byte, size int) []byte {
 	return control
 }
 
+// RefusesSplit says whether an error means that the kernel splits nothing, or nothing of that size, on the way to
+// the destination. After others it may the next time.
+func RefusesSplit(err error) bool {
+	return tooLargeToSplit(err) || errors.Is(err, unix.EIO) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOPROTOOPT)
+}
+
+// tooLargeToSplit says whether the size is above what the way to the destination takes.
+func tooLargeToSplit(err error) bool {
+	return errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL)
+}
+
 // retry sends the packets of a run one by one that the kernel did not split.
 func (o *Outbox) retry(s *Socket, fd, i int, reason syscall.Errno) {
 	run := o.runs[i]
@@ -391,10 +400,10 @@ func (o *Outbox) retry(s *Socket, fd, i int, reason syscall.Errno) {
 		o.fail(o.runs[i : i+1])
 		return
 	}
-	switch reason {
-	case unix.EMSGSIZE, unix.EINVAL: // The size is above what the way to the destination takes.
+	switch {
+	case tooLargeToSplit(reason):
 		s.segmentLimit.Store(int32(run.segment - 1))
-	case unix.EIO, unix.EOPNOTSUPP, unix.ENOPROTOOPT: // The interface cannot at all.
+	case RefusesSplit(reason):
 		s.segmentLimit.Store(0)
 	}
 	o.message(i, &run, 0)
