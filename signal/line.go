@@ -183,7 +183,7 @@ func (r *room) mendLocked(l *line) {
 	m := state.Message{Node: r.node, Room: r.id, To: l.User, Run: r.run}
 	if l.node == r.node {
 		for _, to := range owed {
-			r.handLocked(m, to)
+			r.handLocked(m, to, nil)
 		}
 		l.mended(owed)
 		return

@@ -91,11 +91,37 @@ func (s *Server) MemberPasswords(user, ufrag string) [][]byte {
 	return found
 }
 
+// search finds the passwords in a frame once for all its receivers here, under the lock of the room: whoever asks first has them
+// looked for, since a frame may be gone through for a millisecond.
+type search struct {
+	done  bool
+	found []passwords.Password
+}
+
+// newSearch returns nil if nobody will ask for passwords.
+func (s *Server) newSearch() *search {
+	if s.peers == nil {
+		return nil
+	}
+	return &search{}
+}
+
+// passwords returns those in the frame of a message.
+func (h heldMessage) passwords() []passwords.Password {
+	if h.search == nil {
+		return passwords.Find(h.Frame)
+	}
+	if !h.search.done {
+		h.search.done, h.search.found = true, passwords.Find(h.Frame)
+	}
+	return h.search.found
+}
+
 // learn keeps the passwords in a frame that is about to go to a member, and tells the nodes by which that may relay.
 func (l *localMember) learn(h heldMessage) {
 	srv, to := l.participant.srv, l.participant.user
 	var told []passwords.Told
-	for _, p := range passwords.Find(h.Frame) {
+	for _, p := range h.passwords() {
 		told = append(told, passwords.Told{To: to, From: h.From, Room: l.room.id, Password: p})
 	}
 	if len(told) == 0 {

@@ -176,6 +176,37 @@ func TestPasswordsCostNothingElse(t *testing.T) {
 	}
 }
 
+// TestPasswordsAreLookedForOnce sends a message that takes long to go through to many members of a room, from here and from another node.
+func TestPasswordsAreLookedForOnce(t *testing.T) {
+	const members, texts = 16, 2000
+	s := socketless(t, &slowState{})
+	s.cfg.PeerPasswords = true
+	s.peers = newPeerPasswords(&s.cfg)
+	from := s.place("r", member("x", "near", 1))
+	everybody := []state.Member{from.asMember()}
+	var there []state.Receiver
+	for i := range members {
+		p := s.place("r", member(fmt.Sprintf("user-%08d-aaaa", i), "near", 1))
+		everybody, there = append(everybody, p.asMember()), append(there, state.Receiver{ID: p.user})
+	}
+	r := from.room
+	r.apply(view(1, everybody...))
+	frame := []byte("[" + strings.Repeat(`"ice-pwd:",`, texts) + "0]")
+	for what, send := range map[string]func(){
+		"here":             func() { r.deliver(cast{from: from, typ: appMessage, frame: frame}) },
+		"from another one": func() {
+			for i := range there {
+				there[i].Before, there[i].Number = there[i].Number, there[i].Number+1
+			}
+			r.receive(state.Message{Node: "far", Room: "r", From: "x", Receivers: there, Frame: frame})
+		},
+	} {
+		if n := testing.AllocsPerRun(1, send); n < texts || n >= 2*texts {
+			t.Errorf("%s: %.0f allocations for a message with %d strings", what, n, texts)
+		}
+	}
+}
+
 // TestPasswordsMove has a member go to another node, which knows what it was told, while the former one still does.
 func TestPasswordsMove(t *testing.T) {
 	nodes, sent := countedNodes(t, 2, provingMembers())

@@ -51,7 +51,7 @@ func (r *room) deliver(c cast) delivery {
 	if sender < 0 {
 		return notMember
 	}
-	h := heldMessage{From: c.from.user, Joined: r.members[sender].Joined, Epoch: c.from.epoch, Key: c.key, Frame: c.frame}
+	h := heldMessage{From: c.from.user, Joined: r.members[sender].Joined, Epoch: c.from.epoch, Key: c.key, Frame: c.frame, search: r.srv.newSearch()}
 	doubtful := r.srv.state.Doubtful(r.id)
 	var missed []stay
 	var space [16]int
@@ -100,12 +100,13 @@ func (r *room) lineLocked(m *state.Member) *line {
 func (r *room) castLocked(c cast, joined uint64, members []int, reached int, missed []stay) delivery {
 	m := state.Message{Node: r.node, Room: r.id, From: c.from.user, Joined: joined, Epoch: c.from.epoch, To: string(c.to), Key: c.key, Run: r.run, Frame: bytes.Clone(c.frame)}
 	r.number++
+	search := r.srv.newSearch()
 	var copies []state.Copy
 	for _, i := range members {
 		to := r.numberLocked(r.members[i], r.number)
 		node := r.members[i].Node
 		if node == r.node {
-			r.handLocked(m, to)
+			r.handLocked(m, to, search)
 			r.lines[stayOf(r.members[i])].result(to, true)
 			reached++
 			continue
@@ -166,8 +167,9 @@ func (r *room) results(copies []state.Copy, errs []error) (missed []stay, reache
 func (r *room) receive(m state.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	search := r.srv.newSearch()
 	for _, to := range m.Receivers {
-		r.handLocked(m, to)
+		r.handLocked(m, to, search)
 	}
 	if len(m.Receivers) == 0 {
 		r.receivePlainLocked(m)
@@ -175,9 +177,9 @@ func (r *room) receive(m state.Message) {
 }
 
 // handLocked gives a numbered message to a member of this node, or has it follow one that has left.
-func (r *room) handLocked(m state.Message, to state.Receiver) {
+func (r *room) handLocked(m state.Message, to state.Receiver, search *search) {
 	l := r.local[to.ID]
-	h := heldMessage{From: m.From, Joined: m.Joined, Epoch: m.Epoch, Key: m.Key, Before: to.Before, Number: to.Number, Frame: m.Frame}
+	h := heldMessage{From: m.From, Joined: m.Joined, Epoch: m.Epoch, Key: m.Key, Before: to.Before, Number: to.Number, Frame: m.Frame, search: search}
 	from := source{m.Node, m.Run}
 	switch {
 	case l != nil && len(l.stays) == 0:

@@ -76,6 +76,7 @@ type heldMessage struct {
 	Number uint64    `json:"number,omitempty"` // 0 for none
 	Frame  []byte    `json:"frame"`
 	since  time.Time // of early ones
+	search *search   // of the frame, nil when it is nobody else's
 }
 
 // namedMessage is a message for a stay of which it is not known yet whether it is the member's.
