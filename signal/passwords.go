@@ -216,18 +216,7 @@ func (s *Server) stillNeeded() func(passwords.Told) bool {
 	for _, user := range s.cfg.Relaying() {
 		relaying[passwords.Session(user)] = true
 	}
-	return func(t passwords.Told) bool { return relaying[passwords.Session(t.To)] || s.isMember(t.Room, t.To) }
-}
-
-// isMember reports whether a user of this node is in a room.
-func (s *Server) isMember(id, user string) bool {
-	r := s.room(id)
-	if r == nil {
-		return false
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.local[user] != nil
+	return func(t passwords.Told) bool { return relaying[passwords.Session(t.To)] || s.localMemberOf(t.Room, t.To) != nil }
 }
 
 // unpackPasswords keeps what a participant was told that has come from another node.
