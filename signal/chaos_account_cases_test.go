@@ -216,7 +216,12 @@ var accountCases = []struct {
 		r.line("1").answers[0] = answer{kind: "error 503", attempts: 1, at: at(15.1)}
 	}, "denied: "},
 	{"one that was missed has heard it", func(r *record) { r.line("1").answers[0].missed = []string{"c"} }, "denied: c"},
-	{"one whose node died with what it had taken has heard it", func(r *record) {
+	{"one that was missed has heard it, whose node died then", func(r *record) {
+		r.trouble(killed, 1, 10.5, 12)
+		r.line("1").answers[0] = answer{kind: "ack", missed: []string{"c"}, attempts: 1, at: at(14)}
+	}, "denied: c"},
+	{"one whose node died with what Redis had not said to have taken has heard it", func(r *record) {
+		r.trouble(redisKilled, everybody, 10.3, 11)
 		r.trouble(killed, 1, 10.5, 12)
 		r.line("1").answers[0] = answer{kind: "ack", missed: []string{"c"}, attempts: 1, at: at(14)}
 	}, ""},

@@ -196,8 +196,7 @@ func (a *account) reordered() (out []string) {
 	return out
 }
 
-// deniedButHeard finds what was heard although its sender was told that it was not. What a node has taken that is dead
-// nobody knows.
+// deniedButHeard finds what was heard although its sender was told that it was not.
 func (a *account) deniedButHeard() (out []string) {
 	heard := map[spoken][]string{}
 	for _, f := range a.lives {
@@ -215,7 +214,7 @@ func (a *account) deniedButHeard() (out []string) {
 				continue
 			}
 			for _, user := range heard[spoken{l.from, number}] {
-				missed := slices.Contains(answer.missed, user) && !a.diedIn(a.lives[user], span{l.attempts[0].at, answer.at})
+				missed := slices.Contains(answer.missed, user) && !a.uncertain(l, user, span{l.attempts[0].at, answer.at})
 				if a.bound(user) && (answer.refused() || missed) {
 					out = append(out, fmt.Sprintf("denied: %s heard number %d, %s", user, number, l))
 				}
@@ -225,12 +224,20 @@ func (a *account) deniedButHeard() (out []string) {
 	return out
 }
 
-// diedIn reports whether the others may have taken a node of a user for dead in a time.
-func (a *account) diedIn(f *life, in span) bool {
-	nodes := f.nodes(in)
-	return slices.ContainsFunc(a.troubles, func(t *trouble) bool {
-		return (t.kind == killed || t.kind == frozen) && t.overlaps(in) && slices.Contains(nodes, t.node)
-	})
+// uncertain reports whether nobody could know in a time if a line reached a user: there was no answer of Redis, or the node of who
+// said it did not run to hear it, and the node that could have been given it once more was dead for the others.
+func (a *account) uncertain(l *utterance, user string, in span) bool {
+	from, to := a.lives[l.from].nodes(in), a.lives[user].nodes(in)
+	silent, dead := false, false
+	for _, t := range a.troubles {
+		if !t.overlaps(in) {
+			continue
+		}
+		still := t.kind == frozen
+		silent = silent || t.silences() || still && slices.Contains(from, t.node)
+		dead = dead || (still || t.kind == killed) && slices.Contains(to, t.node)
+	}
+	return silent && dead
 }
 
 // about returns the number of the attempt that the answer with that index is about. Nobody knows it when several

@@ -144,6 +144,11 @@ func (t *trouble) forgets() bool {
 	return t.kind == flushed || t.kind == keysDeleted || t.kind == redisKilled
 }
 
+// silences reports whether Redis may have taken something and not answered by it.
+func (t *trouble) silences() bool {
+	return t.kind == redisFrozen || t.kind == redisKilled || t.kind == clientsKilled
+}
+
 // stayAt returns the stay in a room at that time.
 func (f *life) stayAt(room string, at time.Time) (stay, bool) {
 	i := slices.IndexFunc(f.stays, func(s stay) bool { return s.room == room && s.contains(at) })
