@@ -242,12 +242,14 @@ func (c *chaos) kill(i int) {
 	c.birth()
 }
 
-// isUnknown reports whether a node that is dead had let somebody in during an outage of which nobody else has heard since.
+// isUnknown reports whether a node that is dead had let somebody in during an outage without Redis, of whom nobody else has heard
+// since.
 func (c *chaos) isUnknown(dead *site, room, id string) bool {
 	dead.Redis.mu.Lock()
-	lately := time.Since(dead.fell) < c.cfg.Lease
+	lately, m := time.Since(dead.fell) < c.cfg.Lease, dead.rooms[room]
+	known := m != nil && m.own[id].known
 	dead.Redis.mu.Unlock()
-	return lately && !c.redis.Client().HExists(c.t.Context(), dead.roomKey(room), "m:"+id).Val()
+	return lately && !known && !c.redis.Client().HExists(c.t.Context(), dead.roomKey(room), "m:"+id).Val()
 }
 
 // settle compares what everybody sees with who is there, and looks for departures that were none.
