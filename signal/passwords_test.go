@@ -193,7 +193,7 @@ func TestPasswordsAreLookedForOnce(t *testing.T) {
 	r.apply(view(1, everybody...))
 	frame := []byte("[" + strings.Repeat(`"ice-pwd:",`, texts) + "0]")
 	for what, send := range map[string]func(){
-		"here":             func() { r.deliver(cast{from: from, typ: appMessage, frame: frame}) },
+		"here": func() { r.deliver(cast{from: from, typ: appMessage, frame: frame}) },
 		"from another one": func() {
 			for i := range there {
 				there[i].Before, there[i].Number = there[i].Number, there[i].Number+1
