@@ -51,9 +51,10 @@ type Store struct {
 
 // session is what the connections of one session were told, oldest first, and which nodes want to know it.
 type session struct {
-	told   []kept
-	bytes  int
-	relays []string
+	told    []kept
+	senders map[string]int // senders has how many are of each.
+	bytes   int
+	relays  []string
 }
 
 type kept struct {
@@ -78,7 +79,7 @@ func (s *Store) Tell(t Told) {
 	name := Session(t.To)
 	of := s.sessions[name]
 	if of == nil {
-		of = &session{}
+		of = &session{senders: map[string]int{}}
 		s.sessions[name] = of
 	}
 	if i := slices.IndexFunc(of.told, func(k kept) bool { return k.Told == t }); i >= 0 {
@@ -90,6 +91,7 @@ func (s *Store) Tell(t Told) {
 	}
 	k := kept{t, time.Now()}
 	of.told, of.bytes, s.bytes = append(of.told, k), of.bytes+k.size(), s.bytes+k.size()
+	of.senders[t.From]++
 	for s.bytes > s.limit {
 		s.evictLocked(name)
 	}
@@ -98,20 +100,24 @@ func (s *Store) Tell(t Told) {
 // surplus returns which password makes room for one more of a sender, or -1. With too many of all, the sender with most loses its oldest, so
 // that no number of strangers in a room displaces what few members have told.
 func (of *session) surplus(from string) int {
-	count := map[string]int{}
-	most := from
-	for _, k := range of.told {
-		if count[k.From]++; count[k.From] > count[most] {
-			most = k.From
-		}
-	}
 	switch {
-	case count[from] >= maxOfSender:
+	case of.senders[from] >= maxOfSender:
 		return of.oldest(from)
 	case len(of.told) >= maxOfSession:
-		return of.oldest(most)
+		return of.oldest(of.loudest(from))
 	}
 	return -1
+}
+
+// loudest returns a sender with most, which is that one if it is among them.
+func (of *session) loudest(from string) string {
+	most := of.senders[from]
+	for sender, count := range of.senders {
+		if count > most {
+			from, most = sender, count
+		}
+	}
+	return from
 }
 
 func (of *session) oldest(from string) int {
@@ -120,8 +126,11 @@ func (of *session) oldest(from string) int {
 
 func (s *Store) dropLocked(name string, i int) {
 	of := s.sessions[name]
-	size := of.told[i].size()
+	size, from := of.told[i].size(), of.told[i].From
 	of.bytes, s.bytes = of.bytes-size, s.bytes-size
+	if of.senders[from]--; of.senders[from] == 0 {
+		delete(of.senders, from)
+	}
 	of.told = slices.Delete(of.told, i, i+1)
 	if len(of.told) == 0 {
 		delete(s.sessions, name)
