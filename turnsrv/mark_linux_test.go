@@ -12,6 +12,7 @@ import (
 
 	"github.com/pion/stun/v2"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
@@ -39,7 +40,7 @@ func TestMarksAreCopied(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s/%s/%s/off=%v", test.network, test.from, test.to, test.off), func(t *testing.T) {
 			if (test.from.Is6() || test.to.Is6()) && !hasIPv6Loopback() {
-				t.Skip("there is no IPv6 here")
+				systemtest.Unable(t, "there is no IPv6 here")
 			}
 			cfg := loopbackConfig()
 			cfg.Listen, cfg.RelayIP = []string{test.from.String()}, []string{"127.0.0.1"}
