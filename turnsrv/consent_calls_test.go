@@ -159,26 +159,12 @@ func trickled(t *testing.T, offerer, answerer *side) {
 
 // late holds the answer back until the answerer has sent checks to which nobody can answer yet.
 func late(t *testing.T, offerer, answerer *side) {
-	offer, err := offerer.CreateOffer(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	describe(t, offerer.PeerConnection, offer)
-	if err := answerer.SetRemoteDescription(*offerer.LocalDescription()); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := answerer.CreateAnswer(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	describe(t, answerer.PeerConnection, answer)
+	propose(t, offerer.PeerConnection, answerer.PeerConnection, nil)
 	systemtest.Eventually(t, "the answerer sends checks", func() bool {
 		stats, _ := answerer.GetStats()[pairOf(answerer)].(webrtc.ICECandidatePairStats)
 		return stats.RequestsSent > 0
 	})
-	if err := offerer.SetRemoteDescription(*answerer.LocalDescription()); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, offerer.PeerConnection, answerer.PeerConnection)
 }
 
 // pairOf returns the name of a candidate pair.
@@ -244,22 +230,8 @@ func talk(t *testing.T, channel *webrtc.DataChannel, offerer, answerer *side, te
 func restart(t *testing.T, offerer, answerer *side) {
 	t.Helper()
 	old := offerer.CurrentLocalDescription().SDP
-	offer, err := offerer.CreateOffer(&webrtc.OfferOptions{ICERestart: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	describe(t, offerer.PeerConnection, offer)
-	if err := answerer.SetRemoteDescription(*offerer.LocalDescription()); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := answerer.CreateAnswer(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	describe(t, answerer.PeerConnection, answer)
-	if err := offerer.SetRemoteDescription(*answerer.LocalDescription()); err != nil {
-		t.Fatal(err)
-	}
+	propose(t, offerer.PeerConnection, answerer.PeerConnection, &webrtc.OfferOptions{ICERestart: true})
+	accept(t, offerer.PeerConnection, answerer.PeerConnection)
 	if offerer.CurrentLocalDescription().SDP == old {
 		t.Fatal("nothing began anew")
 	}
@@ -341,19 +313,7 @@ func testAnswer(number byte, mapped netip.AddrPort) []byte {
 func TestConsentAllocatesNothing(t *testing.T) {
 	s := startServer(t, loopbackConfig())
 	for _, channel := range []bool{true, false} {
-		t.Run(fmt.Sprintf("channel=%v", channel), func(t *testing.T) {
-			l := newConsentedLoad(t, s, channel, 161)
-			for _, packets := range []int{1, 20} {
-				n := allocations(200, func() {
-					if err := l.turn(packets, true); err != nil {
-						t.Error(err)
-					}
-				})
-				if n != 0 {
-					t.Errorf("%v allocations for %d packets each way", n, packets)
-				}
-			}
-		})
+		t.Run(fmt.Sprintf("channel=%v", channel), func(t *testing.T) { newConsentedLoad(t, s, channel, 161).allocatesNothing(t) })
 	}
 }
 

@@ -161,7 +161,14 @@ func chunks(payload []byte) func(yield func([]byte) bool) {
 // connect exchanges complete descriptions, all candidates included.
 func connect(t *testing.T, offerer, answerer *webrtc.PeerConnection) {
 	t.Helper()
-	offer, err := offerer.CreateOffer(nil)
+	propose(t, offerer, answerer, nil)
+	accept(t, offerer, answerer)
+}
+
+// propose has the answerer take an offer, and answer it so far for itself.
+func propose(t *testing.T, offerer, answerer *webrtc.PeerConnection, options *webrtc.OfferOptions) {
+	t.Helper()
+	offer, err := offerer.CreateOffer(options)
 	if err != nil {
 		t.Fatalf("CreateOffer: %v", err)
 	}
@@ -174,6 +181,11 @@ func connect(t *testing.T, offerer, answerer *webrtc.PeerConnection) {
 		t.Fatalf("CreateAnswer: %v", err)
 	}
 	describe(t, answerer, answer)
+}
+
+// accept has the offerer take the answer.
+func accept(t *testing.T, offerer, answerer *webrtc.PeerConnection) {
+	t.Helper()
 	if err := offerer.SetRemoteDescription(*answerer.LocalDescription()); err != nil {
 		t.Fatalf("SetRemoteDescription: %v", err)
 	}
