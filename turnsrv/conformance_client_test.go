@@ -3,6 +3,7 @@ package turnsrv
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/pion/stun/v2"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
@@ -60,27 +62,56 @@ type wirePayload struct {
 	data    []byte
 }
 
-// newWireClient connects from an address of this machine, at any port.
+// newWireClient connects from an address of this machine, at any port. A client of dtls takes whichever address the system does.
 func newWireClient(network string, from netip.Addr, server netip.AddrPort) (*wireClient, error) {
 	local := netip.AddrPortFrom(from, 0)
-	if network == "tcp" {
-		conn, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(local), net.TCPAddrFromAddrPort(server))
-		if err != nil {
-			return nil, err
-		}
-		// Without this, closing would hold the port for a minute, and a test that
-		// listens at it would fail.
-		if err := conn.SetLinger(0); err != nil {
-			_ = conn.Close()
-			return nil, err
-		}
-		return &wireClient{conn: conn, reader: bufio.NewReaderSize(conn, wireBuffer)}, nil
+	var conn net.Conn
+	var err error
+	switch network {
+	case "tcp":
+		conn, err = dialTCP(local, server)
+	case "tls":
+		conn, err = dialTLS(local, server)
+	case "dtls":
+		conn, err = turntest.DialDTLS(server.String())
+	default:
+		conn, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(local), net.UDPAddrFromAddrPort(server))
 	}
-	conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(local), net.UDPAddrFromAddrPort(server))
 	if err != nil {
 		return nil, err
 	}
-	return &wireClient{conn: conn}, nil
+	c := &wireClient{conn: conn}
+	if network == "tcp" || network == "tls" {
+		c.reader = bufio.NewReaderSize(conn, wireBuffer)
+	}
+	return c, nil
+}
+
+func dialTCP(local, server netip.AddrPort) (net.Conn, error) {
+	conn, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(local), net.TCPAddrFromAddrPort(server))
+	if err != nil {
+		return nil, err
+	}
+	// Without this, closing would hold the port for a minute, and a test that
+	// listens at it would fail.
+	if err := conn.SetLinger(0); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func dialTLS(local, server netip.AddrPort) (net.Conn, error) {
+	under, err := dialTCP(local, server)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(under, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed
+	if err := conn.Handshake(); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // local returns the address that the server must see.

@@ -1,14 +1,11 @@
 package turnsrv
 
 import (
-	"bufio"
 	"bytes"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +15,6 @@ import (
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/auth"
 	"cline-meet/signal/turnsrv/internal/consent"
-	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
@@ -120,39 +116,12 @@ func attackServer(t *testing.T, dataPath bool, change func(*Config)) *Server {
 // newAttacker allocates in a family over a transport, with credentials as the signaling mints them.
 func newAttacker(t *testing.T, s *Server, transport string, family byte) *attacker {
 	t.Helper()
-	c := &wireClient{conn: dialAs(t, s, transport)}
-	if transport == "tcp" || transport == "tls" {
-		c.reader = bufio.NewReaderSize(c.conn, wireBuffer)
-	}
+	c := dialed(t, s, transport, "eve")
 	c.username, c.password = auth.Credentials(testSecret, "eve", time.Now().Add(time.Hour), auth.ExpiryUser, consent.ModeOf(s.cfg.PeerProof))
 	if err := c.challenge(); err != nil {
 		t.Fatal(err)
 	}
-	answer, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP), attrFamily(family))
-	if err != nil {
-		t.Fatal(err)
-	}
-	relay, err := answerAddress(answer, stun.AttrXORRelayedAddress)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &attacker{wireClient: c, relay: relay}
-}
-
-func dialAs(t *testing.T, s *Server, transport string) net.Conn {
-	t.Helper()
-	plain, secure := serverAddress(s), net.JoinHostPort("127.0.0.1", strconv.Itoa(s.TLSPort()))
-	conn, err := map[string]func() (net.Conn, error){
-		"udp":  func() (net.Conn, error) { return net.Dial("udp", plain) },
-		"tcp":  func() (net.Conn, error) { return net.Dial("tcp", plain) },
-		"tls":  func() (net.Conn, error) { return tls.Dial("tcp", secure, &tls.Config{InsecureSkipVerify: true}) }, //nolint:gosec // self-signed
-		"dtls": func() (net.Conn, error) { return turntest.DialDTLS(secure) },
-	}[transport]()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
+	return &attacker{wireClient: c, relay: c.allocates(t, attrFamily(family))}
 }
 
 // open permits a victim and with channels binds one to it.
@@ -412,7 +381,7 @@ func TestOneBurstReachesNobody(t *testing.T) {
 		return wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication), attrPeer(addr), attrRaw(stun.AttrData, payload...)).Raw
 	}
 	for n := range byte(16) {
-		c := &wireClient{conn: dialAs(t, s, "udp")}
+		c := dialed(t, s, "udp", "eve")
 		c.username, c.password = auth.Credentials(testSecret, "eve", time.Now().Add(time.Hour), auth.ExpiryUser, consent.STUN)
 		if err := c.challenge(); err != nil {
 			t.Fatal(err)

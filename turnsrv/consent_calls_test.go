@@ -286,15 +286,7 @@ func askingClient(t *testing.T, s *Server, network string) (*wireClient, netip.A
 	c := wired(t, s, network, "eve")
 	servers, _ := NewIssuer(s.cfg, s.Port()).ICEServers("127.0.0.1", "eve", time.Now())
 	c.username, c.password = servers[1].Username, servers[1].Credential
-	answer, err := c.accepts(stun.MethodAllocate, attrTransport(17))
-	if err != nil {
-		t.Fatal(err)
-	}
-	relay, err := answerAddress(answer, stun.AttrXORRelayedAddress)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, relay
+	return c, c.allocates(t)
 }
 
 // testCheck is a check as ICE sends it, with that number.

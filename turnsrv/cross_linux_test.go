@@ -1,17 +1,12 @@
 package turnsrv
 
 import (
-	"bufio"
 	"bytes"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/pion/stun/v2"
 	"golang.org/x/sys/unix"
@@ -55,40 +50,7 @@ type crosser struct {
 
 func newCrosser(t testing.TB, s *Server, network, user string, attrs ...stun.Setter) crosser {
 	t.Helper()
-	host := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-	var c *wireClient
-	switch network {
-	case "tls":
-		conn, err := tls.Dial("tcp4", host(s.TLSPort()), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed
-		if err != nil {
-			t.Fatal(err)
-		}
-		c = &wireClient{conn: conn, reader: bufio.NewReaderSize(conn, wireBuffer)}
-	case "dtls":
-		conn, err := turntest.DialDTLS(host(s.TLSPort()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c = &wireClient{conn: conn}
-	default:
-		var err error
-		if c, err = newWireClient(network, loopbackIPv4, addressOfServer(s)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() { _ = c.conn.Close() })
-	c.username, c.password = Credentials(testSecret, user, time.Now().Add(time.Hour))
-	if err := c.challenge(); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := c.accepts(stun.MethodAllocate, append([]stun.Setter{attrTransport(wire.ProtocolUDP)}, attrs...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	relay, err := answerAddress(answer, stun.AttrXORRelayedAddress)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, relay := allocated(t, s, network, user, attrs...)
 	return crosser{c, relay}
 }
 

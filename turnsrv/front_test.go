@@ -1,7 +1,6 @@
 package turnsrv
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,13 +38,16 @@ func addressOfServer(s *Server) netip.AddrPort {
 	return netip.AddrPortFrom(loopbackIPv4, uint16(s.Port()))
 }
 
-// wired returns a client with credentials of user that has a nonce.
-func wired(t testing.TB, s *Server, network, user string) *wireClient {
+// dialed returns a client over udp, tcp, tls or dtls with credentials of user.
+func dialed(t testing.TB, s *Server, network, user string) *wireClient {
 	t.Helper()
-	return wiredTo(t, network, addressOfServer(s), user)
+	if network == "tls" || network == "dtls" {
+		return dialedTo(t, network, netip.AddrPortFrom(loopbackIPv4, uint16(s.TLSPort())), user)
+	}
+	return dialedTo(t, network, addressOfServer(s), user)
 }
 
-func wiredTo(t testing.TB, network string, server netip.AddrPort, user string) *wireClient {
+func dialedTo(t testing.TB, network string, server netip.AddrPort, user string) *wireClient {
 	t.Helper()
 	c, err := newWireClient(network, loopbackIPv4, server)
 	if err != nil {
@@ -54,22 +55,16 @@ func wiredTo(t testing.TB, network string, server netip.AddrPort, user string) *
 	}
 	t.Cleanup(func() { _ = c.conn.Close() })
 	c.username, c.password = Credentials(testSecret, user, time.Now().Add(time.Hour))
-	if err := c.challenge(); err != nil {
-		t.Fatal(err)
-	}
 	return c
 }
 
-// newTLSClient returns a client over TLS with credentials of user.
-func newTLSClient(t *testing.T, port int, user string) *wireClient {
+// wired returns such a client that has a nonce.
+func wired(t testing.TB, s *Server, network, user string) *wireClient {
 	t.Helper()
-	conn, err := tls.Dial("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed
-	if err != nil {
+	c := dialed(t, s, network, user)
+	if err := c.challenge(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() })
-	c := &wireClient{conn: conn, reader: bufio.NewReaderSize(conn, wireBuffer)}
-	c.username, c.password = Credentials(testSecret, user, time.Now().Add(time.Hour))
 	return c
 }
 
@@ -77,6 +72,12 @@ func newTLSClient(t *testing.T, port int, user string) *wireClient {
 func allocated(t testing.TB, s *Server, network, user string, attrs ...stun.Setter) (*wireClient, netip.AddrPort) {
 	t.Helper()
 	c := wired(t, s, network, user)
+	return c, c.allocates(t, attrs...)
+}
+
+// allocates returns the address of the relay that the client gets.
+func (c *wireClient) allocates(t testing.TB, attrs ...stun.Setter) netip.AddrPort {
+	t.Helper()
 	answer, err := c.accepts(stun.MethodAllocate, append([]stun.Setter{attrTransport(wire.ProtocolUDP)}, attrs...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +86,7 @@ func allocated(t testing.TB, s *Server, network, user string, attrs ...stun.Sett
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, relay
+	return relay
 }
 
 // udpPeer is a peer on loopback.
@@ -560,19 +561,7 @@ func TestCertificateSwapUnderLoad(t *testing.T) {
 	s := startServer(t, cfg)
 	var flows []*flow
 	for range 4 {
-		f := &flow{client: newTLSClient(t, s.TLSPort(), "alice")}
-		if err := f.client.challenge(); err != nil {
-			t.Fatal(err)
-		}
-		answer, err := f.client.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if f.relay, err = answerAddress(answer, stun.AttrXORRelayedAddress); err != nil {
-			t.Fatal(err)
-		}
-		f.bind(t)
-		flows = append(flows, f)
+		flows = append(flows, newFlow(t, s, "tls", "alice"))
 	}
 	stop, failed := make(chan struct{}), make(chan error, len(flows))
 	for _, f := range flows {
@@ -584,7 +573,7 @@ func TestCertificateSwapUnderLoad(t *testing.T) {
 			current.Store(&fresh)
 			want = &fresh
 		}
-		c := newTLSClient(t, s.TLSPort(), "bob")
+		c := dialed(t, s, "tls", "bob")
 		if got := c.conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw; !bytes.Equal(got, want.Certificate[0]) {
 			t.Errorf("client %d sees another certificate", i)
 		}

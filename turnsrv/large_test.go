@@ -56,21 +56,7 @@ type large struct {
 func newLarge(t *testing.T, s *Server, network string, channel bool) *large {
 	t.Helper()
 	l := &large{flow: new(flow), channel: channel}
-	if network == "tls" {
-		l.client = newTLSClient(t, s.TLSPort(), "alice")
-		if err := l.client.challenge(); err != nil {
-			t.Fatal(err)
-		}
-		answer, err := l.client.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if l.relay, err = answerAddress(answer, stun.AttrXORRelayedAddress); err != nil {
-			t.Fatal(err)
-		}
-	} else {
-		l.client, l.relay = allocated(t, s, network, "alice")
-	}
+	l.client, l.relay = allocated(t, s, network, "alice")
 	l.peer, l.addr = udpPeer(t)
 	method, attrs := stun.MethodCreatePermission, []stun.Setter{attrPeer(l.addr)}
 	if channel {

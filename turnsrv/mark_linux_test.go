@@ -129,13 +129,7 @@ func (m *marked) allocate(t *testing.T) {
 	if err := m.client.challenge(); err != nil {
 		t.Fatal(err)
 	}
-	answer, err := m.client.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP), attrFamily(wire.FamilyOf(m.addr.Addr())))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m.relay, err = answerAddress(answer, stun.AttrXORRelayedAddress); err != nil {
-		t.Fatal(err)
-	}
+	m.relay = m.client.allocates(t, attrFamily(wire.FamilyOf(m.addr.Addr())))
 	if _, err := m.client.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(m.addr)); err != nil {
 		t.Fatal(err)
 	}

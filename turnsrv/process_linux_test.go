@@ -99,7 +99,7 @@ func (p serverProcess) holding(t *testing.T) int {
 // client returns a client with an allocation of the process, and its relay.
 func (p serverProcess) client(t *testing.T, user string) (*wireClient, netip.AddrPort, error) {
 	t.Helper()
-	c := wiredTo(t, "udp", netip.AddrPortFrom(loopbackIPv4, uint16(p.Port)), user)
+	c := dialedTo(t, "udp", netip.AddrPortFrom(loopbackIPv4, uint16(p.Port)), user)
 	answer, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP))
 	if err != nil {
 		return c, netip.AddrPort{}, err
@@ -189,7 +189,7 @@ func TestHalfOpenFlood(t *testing.T) {
 	if streams > flood*16<<10 || records > 128<<20 {
 		t.Errorf("memory grew by %d and %d bytes", streams, records)
 	}
-	if err := newTLSClient(t, p.TLSPort, "bob").challenge(); err != nil {
+	if err := dialedTo(t, "tls", netip.AddrPortFrom(loopbackIPv4, uint16(p.TLSPort)), "bob").challenge(); err != nil {
 		t.Errorf("a new client: %v", err)
 	}
 }
