@@ -51,6 +51,21 @@ func (s *site) seen(t *testing.T, user string, joined, left int) {
 	}
 }
 
+// pair attaches nodes n1 and n2 to a Redis of their own; no beat comes to help.
+func pair(t *testing.T) (redis *redistest.Server, one, two *site) {
+	t.Helper()
+	redis = redistest.Start(t)
+	cfg := quiet(single(redis))
+	return redis, newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+}
+
+// hold keeps a room from being asserted until release is called.
+func (s *site) hold(room string) (m *mirror, release func()) {
+	m, err := s.begin(s.t.Context(), room)
+	s.must(err)
+	return m, func() { s.end(room, m) }
+}
+
 // TestRemovedComeBackWithTheirClients has a node return after the grace of its members. Of those the others have seen leave
 // the one without a client does not come back.
 func TestRemovedComeBackWithTheirClients(t *testing.T) {
@@ -95,9 +110,7 @@ func TestAdoptedAndLeftStaysAway(t *testing.T) {
 // TestSleeperRestoresNobodyElse has Redis flushed while a node does not run, and before that somebody leave of whom it knows. It does not
 // bring that one back, and neither its own who has left at another node since.
 func TestSleeperRestoresNobodyElse(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := quiet(single(redis))
-	one, asleep := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	redis, one, asleep := pair(t)
 	for _, user := range []string{"a", "left"} {
 		one.must(one.enter("r", user))
 	}
@@ -141,18 +154,15 @@ func TestSleeperRestoresNobodyElse(t *testing.T) {
 
 // TestAbsentStaysInALostRoom has Redis lose a room of one whose client has gone for a moment, and another node found it anew first.
 func TestAbsentStaysInALostRoom(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := quiet(single(redis))
-	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	redis, one, two := pair(t)
 	one.must(one.enter("r", "away"))
 	one.mu.Lock()
 	one.absent = map[string]bool{"r/away": true}
 	one.mu.Unlock()
-	busy, err := one.begin(t.Context(), "r") // Which keeps the room from being asserted.
-	one.must(err)
+	_, release := one.hold("r")
 	redis.Do("FLUSHALL")
 	two.must(two.enter("r", "b"))
-	one.end("r", busy)
+	release()
 	agree(t, "r", []string{"away", "b"}, one, two)
 	one.seen(t, "away", 1, 0)
 }
@@ -160,9 +170,7 @@ func TestAbsentStaysInALostRoom(t *testing.T) {
 // TestSleeperShowsTheOthers has Redis flushed while a node does not run, which is the first to found a room anew. It restores nobody
 // else, and its clients see nobody leave but the one who has.
 func TestSleeperShowsTheOthers(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := quiet(single(redis))
-	one, asleep := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	redis, one, asleep := pair(t)
 	one.must(one.enter("r", "a"))
 	one.must(one.enter("r", "left"))
 	asleep.must(asleep.enter("r", "b"))
@@ -173,8 +181,7 @@ func TestSleeperShowsTheOthers(t *testing.T) {
 	asleep.Redis.mu.Unlock()
 	one.must(one.exit("r", "left"))
 	agree(t, "r", []string{"a", "b"}, one, asleep)
-	busy, err := one.begin(t.Context(), "r") // Which keeps the room from being asserted.
-	one.must(err)
+	_, release := one.hold("r")
 	redis.Do("FLUSHALL")
 
 	asleep.Redis.mu.Lock() // It knows what it knew before it slept.
@@ -194,7 +201,7 @@ func TestSleeperShowsTheOthers(t *testing.T) {
 		defer asleep.Redis.mu.Unlock()
 		return m.stale && time.Since(m.guessed) < trustTime
 	})
-	one.end("r", busy)
+	release()
 	agree(t, "r", []string{"a", "b"}, one, asleep)
 	asleep.seen(t, "a", 1, 0)
 	eventually(t, "what it knows is true", func() bool {
@@ -244,15 +251,12 @@ func TestOlderViewOfAMoverIsNoDeparture(t *testing.T) {
 // TestLeaveAfterAnOutage joins and leaves with what a node knows, before Redis has heard that the member left
 // another node before.
 func TestLeaveAfterAnOutage(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := quiet(single(redis))
-	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	_, one, two := pair(t)
 	one.must(one.enter("r", "a"))
 	one.must(one.enter("r", "u"))
 	two.must(two.enter("r", "b"))
 	agree(t, "r", []string{"a", "b", "u"}, one, two)
-	m, err := two.begin(t.Context(), "r") // Which keeps the room from being asserted.
-	two.must(err)
+	m, release := two.hold("r")
 	who := Member{ID: "u", Epoch: uint64(time.Now().UnixNano())}
 	undo, _ := two.claim(m, who)
 	if _, err := two.joinLocally("r", m, who, 10, undo); err != nil {
@@ -262,7 +266,7 @@ func TestLeaveAfterAnOutage(t *testing.T) {
 	if _, there := v.Find("u"); err != nil || there {
 		t.Errorf("after it has left: %+v, %v", v, err)
 	}
-	two.end("r", m)
+	release()
 	one.must(one.exit("r", "u"))
 	agree(t, "r", []string{"a", "b"}, one, two)
 }
@@ -315,13 +319,10 @@ func TestLostAnswerOfABeatIsDoubt(t *testing.T) {
 // TestLocalJoinStaysShown has a member join by way of Redis before that has heard of one that joined while it was away.
 // Nobody is seen to leave.
 func TestLocalJoinStaysShown(t *testing.T) {
-	redis := redistest.Start(t)
-	cfg := quiet(single(redis))
-	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	_, one, two := pair(t)
 	two.must(two.enter("r", "b"))
 	one.must(one.enter("r", "a"))
-	m, err := one.begin(t.Context(), "r") // Which keeps the room from being asserted.
-	one.must(err)
+	m, release := one.hold("r")
 	who := Member{ID: "u", Epoch: uint64(time.Now().UnixNano())}
 	undo, _ := one.claim(m, who)
 	v, err := one.joinLocally("r", m, who, 10, undo)
@@ -330,7 +331,7 @@ func TestLocalJoinStaysShown(t *testing.T) {
 	one.applyLocked(v)
 	one.mu.Unlock()
 	one.must(one.enter("r", "c"))
-	one.end("r", m)
+	release()
 	agree(t, "r", []string{"a", "b", "c", "u"}, one, two)
 	for _, s := range []*site{one, two} {
 		s.seen(t, "u", 1, 0)
