@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -48,7 +49,8 @@ const (
 	unsigned = 2 * time.Millisecond
 	// maxWait is how long a handshake waits for its turn, half of what it may take in all.
 	maxWait = 5 * time.Second
-	// short is how long a turn may be that no rest follows. By ECDSA it takes half of that.
+	// short is how long a turn may be that no rest follows, and lasts when there is most likely no signature to come. By ECDSA it takes
+	// half of that.
 	short = 500 * time.Microsecond
 )
 
@@ -63,10 +65,22 @@ func (t *turns) begin(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	}
 	handshake := hello.Context()
 	t.mu.Lock()
-	t.begun[handshake] = &turn{time.Now(), time.AfterFunc(unsigned, t.give)}
+	t.begun[handshake] = &turn{time.Now(), time.AfterFunc(lasts(hello), t.give)}
 	t.mu.Unlock()
 	context.AfterFunc(handshake, func() { t.end(handshake) })
 	return nil, nil
+}
+
+// preSharedKey is the extension by which a client resumes a session (RFC 8446, section 4.2).
+const preSharedKey = 41
+
+// lasts returns how long a turn lasts without a signature. Who resumes a session needs none, and many do so at once when a network
+// has failed.
+func lasts(hello *tls.ClientHelloInfo) time.Duration {
+	if slices.Contains(hello.Extensions, preSharedKey) {
+		return short
+	}
+	return unsigned
 }
 
 // of returns the turn of a handshake, nil for DTLS.

@@ -67,9 +67,14 @@ func serving(t *testing.T, takes time.Duration, atOnce int) (*Set, *slowKey) {
 
 // shake is a handshake of TLS with a client at an address.
 func shake(t *testing.T, cfg *tls.Config, from string) {
+	shakeWith(t, cfg, from, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed
+}
+
+// shakeWith returns what the client, which offers something, knows of the connection then.
+func shakeWith(t *testing.T, cfg *tls.Config, from string, offer *tls.Config) tls.ConnectionState {
 	near, far := net.Pipe()
 	defer func() { _, _ = near.Close(), far.Close() }()
-	browser := tls.Client(far, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed
+	browser := tls.Client(far, offer)
 	ended := make(chan error, 1)
 	go func() {
 		err := browser.Handshake()
@@ -88,6 +93,7 @@ func shake(t *testing.T, cfg *tls.Config, from string) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+	return browser.ConnectionState()
 }
 
 // sign is what a handshake of DTLS does with a certificate.
@@ -254,5 +260,33 @@ func TestNobodyWaitsForLong(t *testing.T) {
 		if key.most != 1 {
 			t.Errorf("%d have signed at once", key.most)
 		}
+	})
+}
+
+// TestResumedSessionsWaitLittle resumes sessions, each with a client that takes longer to answer than a turn lasts.
+func TestResumedSessionsWaitLittle(t *testing.T) {
+	const away, many = 20 * time.Millisecond, 10
+	synctest.Test(t, func(t *testing.T) {
+		s, key := serving(t, 0, 1)
+		cfg := s.HTTPS()
+		offer := &tls.Config{ //nolint:gosec // self-signed
+			ServerName: "signal.example.org", InsecureSkipVerify: true, ClientSessionCache: tls.NewLRUClientSessionCache(1),
+			VerifyConnection: func(tls.ConnectionState) error { time.Sleep(away); return nil },
+		}
+		shakeWith(t, cfg, "192.0.2.1:1", offer)
+		began := time.Now()
+		var all sync.WaitGroup
+		for range many {
+			all.Go(func() {
+				if !shakeWith(t, cfg, "192.0.2.1:1", offer).DidResume {
+					t.Error("the session is not resumed")
+				}
+			})
+		}
+		all.Wait()
+		if took, want := time.Since(began), away+(many-1)*short; took != want || key.most != 1 {
+			t.Errorf("all took %v, want %v", took, want)
+		}
+		checkFree(t, s.turns)
 	})
 }
