@@ -90,7 +90,8 @@ chaos: ## Break nodes and Redis at random for CHAOSTIME (3m), once with each of 
 	  go test -race -count=1 -timeout 1h -run '^TestChaos$$' -v ./state ./signal -chaos-seed $$seed -chaos-time $(CHAOSTIME); \
 	done
 
-# The TURN server of the benchmarks. {min} is the first relay port, which is no TCP port of anybody.
+# The TURN server of the benchmarks. {min} is the first relay port, which is no TCP port of anybody. BENCHFLAGS may give the generator
+# more flags: BENCHFLAGS=--verify.
 BENCHED := bin/signal serve --server-host 127.0.0.1 --server-port {min} --admin-addr 127.0.0.1:{max} --log-format json --log-level error \
   --turn-listen 127.0.0.1 --turn-port {port} --turn-tls-port {tls} --turn-tls-cert {cert} --turn-tls-key {key} \
   --turn-relay-ip 127.0.0.1 --turn-min-port {min} --turn-max-port {max} \
