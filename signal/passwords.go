@@ -216,7 +216,9 @@ func (s *Server) stillNeeded() func(passwords.Told) bool {
 	for _, user := range s.cfg.Relaying() {
 		relaying[passwords.Session(user)] = true
 	}
-	return func(t passwords.Told) bool { return relaying[passwords.Session(t.To)] || s.localMemberOf(t.Room, t.To) != nil }
+	return func(t passwords.Told) bool {
+		return relaying[passwords.Session(t.To)] || s.localMemberOf(t.Room, t.To) != nil
+	}
 }
 
 // unpackPasswords keeps what a participant was told that has come from another node.
