@@ -21,7 +21,7 @@ const othersTimeout = 5 * time.Second
 // after it.
 func (s *Server) Drain(ctx context.Context) {
 	s.leaving.Store(true)
-	if !s.cfg.Clustered || !pause(ctx, s.cfg.DrainSettle) || !s.awaitOthers(ctx) {
+	if !s.cfg.Clustered || !pause(ctx, s.cfg.DrainSettle) || !s.occupied() || !s.awaitOthers(ctx) {
 		return
 	}
 	s.askToLeave(ctx)

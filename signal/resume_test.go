@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cline-meet/signal/signal/client"
@@ -324,4 +325,24 @@ func TestDrain(t *testing.T) {
 	if m := a.expect("message"); m.UserID != b.user {
 		t.Errorf("got %s", m.Raw)
 	}
+}
+
+// TestDrainWaitsForOthersForClientsAlone has the only node of a cluster stop: with a client it waits for a node to send it to.
+func TestDrainWaitsForOthersForClientsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := socketless(t, &slowState{})
+		s.cfg.Clustered = true
+		drained := func() time.Duration {
+			began := time.Now()
+			s.Drain(t.Context())
+			return time.Since(began)
+		}
+		if got := drained(); got != s.cfg.DrainSettle {
+			t.Errorf("with nobody there it takes %v", got)
+		}
+		s.place("r", member("a", "near", 1))
+		if got := drained(); got < s.cfg.DrainSettle+othersTimeout {
+			t.Errorf("with a client it takes %v", got)
+		}
+	})
 }
