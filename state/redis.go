@@ -17,7 +17,8 @@ const (
 	// opTimeout bounds one round trip. What is not done by then has an unknown outcome. A Redis that takes a second
 	// is slow, not away; one that is dead is found out by the looks at its data after little more than this.
 	opTimeout = 4 * time.Second
-	// startPatience is how long a node waits for Redis before it works without.
+	// startPatience is how long a node waits for Redis before it works without. As a rule that is there at once, and
+	// whom the node lets in without it knows nobody else.
 	startPatience = 2 * time.Second
 	// maxScripts bounds the scripts at a time, so that a rush of joins leaves connections for
 	// what keeps the node alive, which spareConns are for.
@@ -54,8 +55,8 @@ type Redis struct {
 	running   atomic.Int32  // streams that are busy
 	poke      chan struct{} // wakes the keeper
 	work      chan struct{} // wakes the repairer
-	settled   chan struct{} // closed once it is known whether Redis is there
-	settle    func()        // closes settled
+	reached   chan struct{} // closed once Redis has been there
+	reach     func()        // closes reached
 	started   time.Time
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -67,6 +68,7 @@ type Redis struct {
 	echoed  atomic.Pointer[time.Time]
 	renewed atomic.Pointer[time.Time]
 	beats   atomic.Bool // the lease was renewed once
+	begun   atomic.Bool // the wait for Redis at the start is over
 	covered atomic.Bool // it is known what the Cluster does when a part of it is gone
 	// unrenewable says that no node can renew its lease.
 	unrenewable atomic.Bool
@@ -130,7 +132,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	silence()
 	r := &Redis{
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
-		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), settled: make(chan struct{}),
+		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), reached: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]*death{}, estates: map[string]*estate{}, filing: map[string]bool{}, undeclared: map[string]bool{},
 		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string][]string{}, masters: map[string]master{}, data: map[string]sentinel{}, broken: map[string]part{}, evicting: map[string]string{}, mismatched: map[string]bool{}, given: map[string][]string{},
 	}
@@ -154,7 +156,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	maps.Copy(r.secrets, cfg.Secrets)
 	maps.Copy(r.given, cfg.Configured)
-	r.settle = sync.OnceFunc(func() { close(r.settled) })
+	r.reach = sync.OnceFunc(func() { close(r.reached) })
 	r.calm = now.Add(cfg.Lease)
 	return r, nil
 }
@@ -174,9 +176,10 @@ func (r *Redis) Subscribe(ev Events) {
 	patience := time.NewTimer(startPatience)
 	defer patience.Stop()
 	select {
-	case <-r.settled:
+	case <-r.reached:
 	case <-patience.C:
 	}
+	r.begun.Store(true)
 }
 
 // silence keeps the client from writing to stderr: what matters of it comes back as errors.
@@ -206,13 +209,9 @@ func (r *Redis) Ready() error {
 	return nil
 }
 
-// firstContact is how long a node that starts waits for Redis before it goes by the policy for outages: as a rule that is
-// there at once, and who is let in before knows nobody else.
-const firstContact = 2 * time.Second
-
 // Admits is nil while a join is let in, by the policy for outages.
 func (r *Redis) Admits() error {
-	if r.cfg.Outage == OutageLocal && (r.beats.Load() || time.Since(r.started) >= firstContact) {
+	if r.cfg.Outage == OutageLocal && r.begun.Load() {
 		return nil
 	}
 	return r.Ready()
@@ -373,7 +372,7 @@ func (r *Redis) echo(number uint64) {
 	r.relieveLocked()
 	r.mu.Unlock()
 	r.log.Info("shared state is reachable", "node", r.id)
-	r.settle()
+	r.reach()
 	wake(r.work)
 }
 

@@ -27,7 +27,6 @@ func (r *Redis) keep() {
 		due, err := r.beat()
 		if err != nil {
 			r.trip(err)
-			r.settle()
 		}
 		if r.Ready() != nil {
 			next = time.Now().Add(backoff)
