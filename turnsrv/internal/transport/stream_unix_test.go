@@ -57,11 +57,8 @@ func TestUnfinishedFramesCostNothing(t *testing.T) {
 
 const descriptorsEnv = "TURNSRV_TEST_DESCRIPTORS"
 
-// TestDescriptorsServer is the other process of TestDescriptorsComeBack.
-func TestDescriptorsServer(t *testing.T) {
-	if os.Getenv(descriptorsEnv) == "" {
-		t.Skip("only runs as another test's server")
-	}
+// serveWithFewDescriptors is the other process of TestDescriptorsComeBack.
+func serveWithFewDescriptors(t *testing.T) {
 	s := startTransports(t, testTransports(t), newEcho())
 	turntest.LimitDescriptors(t, 4)
 	fmt.Printf("port %d\n", s.Port())
@@ -71,12 +68,16 @@ func TestDescriptorsServer(t *testing.T) {
 	}
 }
 
-// TestDescriptorsComeBack takes all descriptors of a server and gives them back.
+// TestDescriptorsComeBack takes all descriptors of a server, which runs in a process of its own, and gives them back.
 func TestDescriptorsComeBack(t *testing.T) {
+	if os.Getenv(descriptorsEnv) != "" {
+		serveWithFewDescriptors(t)
+		return
+	}
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		systemtest.Unable(t, "there is no /proc here")
 	}
-	port, err := strconv.Atoi(turntest.Start(t, "TestDescriptorsServer", descriptorsEnv, "1").Says(t, "port"))
+	port, err := strconv.Atoi(turntest.Start(t, "TestDescriptorsComeBack", descriptorsEnv, "1").Says(t, "port"))
 	if err != nil {
 		t.Fatal(err)
 	}
