@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/pion/stun/v2"
 	"golang.org/x/sys/unix"
@@ -244,8 +243,7 @@ func (d draw) train(client int) step {
 
 // sendTrain sends packets of a size, to an address unless the socket is connected.
 func sendTrain(w *stage, conn *net.UDPConn, size int, packets []byte, to netip.AddrPort) {
-	control := make([]byte, 0, unix.CmsgSpace(2))
-	control = appendSegment(control, size)
+	control := batch.AppendSegmentSize(make([]byte, 0, unix.CmsgSpace(2)), size)
 	if _, _, err := conn.WriteMsgUDPAddrPort(packets, control, to); err != nil {
 		w.t.Errorf("sending a train: %v", err)
 	}
@@ -370,14 +368,4 @@ func (d draw) leave(client int) step {
 		c.release()
 		c.allocate()
 	}
-}
-
-// appendSegment appends the control message that makes the kernel split what is sent into packets of a size.
-func appendSegment(control []byte, size int) []byte {
-	control = control[:unix.CmsgSpace(2)]
-	header := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
-	header.Level, header.Type = unix.SOL_UDP, unix.UDP_SEGMENT
-	header.SetLen(unix.CmsgLen(2))
-	binary.NativeEndian.PutUint16(control[unix.CmsgLen(0):], uint16(size))
-	return control
 }
