@@ -36,7 +36,7 @@ func newScene(t *testing.T, change ...func(*Rules)) *scene {
 	return &scene{t, New(rules, time.Now())}
 }
 
-// pass sends a packet and returns what became of it, asked of a new flow and of one that remembers.
+// pass sends a packet and returns what became of it, asked of a new flow.
 func (s *scene) pass(d Direction, peer netip.AddrPort, packet []byte) Verdict {
 	f := s.gate.Flow(d, peer)
 	return f.Admit(packet, time.Now())
