@@ -106,21 +106,36 @@ type start struct {
 	Resumed    bool               `json:"resumed"`
 }
 
-// dial opens a connection and takes in its first message; it returns nil when that fails.
-func (c *caller) dial(dial func(context.Context, string, http.Header) (*client.Client, error), node *systemtest.Node) *start {
-	ctx, cancel := context.WithTimeout(c.ctx, patience)
+// dialing opens a connection, as client.Dial does.
+type dialing func(context.Context, string, http.Header) (*client.Client, error)
+
+// to connects to a node, with a cookie unless that is nil, and returns what the node says first.
+func (dial dialing) to(ctx context.Context, node *systemtest.Node, cookie *http.Cookie) (*client.Client, client.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	header := http.Header{}
-	if c.cookie != nil {
-		header.Set("Cookie", c.cookie.Name+"="+c.cookie.Value)
+	if cookie != nil {
+		header.Set("Cookie", cookie.Name+"="+cookie.Value)
 	}
 	conn, err := dial(ctx, node.URL+"ws", header)
 	if err != nil {
+		return nil, client.Message{}, err
+	}
+	first, err := conn.Next(ctx)
+	if err != nil {
+		_ = conn.Close()
+	}
+	return conn, first, err
+}
+
+// dial opens a connection and takes in its first message; it returns nil when that fails.
+func (c *caller) dial(dial dialing, node *systemtest.Node) *start {
+	conn, m, err := dial.to(c.ctx, node, c.cookie)
+	if err != nil {
 		return nil
 	}
-	m, err := conn.Next(ctx)
 	var s start
-	if err != nil || json.Unmarshal(m.Data, &s) != nil {
+	if json.Unmarshal(m.Data, &s) != nil {
 		_ = conn.Close()
 		return nil
 	}

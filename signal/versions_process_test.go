@@ -97,23 +97,13 @@ func travel(t *testing.T, nodes []*systemtest.Node, first int, room string) *tra
 	return c
 }
 
-func (c *traveller) dial(dial func(context.Context, string, http.Header) (*client.Client, error), node *systemtest.Node) error {
-	ctx, cancel := context.WithTimeout(c.ctx, patience)
-	defer cancel()
-	header := http.Header{}
-	if c.cookie != nil {
-		header.Set("Cookie", c.cookie.Name+"="+c.cookie.Value)
-	}
-	conn, err := dial(ctx, node.URL+"ws", header)
+func (c *traveller) dial(dial dialing, node *systemtest.Node) error {
+	conn, first, err := dial.to(c.ctx, node, c.cookie)
 	if err != nil {
 		return err
 	}
-	first, err := conn.Next(ctx)
 	var greeting struct{ Resumed bool }
-	if err == nil {
-		err = first.Document(&greeting)
-	}
-	if err != nil {
+	if err := first.Document(&greeting); err != nil {
 		_ = conn.Close()
 		return err
 	}
