@@ -48,9 +48,11 @@ type crosser struct {
 	relay netip.AddrPort
 }
 
+// newCrosser returns a client whose allocation ends before its port may be another's, to whom it would still belong.
 func newCrosser(t testing.TB, s *Server, network, user string, attrs ...stun.Setter) crosser {
 	t.Helper()
 	c, relay := allocated(t, s, network, user, attrs...)
+	t.Cleanup(func() { s.KillUser(user) })
 	return crosser{c, relay}
 }
 
