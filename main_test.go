@@ -543,7 +543,8 @@ func TestREADMEsNameEveryMetric(t *testing.T) {
 	port := redistest.Start(t).Port()
 	n := startNode(t, func(s *service.Settings) {
 		s.Redis.Host, s.Redis.Port = "127.0.0.1", port
-		s.Certificate.Cert, s.Certificate.Key = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
+		cert, key := systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "localhost"))
+		s.Certificate.Certs, s.Certificate.Keys = []string{cert}, []string{key}
 	})
 	descriptions := make(chan *prometheus.Desc, 1000)
 	n.registry.Describe(descriptions)

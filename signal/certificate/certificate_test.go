@@ -3,7 +3,6 @@ package certificate
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -68,7 +67,7 @@ func dial(t *testing.T, addr string) (conn *tls.Conn, name string) {
 func TestCertificateIsReplacedUnderConnections(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := systemtest.WriteCertificate(t, dir, systemtest.Certificate(t, "old"))
-	pair, err := load("tls", certFile, keyFile, slog.New(slog.DiscardHandler))
+	all, err := loadAll("tls", []string{certFile}, []string{keyFile}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,11 +75,11 @@ func TestCertificateIsReplacedUnderConnections(t *testing.T) {
 	hangup, watched := make(chan os.Signal), make(chan struct{})
 	go func() {
 		defer close(watched)
-		pair.watch(ctx, hangup)
+		(*all)[0].watch(ctx, hangup)
 	}()
 	defer func() { cancel(); <-watched }()
 
-	addr := echo(t, (&Set{https: pair, turns: newTurns()}).HTTPS())
+	addr := echo(t, (&Set{https: all, turns: newTurns()}).HTTPS())
 	old, name := dial(t, addr)
 	if name != "old" {
 		t.Errorf("certificate %q", name)
@@ -111,13 +110,17 @@ func TestCertificateIsReplacedUnderConnections(t *testing.T) {
 
 func TestErrorsNameTheFlags(t *testing.T) {
 	for flag, c := range map[string]Config{
-		"--tls-cert":      {Cert: "/does/not/exist", Key: "/neither"},
-		"--turn-tls-cert": {TURNCert: "/does/not/exist", TURNKey: "/neither"},
-		"--tls-key":       {Cert: "cert.pem"},
-		"--turn-tls-key":  {TURNKey: "key.pem"},
+		"--tls-cert":      {Certs: []string{"/does/not/exist"}, Keys: []string{"/neither"}},
+		"--turn-tls-cert": {TURNCerts: []string{"/does/not/exist"}, TURNKeys: []string{"/neither"}},
+		"--tls-key":       {Certs: []string{"cert.pem"}},
+		"--turn-tls-key":  {TURNKeys: []string{"key.pem"}},
+		"3, and 1 in":     {Certs: []string{"a.pem", "b.pem", "c.pem"}, Keys: []string{"key.pem"}},
 	} {
-		_, err := Load(c, slog.New(slog.DiscardHandler))
-		if err = errors.Join(c.Validate(false), err); err == nil || !strings.Contains(err.Error(), flag) {
+		err := c.Validate(false)
+		if err == nil {
+			_, err = Load(c, slog.New(slog.DiscardHandler))
+		}
+		if err == nil || !strings.Contains(err.Error(), flag) {
 			t.Errorf("%s: got %v", flag, err)
 		}
 	}
@@ -126,10 +129,13 @@ func TestErrorsNameTheFlags(t *testing.T) {
 // TestCertificatesByService gives the services certificates of their own, one for both, and one to TURN alone.
 func TestCertificatesByService(t *testing.T) {
 	web, turn := Config{}, Config{}
-	web.Cert, web.Key = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "web.example.org"))
-	turn.TURNCert, turn.TURNKey = systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "*.turn.example.org", "192.0.2.1"))
+	web.Certs, web.Keys = written(t, "web.example.org")
+	turn.TURNCerts, turn.TURNKeys = written(t, "*.turn.example.org", "192.0.2.1")
 	both := web
-	both.TURNCert, both.TURNKey = turn.TURNCert, turn.TURNKey
+	both.TURNCerts, both.TURNKeys = turn.TURNCerts, turn.TURNKeys
+	several := web
+	sameCerts, sameKeys := written(t, "web.example.org")
+	several.Certs, several.Keys = slices.Concat(web.Certs, turn.TURNCerts, sameCerts), slices.Concat(web.Keys, turn.TURNKeys, sameKeys)
 	for _, test := range []struct {
 		name              string
 		config            Config
@@ -140,6 +146,7 @@ func TestCertificatesByService(t *testing.T) {
 		{"none", Config{}, "", "", "", "web.example.org", nil, nil},
 		{"shared", web, "web.example.org", "web.example.org", "web.example.org", "a.turn.example.org", []string{"https,turn"}, []string{"certificate_for_other_name"}},
 		{"TURN alone", turn, "", "*.turn.example.org", "192.0.2.1", "192.0.2.2", []string{"turn"}, nil},
+		{"several", several, "web.example.org", "web.example.org", "a.turn.example.org", "other.example.org", []string{"https,turn", "https,turn"}, nil},
 		{"each", both, "web.example.org", "*.turn.example.org", "a.turn.example.org", "web.example.org", []string{"https", "turn"}, nil},
 	} {
 		set, err := Load(test.config, slog.New(slog.DiscardHandler))
@@ -161,6 +168,42 @@ func TestCertificatesByService(t *testing.T) {
 		}
 		if got := served(t, set); !slices.Equal(got, test.metrics) || !slices.Equal(codes, test.warnings) {
 			t.Errorf("%s: metrics %v, notes %v", test.name, got, codes)
+		}
+	}
+}
+
+// written writes a certificate and its key.
+func written(t *testing.T, hosts ...string) (certs, keys []string) {
+	t.Helper()
+	cert, key := systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, hosts...))
+	return []string{cert}, []string{key}
+}
+
+// TestCertificateIsChosenByName asks for names, over TLS and as DTLS does.
+func TestCertificateIsChosenByName(t *testing.T) {
+	var c Config
+	for _, hosts := range [][]string{{"app.example.org", "192.0.2.1"}, {"ws.example.org"}, {"*.turn.example.org"}} {
+		cert, key := written(t, hosts...)
+		c.Certs, c.Keys = append(c.Certs, cert...), append(c.Keys, key...)
+	}
+	set, err := Load(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := echo(t, set.HTTPS())
+	for name, want := range map[string]string{
+		"": "app.example.org", "app.example.org": "app.example.org", "ws.example.org": "ws.example.org", "WS.example.org": "ws.example.org",
+		"eu.turn.example.org": "*.turn.example.org", "turn.example.org": "app.example.org", "other.example.org": "app.example.org",
+	} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true, MaxVersion: version}) //nolint:gosec // self-signed
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := conn.ConnectionState().PeerCertificates[0].Subject.CommonName; got != want {
+				t.Errorf("%q gets %q, want %q", name, got, want)
+			}
+			_ = conn.Close()
 		}
 	}
 }

@@ -21,10 +21,11 @@ const staging = "staging"
 
 // Config says where the certificates of a node come from.
 type Config struct {
-	Cert, Key         string // Cert and Key are of HTTPS and, where it has none of its own, of TURN.
-	TURNCert, TURNKey string
-	Domains           []string // Domains get their certificates by ACME, unless there is Cert.
-	HTTPPort          int      // HTTPPort is where plain HTTP answers HTTP-01 and sends browsers to HTTPS, 0 for none.
+	// Certs and Keys, in the same order, are of HTTPS and, where it has none of its own, of TURN.
+	Certs, Keys         []string
+	TURNCerts, TURNKeys []string
+	Domains             []string // Domains get their certificates by ACME, unless there are Certs.
+	HTTPPort            int      // HTTPPort is where plain HTTP answers HTTP-01 and sends browsers to HTTPS, 0 for none.
 
 	Directory string // Directory is the URL of the ACME server, "staging", or empty for Let's Encrypt.
 	Email     string
@@ -41,10 +42,10 @@ type Config struct {
 func (c *Config) Settings() setting.Table {
 	return setting.Category("Certificates",
 		setting.List("domain", &c.Domains, "`NAMES` of this node, comma separated: it gets certificates for them by ACME, and serves HTTPS on 443 and TURN under the first"),
-		setting.Text("tls-cert", &c.Cert, "PEM `FILE` with the certificate chain of HTTPS, and of TURN without --turn-tls-cert; reloaded when it changes"),
-		setting.Text("tls-key", &c.Key, "PEM `FILE` with the key of --tls-cert"),
-		setting.Text("turn-tls-cert", &c.TURNCert, "PEM `FILE` with the certificate chain of TURN alone; without --tls-cert HTTP stays plain"),
-		setting.Text("turn-tls-key", &c.TURNKey, "PEM `FILE` with the key of --turn-tls-cert"),
+		setting.List("tls-cert", &c.Certs, "PEM `FILES` with the certificate chain of HTTPS, and of TURN without --turn-tls-cert; several, comma separated, are chosen by the name that the client asks for, else the first; reloaded when they change"),
+		setting.List("tls-key", &c.Keys, "PEM `FILES` with the keys of --tls-cert, in the same order"),
+		setting.List("turn-tls-cert", &c.TURNCerts, "PEM `FILES` with the certificate chain of TURN alone, as --tls-cert; without that HTTP stays plain"),
+		setting.List("turn-tls-key", &c.TURNKeys, "PEM `FILES` with the keys of --turn-tls-cert, in the same order"),
 		setting.Port("http-port", &c.HTTPPort, 0, "`PORT` of plain HTTP that sends browsers to HTTPS and answers HTTP-01, 0 for none").Otherwise("80 with --domain, else none"),
 		setting.Text("acme-directory", &c.Directory, "`URL` of the ACME server; staging is Let's Encrypt's for trials").Otherwise("Let's Encrypt"),
 		setting.Text("acme-email", &c.Email, "`ADDRESS` that the authority may write to"),
@@ -60,8 +61,8 @@ func (c *Config) Settings() setting.Table {
 func (c *Config) Validate(shared bool) error {
 	var p setting.Problems
 	c.Settings().Check(&p)
-	p.Check((c.Cert == "") == (c.Key == ""), "tls-cert", "give it and --tls-key, or neither")
-	p.Check((c.TURNCert == "") == (c.TURNKey == ""), "turn-tls-cert", "give it and --turn-tls-key, or neither")
+	checkPairs(&p, "tls", c.Certs, c.Keys)
+	checkPairs(&p, "turn-tls", c.TURNCerts, c.TURNKeys)
 	p.Check(c.HTTPPort == 0 || c.HTTPS(), "http-port", "%d: there is no HTTPS to send browsers to: set --domain or --tls-cert", c.HTTPPort)
 	for i, domain := range c.Domains {
 		c.checkDomain(&p, domain, i == 0)
@@ -69,6 +70,15 @@ func (c *Config) Validate(shared bool) error {
 	c.checkACME(&p)
 	p.Check(!c.automatic() || shared || c.directory() != "", "acme-storage", "there is no home or state directory: say where to keep certificates and keys")
 	return p.Err()
+}
+
+// checkPairs refuses certificates without keys, and keys without certificates.
+func checkPairs(p *setting.Problems, flags string, certs, keys []string) {
+	if len(certs) > 0 && len(keys) > 0 {
+		p.Check(len(certs) == len(keys), flags+"-cert", "there are %d, and %d in --%s-key: give the key of each, in the same order", len(certs), len(keys), flags)
+		return
+	}
+	p.Check(len(certs) == len(keys), flags+"-cert", "give it and --%s-key, or neither", flags)
 }
 
 // dnsName matches a name that an authority may know.
@@ -105,13 +115,13 @@ func (c *Config) eab() (id, key string) {
 }
 
 // automatic says whether certificates come from an authority.
-func (c *Config) automatic() bool { return len(c.Domains) > 0 && c.Cert == "" }
+func (c *Config) automatic() bool { return len(c.Domains) > 0 && len(c.Certs) == 0 }
 
 // HTTPS says whether browsers come by TLS.
-func (c *Config) HTTPS() bool { return c.Cert != "" || c.automatic() }
+func (c *Config) HTTPS() bool { return len(c.Certs) > 0 || c.automatic() }
 
 // TURN says whether TURN is there over TLS.
-func (c *Config) TURN() bool { return c.TURNCert != "" || c.HTTPS() }
+func (c *Config) TURN() bool { return len(c.TURNCerts) > 0 || c.HTTPS() }
 
 // Derived returns the settings that follow from the domains, for those that nobody has set.
 func (c *Config) Derived() map[string]string {

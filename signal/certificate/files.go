@@ -3,11 +3,13 @@ package certificate
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	ossignal "os/signal"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,6 +35,50 @@ type files struct {
 type stamp struct {
 	cert, key           time.Time
 	certBytes, keyBytes int64
+}
+
+// pairs are the certificates of a service that come from files, at least one. They are for different names, or for the same
+// with keys of different kinds.
+type pairs []*files
+
+// loadAll loads each certificate with its key.
+func loadAll(flags string, certFiles, keyFiles []string, log *slog.Logger) (*pairs, error) {
+	all := make(pairs, len(certFiles))
+	var problems []error
+	for i, certFile := range certFiles {
+		var err error
+		all[i], err = load(flags, certFile, keyFiles[i], log)
+		problems = append(problems, err)
+	}
+	return &all, errors.Join(problems...)
+}
+
+// get returns the first certificate that is for the name that a client asks for, with a key that it can use, else the
+// first, as crypto/tls does.
+func (p *pairs) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	for _, f := range *p {
+		if cert := f.current.Load(); hello.SupportsCertificate(cert) == nil {
+			return cert, nil
+		}
+	}
+	return (*p)[0].current.Load(), nil
+}
+
+func (p *pairs) held() []held {
+	var all []held
+	for _, f := range *p {
+		all = append(all, f.held())
+	}
+	return all
+}
+
+// keepCurrent watches all files until ctx ends.
+func (p *pairs) keepCurrent(ctx context.Context) {
+	var running sync.WaitGroup
+	for _, f := range *p {
+		running.Go(func() { f.keepCurrent(ctx) })
+	}
+	running.Wait()
 }
 
 func load(flags, certFile, keyFile string, log *slog.Logger) (*files, error) {
@@ -99,11 +145,8 @@ func (f *files) watch(ctx context.Context, hangup <-chan os.Signal) {
 	}
 }
 
-// get returns the current certificate.
-func (f *files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.current.Load(), nil }
-
-func (f *files) held() []held {
+func (f *files) held() held {
 	leaf := f.current.Load().Leaf
 	name, _, _ := strings.Cut(names(leaf), ",")
-	return []held{{name, leaf, fmt.Sprintf("--%s-cert %s", f.flags, f.certFile)}}
+	return held{name, leaf, fmt.Sprintf("--%s-cert %s", f.flags, f.certFile)}
 }

@@ -3,6 +3,7 @@
 package certificate
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -50,8 +51,8 @@ func Load(c Config, log *slog.Logger) (*Set, error) {
 	s := &Set{config: c, plain: newPlain(c, log), turns: newTurns()}
 	var err error
 	switch {
-	case c.Cert != "":
-		s.https, err = load("tls", c.Cert, c.Key, log)
+	case len(c.Certs) > 0:
+		s.https, err = loadAll("tls", c.Certs, c.Keys, log)
 	case c.automatic():
 		s.managed, err = newManaged(c, log)
 		s.https = s.managed
@@ -59,8 +60,8 @@ func Load(c Config, log *slog.Logger) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.turn = s.https; c.TURNCert != "" {
-		s.turn, err = load("turn-tls", c.TURNCert, c.TURNKey, log)
+	if s.turn = s.https; len(c.TURNCerts) > 0 {
+		s.turn, err = loadAll("turn-tls", c.TURNCerts, c.TURNKeys, log)
 	}
 	return s, err
 }
@@ -214,7 +215,7 @@ func (s *Set) TURNNotes(host string) setting.Notes {
 		n.Tellf("turns_by_name", "turns: is advertised to clients that came by %s: set --turn-public-host, and it is to all", s.turnNames())
 	case s.turnNames() != "":
 		n.Warnf("certificate_for_other_name", "the certificate in %s is not for --turn-public-host %s, but for %s: turns: is not advertised, since browsers would refuse it",
-			s.turn.held()[0].origin, host, s.turnNames())
+			s.turnOrigins(), host, s.turnNames())
 	}
 	return n
 }
@@ -228,6 +229,15 @@ func (s *Set) turnNames() string {
 		}
 	}
 	return strings.Join(all, ", ")
+}
+
+// turnOrigins are the settings that they come from.
+func (s *Set) turnOrigins() string {
+	var all []string
+	for _, h := range s.turn.held() {
+		all = append(all, h.origin)
+	}
+	return strings.Join(all, " or ")
 }
 
 // Report adds a line for every certificate.
@@ -268,13 +278,28 @@ func (s *Set) Describe(d chan<- *prometheus.Desc) { d <- begin; d <- expiry }
 // Collect implements prometheus.Collector.
 func (s *Set) Collect(m chan<- prometheus.Metric) {
 	for _, u := range s.uses() {
-		for _, h := range u.held() {
-			var began, ends float64
-			if h.leaf != nil {
-				began, ends = float64(h.leaf.NotBefore.Unix()), float64(h.leaf.NotAfter.Unix())
-			}
+		for _, h := range firstToEnd(u.held()) {
+			began, ends := h.life()
 			m <- prometheus.MustNewConstMetric(begin, prometheus.GaugeValue, began, u.serves, h.name)
 			m <- prometheus.MustNewConstMetric(expiry, prometheus.GaugeValue, ends, u.serves, h.name)
 		}
 	}
+}
+
+// firstToEnd keeps one certificate of each name. There may be several, such as one by RSA for old clients.
+func firstToEnd(all []held) []held {
+	slices.SortStableFunc(all, func(a, b held) int {
+		_, endsA := a.life()
+		_, endsB := b.life()
+		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(endsA, endsB))
+	})
+	return slices.CompactFunc(all, func(a, b held) bool { return a.name == b.name })
+}
+
+// life returns the seconds at which a certificate begins and ends.
+func (h held) life() (begin, end float64) {
+	if h.leaf == nil {
+		return 0, 0
+	}
+	return float64(h.leaf.NotBefore.Unix()), float64(h.leaf.NotAfter.Unix())
 }
