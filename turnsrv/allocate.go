@@ -295,13 +295,14 @@ func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*rel
 		a.relays = append(a.relays, &relay{relaySocket: s, id: f.lastID.Add(1), alloc: a, loop: loop})
 	}
 	a.family = familyLabel(sockets)
-	a.gate = f.newGate(q.who, q.now)
+	a.gate = f.newGate(a, q.now)
 	return a
 }
 
 // newGate returns what asks the peers of a new allocation for consent, if the node and the credential ask for it, by what both ask
 // for. What the allocation is refreshed with later changes nothing.
-func (f *front) newGate(who auth.Identity, now time.Time) *consent.Gate {
+func (f *front) newGate(a *allocation, now time.Time) *consent.Gate {
+	who := a.who
 	mode := min(consent.ModeOf(f.cfg.PeerProof), who.Proof)
 	if mode == consent.Off {
 		return nil
@@ -311,6 +312,7 @@ func (f *front) newGate(who auth.Identity, now time.Time) *consent.Gate {
 		Mode:      mode,
 		CheckSize: f.cfg.CheckSize,
 		Passwords: func(ufrag string) [][]byte { return f.cfg.MemberPasswords(who.User, ufrag) },
+		Again:     a.sendAgain,
 		MayCheck:  func(now time.Time) bool { return f.checks.allow(user, now) },
 	}, now)
 }

@@ -99,6 +99,18 @@ func (out *outbound) admit(payload []byte, now time.Time) bool {
 	return true
 }
 
+// sendAgain sends a check of the client to a peer once more, by the same rules as a Send indication.
+func (a *allocation) sendAgain(peer netip.AddrPort, check []byte) {
+	now := a.front.now()
+	r := a.relayFor(peer.Addr())
+	if r == nil || !a.permitted(peer.Addr(), now) {
+		return
+	}
+	if out, ok := a.address(r, peer, check, now); ok {
+		a.front.send(out)
+	}
+}
+
 // relayToPeer sends data of a client: at once, or when nothing more of it is there.
 func (f *front) relayToPeer(from transport.FiveTuple, packet []byte, mark batch.Mark) {
 	p, ok := f.route(from, packet, f.now())

@@ -12,10 +12,6 @@ import (
 )
 
 const (
-	// Life is how long a consent lasts after it was last seen: twice what RFC 7675 gives a sender, since there are agents that send no
-	// checks of their own while media flows.
-	Life = 60 * time.Second
-
 	// The checks and answers that pass to and from one peer that has not consented: so many a second, and so many at once.
 	peerRate, peerBurst = 50, 20
 
@@ -47,6 +43,10 @@ type Rules struct {
 	// awaits a proof when it is sent and again when it is answered.
 	Passwords func(ufrag string) [][]byte
 
+	// Again sends a check of the client to a peer again, as if it came from the client. It is called without a lock. Nil means that nobody
+	// can.
+	Again func(peer netip.AddrPort, check []byte)
+
 	// MayCheck is asked for each check or answer that is about to leave for a peer that has not consented, beside the gate's own rates: an
 	// owner of many gates has no more than one of few. It is called with the gate's lock held. Nil means yes.
 	MayCheck func(now time.Time) bool
@@ -60,7 +60,7 @@ type Rules struct {
 // gets cannot either: an answer names the address that the check came from, the client's answers pass only if they name the peer, and
 // what names the peer itself proves nothing. Until then checks pass, and the client's answers to the peer's checks, few a second. What
 // comes in needs as much, or that the client has answered a check of the peer, since the first flight of DTLS comes before the peer's own
-// answer. Consent lapses, and is renewed by the peer's answers and by its checks.
+// answer. Consent lapses, and is renewed as it was given: renewal.go tells who sees to that.
 //
 // With it the first byte still tells what WebRTC does not send. That is a fence, consent is the wall.
 //
@@ -75,7 +75,8 @@ type Gate struct {
 	mu     sync.Mutex
 	peers  map[netip.AddrPort]*peer // peers is nil while there are none, as in an idle allocation.
 	all    meter                    // all is that of the checks to peers that have not consented.
-	checks memory                   // checks are those that the client has sent.
+	checks memory                   // checks are those that the client has sent,
+	drafts drafts                   // and drafts the last of them as they were.
 	asked  memory                   // asked are those that peers have sent whom the client has called,
 	others memory                   // and others those of other peers, of whom any number may be behind a permitted address.
 }
@@ -93,24 +94,19 @@ type moment int64
 // peer is what a gate knows of a peer.
 type peer struct {
 	until [2]atomic.Int64 // until is the moment from which on data must not pass in a direction.
+	due   atomic.Int64    // due is the moment from which on the peer is asked for its consent.
 
 	// Guarded by the gate's mu.
 	meters [2]meter
-	called bool // called says that the client has sent it something.
-	proved bool // proved says that it has consented once.
+	called bool   // called says that the client has sent it something.
+	proved bool   // proved says that it has consented once.
+	check  []byte // check is the last one of the client's that it has answered.
 }
 
 func (p *peer) passes(d Direction, now moment) bool { return p.until[d].Load() > int64(now) }
 
 // open lets data pass in a direction.
 func (p *peer) open(d Direction, now moment) { p.until[d].Store(int64(now) + int64(Life)) }
-
-// prove lets data pass in both.
-func (p *peer) prove(now moment) {
-	p.proved = true
-	p.open(Out, now)
-	p.open(In, now)
-}
 
 // Flow is one direction between a client and a peer, with a memory of what the gate knows of the peer. The memory ends with what its
 // owner calls a moment, in which nobody else need be asked again. The zero Flow passes everything.
@@ -132,7 +128,7 @@ func (f *Flow) Admit(payload []byte, at time.Time) Verdict {
 		return Passed
 	}
 	now := f.gate.age(at)
-	if f.known != nil && isMedia(payload) && f.known.passes(f.direction, now) {
+	if f.known != nil && isMedia(payload) && f.known.passes(f.direction, now) && !f.known.isDue(now) {
 		return Passed
 	}
 	verdict, c := f.gate.decide(f, payload, now)
@@ -141,6 +137,8 @@ func (f *Flow) Admit(payload []byte, at time.Time) Verdict {
 	}
 	if verdict != Passed {
 		f.gate.denied[f.direction][verdict].add(len(payload))
+	} else if f.known != nil && f.known.isDue(now) {
+		f.gate.renew(f, now)
 	}
 	return verdict
 }
@@ -158,10 +156,13 @@ func (g *Gate) decide(f *Flow, payload []byte, now moment) (Verdict, claim) {
 		return Passed, claim{}
 	}
 	m, ok := parse(payload)
-	if !ok {
+	switch {
+	case !ok:
 		return Foreign, claim{}
+	case f.direction == Out && m.kind == stun.BindingSuccess && m.mapped != wire.Unmapped(f.peer):
+		return NoCheck, claim{} // Sent back, it would look like the peer's.
 	}
-	return Passed, g.heed(f, p, &m, now)
+	return Passed, g.heed(f, p, &m, payload, now)
 }
 
 // decideUnproved decides about what goes to or comes from a peer that may be nobody's: p is nil when it is new.
@@ -182,7 +183,7 @@ func (g *Gate) decideUnproved(f *Flow, p *peer, payload []byte, now moment) (Ver
 			return Rate, claim{}
 		}
 	}
-	return Passed, g.heed(f, p, &m, now)
+	return Passed, g.heed(f, p, &m, payload, now)
 }
 
 // awaits says whether an answer is one to a check that has come the other way. The client's names whom it answers.
@@ -216,6 +217,7 @@ func (g *Gate) admit(f *Flow, now moment) *peer {
 		g.peers = map[netip.AddrPort]*peer{}
 	}
 	p := new(peer)
+	p.due.Store(int64(never))
 	p.meters[f.direction].take(now, peerRate, peerBurst)
 	g.peers[f.peer] = p
 	return p

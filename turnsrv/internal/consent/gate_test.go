@@ -291,43 +291,38 @@ func TestConsentLapses(t *testing.T) {
 	})
 }
 
-func TestConsentIsRenewed(t *testing.T) {
+// TestNothingButAnswersRenewsConsent has all sent that passes, 20 s apart, the pings and the keepalives of agents and what an echo makes of them.
+func TestNothingButAnswersRenewsConsent(t *testing.T) {
 	ping, pong := stun.NewType(0x80, stun.ClassRequest), stun.NewType(0x80, stun.ClassSuccessResponse)
 	short := wire.SetValue(attrIntegrity32, 1, 2, 3, 4)
-	for what, renew := range map[string]func(*scene, byte){
-		"the peer's answers": func(s *scene, n byte) {
-			s.want("check", Passed, Out, peerAddr, check(n))
-			s.want("answer", Passed, In, peerAddr, success(n, relayAddr))
-		},
-		"the peer's checks":     func(s *scene, n byte) { s.want("check", Passed, In, peerAddr, check(n)) },
-		"the peer's keepalives": func(s *scene, _ byte) { s.want("keepalive", Passed, In, peerAddr, keepalive(stun.Fingerprint)) },
-		"answers to pings": func(s *scene, n byte) {
-			id := stun.NewTransactionIDSetter([12]byte{n})
-			s.want("ping", Passed, Out, peerAddr, stun.MustBuild(id, ping, short).Raw)
-			s.want("pong", Passed, In, peerAddr, stun.MustBuild(id, pong, short).Raw)
-		},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			s := newScene(t)
-			s.prove(peerAddr)
-			for n := range byte(20) {
-				time.Sleep(Life - time.Second)
-				renew(s, n)
-			}
-			s.want(what, Passed, Out, peerAddr, rtp)
-			s.want(what, Passed, In, peerAddr, rtp)
-		})
+	sent := func(kind stun.MessageType, n byte) []byte {
+		return stun.MustBuild(stun.NewTransactionIDSetter([12]byte{n}), kind, short).Raw
+	}
+	echo := func(s *scene, packet []byte) {
+		if s.pass(Out, peerAddr, packet) == Passed {
+			s.pass(In, peerAddr, packet)
+		}
 	}
 	for what, idle := range map[string]func(*scene, byte){
-		"the client's checks":          func(s *scene, n byte) { s.pass(Out, peerAddr, check(n)) },
-		"the client's data":            func(s *scene, _ byte) { s.pass(Out, peerAddr, rtp) },
-		"the peer's data":              func(s *scene, _ byte) { s.pass(In, peerAddr, rtp) },
-		"the client's keepalives":      func(s *scene, _ byte) { s.pass(Out, peerAddr, keepalive(stun.Fingerprint)) },
-		"indications that may be none": func(s *scene, _ byte) { s.pass(In, peerAddr, keepalive()) },
-		"keepalives of a neighbour":    func(s *scene, _ byte) { s.pass(In, otherPort, keepalive(stun.Fingerprint)) },
-		"answers to nothing":           func(s *scene, n byte) { s.pass(In, peerAddr, success(n, relayAddr)) },
-		"the same answer":              func(s *scene, _ byte) { s.pass(In, peerAddr, success(200, relayAddr)) },
-		"checks of a neighbour":        func(s *scene, n byte) { s.pass(In, otherPort, check(n)) },
+		"the client's checks":           func(s *scene, n byte) { s.pass(Out, peerAddr, check(n)) },
+		"the client's data":             func(s *scene, _ byte) { s.pass(Out, peerAddr, rtp) },
+		"the peer's data":               func(s *scene, _ byte) { s.pass(In, peerAddr, rtp) },
+		"the peer's checks":             func(s *scene, n byte) { s.pass(In, peerAddr, checkOf("client:peer", n)) },
+		"the client's keepalives":       func(s *scene, _ byte) { s.pass(Out, peerAddr, keepalive(stun.Fingerprint)) },
+		"the peer's keepalives":         func(s *scene, _ byte) { s.pass(In, peerAddr, keepalive(stun.Fingerprint)) },
+		"answers to nothing":            func(s *scene, n byte) { s.pass(In, peerAddr, success(n, relayAddr)) },
+		"the same answer":               func(s *scene, _ byte) { s.pass(In, peerAddr, success(200, relayAddr)) },
+		"an echo of checks":             func(s *scene, n byte) { echo(s, check(n)) },
+		"an echo of the peer's checks":  func(s *scene, n byte) { echo(s, checkOf("client:peer", n)) },
+		"an echo of keepalives":         func(s *scene, _ byte) { echo(s, keepalive(stun.Fingerprint)) },
+		"an echo of checks and answers": func(s *scene, n byte) { echo(s, check(n)); echo(s, success(n, peerAddr)) },
+		"an echo of forged answers":     func(s *scene, n byte) { echo(s, check(n)); echo(s, success(n, relayAddr)) },
+		"an echo of pings":              func(s *scene, n byte) { echo(s, sent(ping, n)); echo(s, sent(pong, n)) },
+		"answers of another port":       func(s *scene, n byte) { s.pass(Out, peerAddr, check(n)); s.pass(In, otherPort, success(n, relayAddr)) },
+		"answers that nobody signed": func(s *scene, n byte) {
+			s.pass(Out, peerAddr, check(n))
+			s.pass(In, peerAddr, stun.MustBuild(stun.NewTransactionIDSetter([12]byte{n}), stun.BindingSuccess, wire.SetXORAddress(stun.AttrXORMappedAddress, relayAddr)).Raw)
+		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene(t)
@@ -339,6 +334,20 @@ func TestConsentIsRenewed(t *testing.T) {
 			s.want(what, Lapsed, Out, peerAddr, rtp)
 		})
 	}
+}
+
+func TestAnswersRenewConsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		s.prove(peerAddr)
+		for n := range byte(20) {
+			time.Sleep(Life - time.Second)
+			s.want("check", Passed, Out, peerAddr, check(n))
+			s.want("answer", Passed, In, peerAddr, success(n, relayAddr))
+		}
+		s.want("data", Passed, Out, peerAddr, rtp)
+		s.want("data of the peer", Passed, In, peerAddr, rtp)
+	})
 }
 
 // keepalive is what an agent sends that does not ask again.

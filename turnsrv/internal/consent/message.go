@@ -29,6 +29,9 @@ const (
 // transaction is the id of a request and of what answers it.
 type transaction [stun.TransactionIDSize]byte
 
+// idOf is the transaction id of a STUN message.
+func idOf(packet []byte) transaction { return transaction(packet[8:wire.STUNHeader]) }
+
 // message is what matters of a STUN message. Its username is part of the packet.
 type message struct {
 	kind     stun.MessageType
@@ -37,7 +40,7 @@ type message struct {
 	mapped   netip.AddrPort // mapped is XOR-MAPPED-ADDRESS.
 	code     int            // code is that of ERROR-CODE.
 
-	priority, role, integrity, fingerprint bool
+	priority, role, integrity bool
 
 	// pinged says that there is the short integrity of pings, which proves nothing to begin with.
 	pinged bool
@@ -53,7 +56,7 @@ func parse(packet []byte) (m message, ok bool) {
 	if !wire.IsWhole(packet) {
 		return m, false
 	}
-	m.id = transaction(packet[8:wire.STUNHeader])
+	m.id = idOf(packet)
 	m.kind.ReadValue(binary.BigEndian.Uint16(packet))
 	for at, count := wire.STUNHeader, 0; at < len(packet); count++ {
 		if len(packet)-at < wire.AttributeHeader || count == maxAttributes {
@@ -100,7 +103,6 @@ func (m *message) read(kind stun.AttrType, value []byte) bool {
 			m.code = int(value[2]&7)*100 + int(value[3])
 		}
 	case stun.AttrFingerprint:
-		m.fingerprint = true
 		signed = false
 	case stun.AttrMappedAddress, stun.AttrUnknownAttributes:
 	default:
@@ -134,11 +136,6 @@ func (m *message) answers() bool {
 		return m.code == int(stun.CodeRoleConflict) && !m.strange
 	}
 	return false
-}
-
-// isKeepalive says whether a message is what agents send that do not ask again (RFC 8445, section 11).
-func (m *message) isKeepalive() bool {
-	return m.kind == stun.NewType(stun.MethodBinding, stun.ClassIndication) && m.fingerprint && !m.strange
 }
 
 // isSigned says whether a message claims to come from who knows the password of the session.

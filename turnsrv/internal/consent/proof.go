@@ -9,17 +9,15 @@ import (
 )
 
 // heed learns from a STUN message that passes. It is called with mu held.
-func (g *Gate) heed(f *Flow, p *peer, m *message, now moment) claim {
+func (g *Gate) heed(f *Flow, p *peer, m *message, payload []byte, now moment) claim {
 	switch {
 	case m.kind.Class == stun.ClassRequest && f.direction == Out:
+		if m.isCheck() {
+			g.drafts.add(payload)
+		}
 		return g.called(p, m, now)
 	case m.kind.Class == stun.ClassRequest:
 		g.asks(p, m)
-		if m.isSigned() && p.passes(Out, now) {
-			p.prove(now)
-		}
-	case m.isKeepalive() && f.direction == In && p.passes(Out, now):
-		p.prove(now) // Some agents send nothing else while media flows.
 	case m.kind.Class == stun.ClassSuccessResponse && f.direction == Out:
 		if m.isSigned() && g.hasAsked(p, m.id) {
 			p.open(In, now)
@@ -50,20 +48,16 @@ func (g *Gate) called(p *peer, m *message, now moment) claim {
 	return claim{ufrag: e.ufrag}
 }
 
-// answered handles the answer to a check of the client: it is a proof, or renews one. That is done by pings as well, and whatever passwords
-// the room has by then. An answer that names the peer is the client's own, sent back.
+// answered handles the answer to a check of the client: it is a proof, or renews one, whatever passwords the room has by then. An answer that
+// names the peer is the client's own, sent back.
 func (g *Gate) answered(f *Flow, p *peer, m *message, now moment) claim {
 	e := g.checks.find(p, m.id)
 	switch {
-	case e == nil || !m.isSigned():
-	case p.passes(Out, now):
-		p.prove(now)
-		e.forget()
-	case !m.answers() || m.mapped == wire.Unmapped(f.peer):
-	case g.rules.Mode == Room:
+	case e == nil || !m.answers() || m.mapped == wire.Unmapped(f.peer):
+	case g.rules.Mode == Room && !p.passes(Out, now):
 		return claim{p, m.id, e.ufrag}
 	default:
-		p.prove(now)
+		g.prove(p, m.id, now)
 		e.forget()
 	}
 	return claim{}
@@ -90,7 +84,7 @@ func (g *Gate) settle(c claim, payload []byte, now moment) {
 		return
 	}
 	if signed {
-		c.peer.prove(now)
+		g.prove(c.peer, c.id, now)
 	}
 	e.forget() // A wrong one must not be tried again and again.
 }
