@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 
 // add runs a scenario, unless it is none for the floor.
 func (r *Report) add(ctx context.Context, s scenario, t *target, o Options) error {
-	if t.floor && (s.name == cycles || s.name == idle || s.flood > 0 || s.pair || s.via != "") {
+	if t.floor && (s.name == cycles || s.name == idle || s.flood > 0 || s.via != "") {
 		return nil
 	}
 	got, err := run(ctx, s, t, o)

@@ -60,7 +60,7 @@ func TestFloorPassesVerify(t *testing.T) {
 	if err := server.Await(t.Context(), answers); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range scenarios[:6] {
+	for _, s := range scenarios[:10] {
 		r, err := traffic(t.Context(), s, server, verifying(200*time.Millisecond))
 		if err != nil {
 			t.Fatalf("%s: %v", s.name, err)

@@ -20,14 +20,15 @@ import (
 
 // The floor is what a relay costs at least: recvmmsg, a table lookup by channel,
 // GSO and GRO, sendmmsg and naps. It knows neither credentials nor permissions,
-// lifetimes, limits or counters, and takes any number of clients of one machine.
+// lifetimes, limits or counters, and takes any number of clients of one machine. What
+// clients of a pair send goes to the other one as it is, without a socket in between.
 
 // floorHello begins the message that asks for a relay, and its answer. It is
 // neither STUN nor ChannelData.
 const floorHello = 0x80
 
-// openFloor makes a flow through the floor.
-func openFloor(server string) opener {
+// openFloor makes a flow through the floor, to a client of a pair or to a peer.
+func openFloor(server string, pair bool) opener {
 	return func(number uint32) (*flow, error) {
 		conn, err := net.Dial("udp", server)
 		if err != nil {
@@ -43,6 +44,9 @@ func openFloor(server string) opener {
 		channel := turnclient.FirstChannel + uint16(number)
 		hello := binary.BigEndian.AppendUint16([]byte{floorHello}, channel)
 		hello = binary.BigEndian.AppendUint16(hello, socket.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+		if pair {
+			hello = append(hello, 1)
+		}
 		answer := make([]byte, 16)
 		_ = conn.SetDeadline(time.Now().Add(turnclient.AnswerTimeout))
 		if _, err := conn.Write(hello); err != nil {
@@ -59,8 +63,11 @@ func openFloor(server string) opener {
 			f.close()
 			return nil, err
 		}
-		relay := &unix.SockaddrInet4{Addr: here.Addr().As4(), Port: int(binary.BigEndian.Uint16(answer[1:]))}
-		if err := unix.Connect(f.peer, relay); err != nil {
+		to := &unix.SockaddrInet4{Addr: here.Addr().As4(), Port: int(binary.BigEndian.Uint16(answer[1:]))}
+		if pair {
+			to.Port = int(here.Port())
+		}
+		if err := unix.Connect(f.peer, to); err != nil {
 			f.close()
 			return nil, err
 		}
@@ -84,9 +91,11 @@ type floor struct {
 // floorRelay is one client, its socket and the train for it or for its peer.
 type floorRelay struct {
 	fd           int
+	out          int // out is where packets to the peer leave from: fd, or the listener when it is a client as well.
 	client, peer udpio.Name
 	header       [udpio.MaxSegments][turnclient.ChannelHeader]byte
 	channel      uint16
+	back         *floorRelay // back is the way from that client, and nil when the peer is none.
 
 	size, count, bytes int
 	vectors            [2 * udpio.MaxSegments]unix.Iovec
@@ -217,10 +226,15 @@ func (f *floor) fromClients() int {
 				return
 			}
 			r := f.relays[binary.BigEndian.Uint16(packet)-turnclient.FirstChannel]
+			if r.back == nil {
+				packet = packet[turnclient.ChannelHeader:]
+			} else if udpio.Address(&f.names[i]) != udpio.Address(&r.client) {
+				r = r.back
+			}
 			if r.used == 0 {
 				touched = append(touched, r)
 			}
-			f.add(r, nil, packet[turnclient.ChannelHeader:], r.toPeer)
+			f.add(r, nil, packet, r.toPeer)
 		})
 	}
 	for _, r := range touched {
@@ -264,7 +278,7 @@ func (f *floor) add(r *floorRelay, header, packet []byte, leave func()) {
 	r.bytes += size
 }
 
-func (r *floorRelay) toPeer()         { r.leave(r.fd, &r.peer) }
+func (r *floorRelay) toPeer()         { r.leave(r.out, &r.peer) }
 func (r *floorRelay) toClient(fd int) { r.leave(fd, &r.client) }
 
 func (r *floorRelay) leave(fd int, to *udpio.Name) {
@@ -285,15 +299,18 @@ func (r *floorRelay) leave(fd int, to *udpio.Name) {
 // there.
 func (f *floor) hello(packet []byte, from udpio.Name) {
 	answer := []byte{floorHello}
-	if packet[0] == floorHello && len(packet) == 5 {
+	if packet[0] == floorHello && (len(packet) == 5 || len(packet) == 6) {
 		client := udpio.Address(&from)
 		number := int(binary.BigEndian.Uint16(packet[1:]) - turnclient.FirstChannel)
 		fd, port, err := f.socket(netip.AddrPortFrom(client.Addr(), 0), number)
 		if err != nil {
 			return
 		}
-		r := &floorRelay{fd: fd, client: from, channel: turnclient.FirstChannel + uint16(number)}
+		r := &floorRelay{fd: fd, out: fd, client: from, channel: turnclient.FirstChannel + uint16(number)}
 		udpio.PutAddress(&r.peer, netip.AddrPortFrom(client.Addr(), binary.BigEndian.Uint16(packet[3:])))
+		if len(packet) == 6 {
+			r.out, r.back = f.listener, &floorRelay{out: f.listener, client: r.peer, peer: from}
+		}
 		for len(f.relays) <= number {
 			f.relays = append(f.relays, nil)
 		}

@@ -34,7 +34,7 @@ type opener func(number uint32) (*flow, error)
 func opening(s scenario, t *target, o Options) opener {
 	switch {
 	case t.floor:
-		return openFloor(t.Address)
+		return openFloor(t.Address, s.pair)
 	case s.pair:
 		return openPair(t.Address, o.credential())
 	}
