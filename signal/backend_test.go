@@ -183,3 +183,18 @@ func TestSlowHookHoldsUpNobody(t *testing.T) {
 		p.expectError(503)
 	}
 }
+
+// TestStrangersDoNotFloodTheBackend asks for ICE servers without end: the backend hears no more of it than the address may ask.
+func TestStrangersDoNotFloodTheBackend(t *testing.T) {
+	b := newBackend(t)
+	s := start(t, func(c *Config) { c.Auth.URL, c.AddrCredits = b.URL, 0.001 })
+	b.say("ice", 401, "")
+	for i, want := range []int{401, 429, 429} {
+		if res, body := s.get("/ice", nil); res.StatusCode != want || strings.Contains(body, "urls") {
+			t.Errorf("request %d: %s %s, want %d", i, res.Status, body, want)
+		}
+	}
+	if asked := b.asked(); len(asked) != 1 {
+		t.Errorf("it was asked %q", asked)
+	}
+}

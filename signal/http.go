@@ -210,14 +210,14 @@ func (s *Server) readiness() (reasons map[string]string, problems []string) {
 // serveICE issues ICE servers for the session of the request's cookie, or for the user of a bearer token.
 func (s *Server) serveICE(w http.ResponseWriter, r *http.Request) {
 	who := s.identify(r)
+	if wait := s.mayMint(s.addrs.of(who.prefix())); wait > 0 { // Before the owner's backend is asked, which may cost more.
+		w.Header().Set("Retry-After", inSeconds(wait))
+		writeJSON(w, http.StatusTooManyRequests, iceRefusal{Error: "too many requests of your address: wait"})
+		return
+	}
 	user, claims, err := s.knockForICE(r, who)
 	if err != nil {
 		writeJSON(w, challenge(w, err), newICERefusal(err))
-		return
-	}
-	if wait := s.mayMint(s.addrs.of(who.prefix())); wait > 0 {
-		w.Header().Set("Retry-After", inSeconds(wait))
-		writeJSON(w, http.StatusTooManyRequests, iceRefusal{Error: "too many requests of your address: wait"})
 		return
 	}
 	ice := s.ice(who.host, user, claims)

@@ -7,8 +7,11 @@ package auth
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
+	"unicode"
 )
 
 // A Door is what stands between strangers and the rooms. Any goroutine may use it.
@@ -109,6 +112,20 @@ func (d *Door) Read(r *http.Request, address string) Request {
 	return out
 }
 
+// maxToken is how many bytes a token may have; a proxy in front takes no more in a header, as a rule.
+const maxToken = 8 << 10
+
+// checkToken refuses what no header can carry, wherever it came from.
+func (r Request) checkToken() error {
+	switch {
+	case len(r.token) > maxToken:
+		return &Error{ReasonMalformed, fmt.Sprintf("the token is longer than %d bytes", maxToken)}
+	case strings.ContainsFunc(r.token, unicode.IsControl):
+		return &Error{ReasonMalformed, "the token has control characters"}
+	}
+	return nil
+}
+
 // offered returns the token among the subprotocols that a client offers.
 func offered(h http.Header) string {
 	for _, line := range h.Values("Sec-WebSocket-Protocol") {
@@ -139,6 +156,9 @@ func (d *Door) Relay(ctx context.Context, r Request) (*Claims, error) {
 }
 
 func (d *Door) check(ctx context.Context, kind string, r Request) (*Claims, error) {
+	if err := r.checkToken(); err != nil {
+		return nil, err
+	}
 	if d.hook != nil {
 		return d.hook.ask(ctx, question{Kind: kind, Request: r})
 	}
@@ -162,6 +182,16 @@ func (d *Door) Join(ctx context.Context, c *Claims, r Request, user, room string
 		return nil, &Error{ReasonRoom, "this room is not allowed"}
 	}
 	return answer, sameSubject(c, answer)
+}
+
+// prefix is the unit in which clients are limited, an IPv4 address or an IPv6 /64; the zero prefix if it is not known.
+func (r Request) prefix() netip.Prefix {
+	addr, err := netip.ParseAddr(r.Address)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	p, _ := addr.Prefix(min(addr.BitLen(), 64)) // The bits fit.
+	return p
 }
 
 // With returns the request with a fresh token in place of the one that it had, unless that is empty.

@@ -1,7 +1,9 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -64,14 +66,40 @@ type document struct {
 // UnmarshalJSON reads claims as strictly as document says.
 func (d *document) UnmarshalJSON(text []byte) error {
 	type plain document
-	return json.Unmarshal(text, (*plain)(d))
+	if err := json.Unmarshal(text, (*plain)(d)); err != nil {
+		return err
+	}
+	return checkTimes(text)
+}
+
+// lastSecond is the end of the year 9999. What is beyond is of no calendar, milliseconds as a rule, and at last wraps around: then
+// what begins in the future seems to have begun.
+const lastSecond = 253402300799
+
+// checkTimes wants the times of claims to be numbers of seconds, RFC 7519, section 2. NumericDate would take texts and any number.
+func checkTimes(text []byte) error {
+	var times struct {
+		Expires  *float64 `json:"exp"`
+		Begins   *float64 `json:"nbf"`
+		IssuedAt *float64 `json:"iat"`
+	}
+	err := json.Unmarshal(text, &times)
+	for _, at := range []*float64{times.Expires, times.Begins, times.IssuedAt} {
+		if err != nil || at != nil && math.Abs(*at) > lastSecond {
+			return wrong("exp, nbf or iat", "is no number of seconds since 1970")
+		}
+	}
+	return nil
 }
 
 // texts is one text or a list of texts. It is nil only if there was none.
 type texts []string
 
-// UnmarshalJSON reads a text or a list of texts.
+// UnmarshalJSON reads a text or a list of texts. Null is neither: some languages write an empty list so, and without a list all is allowed.
 func (t *texts) UnmarshalJSON(text []byte) error {
+	if string(text) == "null" {
+		return errors.New("a list is null")
+	}
 	if len(text) > 0 && text[0] == '"' {
 		*t = make(texts, 1)
 		return json.Unmarshal(text, &(*t)[0])

@@ -17,13 +17,19 @@ type hook struct {
 	url     string
 	client  *http.Client
 	timeout time.Duration
-	places  chan struct{} // requests that are under way
+	places  *places
 	log     *slog.Logger
-	away    atomic.Bool // the last answer was none
+
+	warned atomic.Bool  // the last notice was that it does not answer
+	told   atomic.Int64 // when that was, in nanoseconds since 1970
 }
 
+// noticeInterval is the least time between two warnings that the backend does not answer. Whoever asks decides what is asked, and may know
+// what the backend does not answer.
+const noticeInterval = time.Minute
+
 func newHook(cfg Config) *hook {
-	h := &hook{url: cfg.URL, client: newClient(), timeout: cfg.Timeout, places: make(chan struct{}, cfg.Requests), log: cfg.Logger}
+	h := &hook{url: cfg.URL, client: newClient(), timeout: cfg.Timeout, places: newPlaces(cfg.Requests), log: cfg.Logger}
 	h.client.Transport.(*http.Transport).MaxIdleConnsPerHost = min(cfg.Requests, 64)
 	return h
 }
@@ -53,35 +59,44 @@ func (q question) MarshalJSON() ([]byte, error) {
 // ask waits for the backend's answer. The number of requests that are under way and the time are bounded; whatever
 // is neither a yes nor a no is Unavailable.
 func (h *hook) ask(ctx context.Context, q question) (*Claims, error) {
-	ctx, cancel := context.WithTimeout(ctx, h.timeout)
+	limited, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
-	select {
-	case h.places <- struct{}{}:
-		defer func() { <-h.places }()
-	case <-ctx.Done():
-		return nil, h.unavailable(errors.New("too many requests wait for it"))
-	}
-	status, body, err := h.post(ctx, q)
-	if err != nil {
-		return nil, h.unavailable(err)
-	}
-	c, err := read(status, body, q.known)
+	c, err := h.answer(limited, q)
 	var refusal *Error
-	if err != nil && !errors.As(err, &refusal) {
-		return nil, h.unavailable(err)
+	switch {
+	case err == nil || errors.As(err, &refusal):
+		if h.warned.Swap(false) {
+			h.log.Info("the backend of --auth-url answers again")
+		}
+		return c, err
+	case ctx.Err() == nil: // Else it is the client who has not waited.
+		h.warn(err)
 	}
-	if h.away.Swap(false) {
-		h.log.Info("the backend of --auth-url answers again")
-	}
-	return c, err
+	return nil, &Error{ReasonUnavailable, "who you are cannot be asked now: try again"}
 }
 
-// unavailable is the error for clients. The first of several says why, in the log.
-func (h *hook) unavailable(why error) error {
-	if !h.away.Swap(true) {
-		h.log.Warn("the backend of --auth-url does not answer: nobody comes in", "error", why)
+// answer returns what the backend says. Its error is an *Error if that is no, and any other if it says nothing.
+func (h *hook) answer(ctx context.Context, q question) (*Claims, error) {
+	leave, err := h.places.take(ctx, q.prefix())
+	if err != nil {
+		return nil, errors.New("too many requests wait for it")
 	}
-	return &Error{ReasonUnavailable, "who you are cannot be asked now: try again"}
+	defer leave()
+	status, body, err := h.post(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return read(status, body, q.known)
+}
+
+// warn says why the backend does not answer: the first time, and not for every client that can bring that about.
+func (h *hook) warn(why error) {
+	last, now := h.told.Load(), time.Now()
+	if h.warned.Load() || last != 0 && now.Sub(time.Unix(0, last)) < noticeInterval || !h.told.CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	h.warned.Store(true)
+	h.log.Warn("the backend of --auth-url does not answer: who needs that answer does not come in", "error", why)
 }
 
 func (h *hook) post(ctx context.Context, q question) (status int, body []byte, err error) {
@@ -122,6 +137,8 @@ func (q question) head(h http.Header) {
 	}
 }
 
+var errForbidden = &Error{ReasonForbidden, "the backend does not allow this"}
+
 // read reads an answer. Its error is an *Error if the answer is no, and any other if it is none. A yes without a word
 // leaves what was known.
 func read(status int, body []byte, known *Claims) (*Claims, error) {
@@ -129,15 +146,21 @@ func read(status int, body []byte, known *Claims) (*Claims, error) {
 	case status == http.StatusUnauthorized:
 		return nil, &Error{ReasonDenied, "the backend does not know you"}
 	case status == http.StatusForbidden:
-		return nil, &Error{ReasonForbidden, "the backend does not allow this"}
+		return nil, errForbidden
 	case status < 200 || status > 299:
 		return nil, fmt.Errorf("its answer is %d", status)
 	case len(bytes.TrimSpace(body)) == 0 && known != nil:
 		return known, nil
 	}
 	var doc document
-	if err := doc.UnmarshalJSON(body); err != nil {
+	var verdict struct {
+		Allow *bool `json:"allow"`
+	}
+	if doc.UnmarshalJSON(body) != nil || json.Unmarshal(body, &verdict) != nil {
 		return nil, errors.New("its answer has no readable claims")
+	}
+	if verdict.Allow != nil && !*verdict.Allow {
+		return nil, errForbidden
 	}
 	if doc.Subject == "" && known != nil {
 		doc.Subject = known.Subject

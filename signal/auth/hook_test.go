@@ -2,11 +2,14 @@ package auth
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,6 +105,11 @@ func TestHook(t *testing.T) {
 	if _, err := d.Join(t.Context(), c, request, "user-1", "r"); reasonOf(t, err) != ReasonRoom {
 		t.Errorf("claims for another room: %v", err)
 	}
+	b.says(200, `{"allow":false}`)
+	if _, err := d.Join(t.Context(), c, request, "user-1", "r"); reasonOf(t, err) != ReasonForbidden {
+		t.Errorf("a no without claims: %v", err)
+	}
+	b.says(200, `{"rooms":["x"]}`)
 	if _, err := d.Relay(t.Context(), request); reasonOf(t, err) != ReasonUnavailable {
 		t.Errorf("claims of nobody: %v", err)
 	}
@@ -138,6 +146,12 @@ func TestHookNeverOpens(t *testing.T) {
 		"odd types":  {200, `{"sub":"ann","relay":"yes"}`, ReasonUnavailable},
 		"too much":   {200, strings.Repeat(" ", maxDocument) + `{"sub":"ann"}`, ReasonUnavailable},
 		"the past":   {200, `{"sub":"ann","exp":1}`, ReasonExpired},
+		"a text":     {200, `{"sub":"ann","exp":"4000000000"}`, ReasonUnavailable},
+		"a deny":     {200, `{"sub":"ann","allow":false}`, ReasonForbidden},
+		"perhaps":    {200, `{"sub":"ann","allow":"no"}`, ReasonUnavailable},
+		"false":      {200, `false`, ReasonUnavailable},
+		"no list":    {200, `{"sub":"ann","rooms":null}`, ReasonUnavailable},
+		"a teapot":   {418, `{"sub":"ann"}`, ReasonUnavailable},
 	} {
 		b.says(tt.status, tt.body)
 		if c, err := d.Enter(t.Context(), Request{}); reasonOf(t, err) != tt.want || c != nil {
@@ -148,7 +162,7 @@ func TestHookNeverOpens(t *testing.T) {
 	if _, err := d.Enter(t.Context(), Request{}); reasonOf(t, err) != ReasonUnavailable {
 		t.Errorf("nobody listens: %v", err)
 	}
-	if n := strings.Count(log.String(), "does not answer"); n == 0 || strings.Contains(log.String(), "hidden") {
+	if n := strings.Count(log.String(), "does not answer"); n != 1 || strings.Contains(log.String(), "hidden") {
 		t.Errorf("the log has %d warnings:\n%s", n, &log)
 	}
 }
@@ -173,9 +187,9 @@ func TestHookIsBounded(t *testing.T) {
 	defer slow.Close()
 	d := running(t, newDoor(t, func(c *Config) { c.URL, c.Timeout, c.Requests = slow.URL, maxTimeout, places }))
 	var wg sync.WaitGroup
-	for range askers {
+	for i := range askers {
 		wg.Go(func() {
-			if _, err := d.Enter(t.Context(), Request{}); err != nil {
+			if _, err := d.Enter(t.Context(), Request{Address: fmt.Sprintf("192.0.2.%d", i)}); err != nil {
 				t.Errorf("after a while: %v", err)
 			}
 		})
@@ -202,4 +216,97 @@ func TestHookTakesNoLongerThanItMay(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestTrickle has a backend that begins its answer and never ends it, and one whose answer has too much of a header.
+func TestTrickle(t *testing.T) {
+	trickle := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Long", strings.Repeat("x", map[string]int{"/long": 80 << 10}[r.URL.Path]))
+		for r.Context().Err() == nil && r.URL.Path != "/long" {
+			_, _ = io.WriteString(w, " ")
+			_ = http.NewResponseController(w).Flush()
+		}
+	}))
+	defer trickle.Close()
+	for _, path := range []string{"", "/long"} {
+		d := running(t, newDoor(t, func(c *Config) { c.URL, c.Timeout = trickle.URL+path, 50*time.Millisecond }))
+		if _, err := d.Enter(t.Context(), Request{}); reasonOf(t, err) != ReasonUnavailable {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+}
+
+// TestOneAddressLeavesPlaces has one address ask without end, of a backend that does not answer it. It has half of the places, with all addresses
+// of a /64, and somebody else finds one.
+func TestOneAddressLeavesPlaces(t *testing.T) {
+	const places = 4
+	asked, hang := make(chan string, 10*places), make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q struct{ Address string }
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+			t.Error(err)
+		}
+		if q.Address != "2001:db8:1::1" {
+			asked <- q.Address
+			<-hang
+		}
+		_, _ = io.WriteString(w, `{"sub":"ann"}`)
+	}))
+	defer slow.Close()
+	d := running(t, newDoor(t, func(c *Config) { c.URL, c.Timeout, c.Requests = slow.URL, maxTimeout, places }))
+	var greedy sync.WaitGroup
+	for i := range 5 * places {
+		greedy.Go(func() {
+			if _, err := d.Enter(t.Context(), Request{Address: fmt.Sprintf("2001:db8::%d", i)}); err != nil {
+				t.Errorf("who has waited for its turn: %v", err)
+			}
+		})
+	}
+	for range places / 2 {
+		<-asked
+	}
+	for range 10 {
+		if _, err := d.Enter(t.Context(), Request{Address: "2001:db8:1::1"}); err != nil {
+			t.Errorf("somebody else: %v", err)
+		}
+	}
+	if n := len(asked); n > 0 {
+		t.Errorf("the address has %d places more than half", n)
+	}
+	close(hang)
+	greedy.Wait()
+	if p := d.hook.places; len(p.shares) > 0 || len(p.all) > 0 {
+		t.Errorf("%d shares and %d places are left", len(p.shares), len(p.all))
+	}
+}
+
+// TestStrangersRaiseNoAlarm has clients that do not wait, and tokens that no header can carry: neither says anything of the backend.
+func TestStrangersRaiseNoAlarm(t *testing.T) {
+	b := newBackend(t)
+	b.says(200, `{"sub":"ann"}`)
+	var log bytes.Buffer
+	d := running(t, newDoor(t, func(c *Config) {
+		c.URL, c.Query, c.Timeout, c.Logger = b.URL, true, maxTimeout, slog.New(slog.NewTextHandler(&log, nil))
+	}))
+	for _, token := range []string{"a\r\nX-Role: admin", "a\x00", "a\x7f", strings.Repeat("x", maxToken+1)} {
+		r := httptest.NewRequest(http.MethodGet, "/ws", nil)
+		r.URL.RawQuery = url.Values{"access_token": {token}}.Encode()
+		if _, err := d.Enter(t.Context(), d.Read(r, "")); reasonOf(t, err) != ReasonMalformed {
+			t.Errorf("%.20q: %v", token, err)
+		}
+		if _, _, err := d.Renew(t.Context(), &Claims{Subject: "ann"}, Request{}.With(token), "u", "r"); reasonOf(t, err) != ReasonMalformed {
+			t.Errorf("%.20q as a fresh one: %v", token, err)
+		}
+	}
+	if header, _ := b.last(); header != nil {
+		t.Errorf("it was asked with %v", header)
+	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := d.Enter(gone, Request{}); reasonOf(t, err) != ReasonUnavailable {
+		t.Errorf("a client that is gone: %v", err)
+	}
+	if log.Len() > 0 {
+		t.Errorf("logged:\n%s", &log)
+	}
 }

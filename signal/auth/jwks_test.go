@@ -29,7 +29,9 @@ type pair struct {
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
 // pairs are made once, because RSA keys take long.
-var pairs = sync.OnceValue(func() map[string]pair {
+var pairs = sync.OnceValue(newPairs)
+
+func newPairs() map[string]pair {
 	r, _ := rsa.GenerateKey(rand.Reader, 2048)
 	e, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	public, d, _ := ed25519.GenerateKey(rand.Reader)
@@ -39,7 +41,7 @@ var pairs = sync.OnceValue(func() map[string]pair {
 		"ES256": {e, jwt.SigningMethodES256, jwk{Type: "EC", ID: "e", Curve: "P-256", X: encode(point[1:33]), Y: encode(point[33:])}},
 		"EdDSA": {d, jwt.SigningMethodEdDSA, jwk{Type: "OKP", ID: "d", Curve: "Ed25519", X: encode(public)}},
 	}
-})
+}
 
 // jwks returns a key set with the public halves of some pairs.
 func jwks(t testing.TB, ps ...pair) []byte {

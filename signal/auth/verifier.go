@@ -2,20 +2,19 @@ package auth
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
-	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/golang-jwt/jwt/v5"
 )
 
-const (
-	// maxToken is how many bytes a token may have; a proxy in front takes no more in a header, as a rule.
-	maxToken = 8 << 10
-	// leeway is how far the clock of who makes tokens may be ahead of ours.
-	leeway = 30 * time.Second
-)
+// leeway is how far the clock of who makes tokens may be ahead of ours.
+const leeway = 30 * time.Second
 
 // verifier verifies tokens. The algorithm of a key is a property of the key and never what a token says: a secret
 // verifies HS256 alone, and what is public can never be one.
@@ -81,11 +80,8 @@ func (v *verifier) problems() []string {
 
 // verify returns the claims of a token. It waits, within a bound, for keys that are being fetched.
 func (v *verifier) verify(ctx context.Context, token string) (*Claims, error) {
-	switch {
-	case token == "":
+	if token == "" {
 		return nil, &Error{ReasonMissing, "a token is needed"}
-	case len(token) > maxToken:
-		return nil, &Error{ReasonMalformed, fmt.Sprintf("the token is longer than %d bytes", maxToken)}
 	}
 	var doc document
 	asked := false
@@ -106,10 +102,33 @@ func (v *verifier) verify(ctx context.Context, token string) (*Claims, error) {
 	return c, nil
 }
 
+// header is what counts of the header of a token. All else that it may say of keys, such as jwk, jku and x5u, is the word of whoever has made it.
+type header struct {
+	KeyID    string         `json:"kid"`
+	Critical jsontext.Value `json:"crit"`
+}
+
+// headerOf reads the header of a token as strictly as its claims are read.
+func headerOf(t *jwt.Token) (h header, err error) {
+	text, _, _ := strings.Cut(t.Raw, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		err = json.Unmarshal(raw, &h)
+	}
+	switch {
+	case err != nil:
+		return h, &Error{ReasonMalformed, "the header of the token cannot be read"}
+	case h.Critical != nil: // We know no extension, RFC 7515, section 4.1.11.
+		return h, &Error{ReasonMalformed, "the token needs an extension"}
+	}
+	return h, nil
+}
+
 // keysFor returns the keys of which one must have signed a token.
 func (v *verifier) keysFor(ctx context.Context, t *jwt.Token) (any, error) {
-	if _, critical := t.Header["crit"]; critical { // We know no extension, RFC 7515, section 4.1.11.
-		return nil, &Error{ReasonMalformed, "the token needs an extension"}
+	h, err := headerOf(t)
+	if err != nil {
+		return nil, err
 	}
 	alg, secrets := t.Method.Alg(), v.secrets.Load()
 	switch {
@@ -118,8 +137,7 @@ func (v *verifier) keysFor(ctx context.Context, t *jwt.Token) (any, error) {
 	case alg == algHMAC || v.keys == nil:
 		return nil, errAlgorithm
 	}
-	id, _ := t.Header["kid"].(string)
-	return v.keys.find(ctx, alg, id)
+	return v.keys.find(ctx, alg, h.KeyID)
 }
 
 var errAlgorithm = &Error{ReasonAlgorithm, "there is no key for the algorithm of the token"}
