@@ -274,7 +274,7 @@ func (p *participant) relayDocument(env envelope) error {
 		return fault(codeBadRequest, "data: missing")
 	case !hasDocument(env.Data):
 		return fault(codeBadRequest, "data: must be an object or a string that encodes one")
-	case p.receivesOnly() && env.Type != iceCandidate && sends(env.Data):
+	case p.receivesOnly() && sends(env.Type, env.Data):
 		return p.mayNotPublish()
 	}
 	return p.relay(env)

@@ -24,9 +24,9 @@ func (p *participant) mayNotPublish() error {
 	return p.srv.refusal(&auth.Error{Reason: auth.ReasonPublish, Text: "claim publish allows to receive only"})
 }
 
-// sends reports whether the data of an offer or answer, plain or encoded as a string, may send media. What has no SDP
-// may do anything.
-func sends(data []byte) bool {
+// sends reports whether the data of an offer, answer or candidate, plain or encoded as a string, may send media. An offer or answer
+// without an SDP may do anything, and a candidate with one is no candidate.
+func sends(typ messageType, data []byte) bool {
 	if len(data) > 0 && data[0] == '"' {
 		data, _ = unquote(data)
 	}
@@ -37,6 +37,9 @@ func sends(data []byte) bool {
 			sdp, found = unquote(value)
 		}
 	})
+	if typ == iceCandidate && !found {
+		return false
+	}
 	return err != nil || !found || sendsMedia(sdp)
 }
 
@@ -46,7 +49,10 @@ func sendsMedia(sdp []byte) bool {
 	var sections []direction
 	at := &session
 	for line := range bytes.Lines(sdp) {
-		line = bytes.TrimRight(line, "\r\n")
+		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		if bytes.IndexByte(line, '\r') >= 0 { // For Chromium it ends a line, for others it does not.
+			return true
+		}
 		if kind, ok := bytes.CutPrefix(line, []byte("m=")); ok {
 			sections = append(sections, newDirection(kind))
 			at = &sections[len(sections)-1]
@@ -70,19 +76,21 @@ type direction struct {
 func newDirection(line []byte) direction {
 	fields := bytes.Fields(line)
 	return direction{
-		data: len(fields) > 0 && string(fields[0]) == "application",
+		data: len(fields) > 2 && string(fields[0]) == "application" && bytes.HasSuffix(fields[2], []byte("SCTP")),
 		zero: len(fields) > 1 && string(fields[1]) == "0",
 	}
 }
 
+// read takes over what a line says. Browsers overlook what follows some attributes, so what only begins like one that sends counts as
+// one, and what does not send has to say just that.
 func (d *direction) read(line []byte) {
-	switch string(line) {
-	case "a=sendrecv", "a=sendonly":
+	switch begins := func(attribute string) bool { return bytes.HasPrefix(line, []byte(attribute)) }; {
+	case begins("a=sendrecv"), begins("a=sendonly"):
 		d.sending = true
-	case "a=recvonly", "a=inactive":
-		d.receives = true
-	case "a=bundle-only":
+	case begins("a=bundle-only"):
 		d.bundled = true
+	case string(line) == "a=recvonly", string(line) == "a=inactive":
+		d.receives = true
 	}
 }
 
