@@ -41,9 +41,9 @@ func TestRoomDuringWrite(t *testing.T) {
 	}
 }
 
-// TestAnswerClose answers close frames with their code, and with none when they have none.
+// TestAnswerClose answers close frames with their code, with none when they have none, and half a code with what that is.
 func TestAnswerClose(t *testing.T) {
-	for payload, want := range map[string]string{"": "8 ", "\x03": "8 ", "\x03\xe9": "8 \x03\xe9", "\x03\xe9bye": "8 \x03\xe9"} {
+	for payload, want := range map[string]string{"": "8 ", "\x03": "8 \x03\xeaWebSocket protocol: half a close code", "\x03\xe9": "8 \x03\xe9", "\x03\xe9bye": "8 \x03\xe9"} {
 		l := &script{portions: [][]byte{clientFrame(0x88, payload)}, room: -1}
 		var f flusher
 		f.begin()

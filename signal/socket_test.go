@@ -158,6 +158,8 @@ func kindOfEnd(err error) string {
 	var ours closeError
 	var theirs *websocket.CloseError
 	switch {
+	case errors.Is(err, errHalfCode): // To gorilla it is none.
+		return fmt.Sprint("close ", websocket.CloseNoStatusReceived)
 	case errors.As(err, &ours):
 		return fmt.Sprint("close ", ours.code)
 	case errors.As(err, &theirs) && theirs.Code != websocket.CloseAbnormalClosure:

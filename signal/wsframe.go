@@ -41,6 +41,8 @@ const (
 var (
 	// errProtocol says that the client breaks RFC 6455.
 	errProtocol = errors.New("WebSocket protocol")
+	// errHalfCode is a close frame with one byte, of which RFC 6455, section 5.5.1, wants none or two.
+	errHalfCode = fmt.Errorf("%w: half a close code", errProtocol)
 	// errNotUTF8 says that the client sent a text that is none: RFC 6455, section 8.1.
 	errNotUTF8 = errors.New("text that is not UTF-8")
 )
@@ -130,8 +132,11 @@ func appendHeader(dst []byte, op opcode, length int) []byte {
 
 // parseClose reads the code of a close frame's payload; CloseNoStatusReceived stands for none.
 func parseClose(payload []byte) (code int, err error) {
-	if len(payload) < 2 {
+	switch len(payload) {
+	case 0:
 		return websocket.CloseNoStatusReceived, nil
+	case 1:
+		return 0, errHalfCode
 	}
 	if !utf8.Valid(payload[2:]) {
 		return 0, errNotUTF8
