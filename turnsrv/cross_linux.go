@@ -31,7 +31,7 @@ func (l *dataLoop) cross(from, to *relay, frame, payload []byte) {
 	switch {
 	case to.closed(): // It was just there, so that the network would have lost it.
 	case !p.admits(payload, l.now):
-	case frame != nil && p.inbound.channel != 0 && p.slot.Socket != nil:
+	case frame != nil && p.inbound.channel != 0 && p.inPlace():
 		p.inbound.appendHeader(frame[:0], len(payload))
 		l.out.AddFrame(&p.slot, frame, len(payload))
 	default:

@@ -19,7 +19,7 @@ import (
 // listenerNumber is the number of the listener in the poller.
 const listenerNumber = 1
 
-// dataLoop relays for the clients of one UDP listener. One goroutine reads the
+// dataLoop relays for the clients of one listener of UDP or DTLS. One goroutine reads the
 // listener and the relays that were given to the loop, many packets at once,
 // and sends them on the same way. Relays of stream clients may be among them.
 type dataLoop struct {
@@ -51,6 +51,9 @@ type dataLoop struct {
 	recent  recent
 	peer    recentPeer
 	scratch []byte // scratch is where frames to stream clients are put together.
+	excess  bool   // excess says that data of the datagram that is looked at is dropped.
+	records records
+	unseal  transport.Deliver // unseal is fixed.
 }
 
 // What the packets of a loop count as.
@@ -65,9 +68,10 @@ const (
 type recent struct {
 	from   transport.FiveTuple
 	alloc  *allocation
-	number uint16     // number is 0 when no channel is known.
-	out    outbound   // out is where that channel leads,
-	slot   batch.Slot // and slot where its packets are collected.
+	secure *transport.DTLSConn // secure is nil without DTLS.
+	number uint16              // number is 0 when no channel is known.
+	out    outbound            // out is where that channel leads,
+	slot   batch.Slot          // and slot where its packets are collected.
 }
 
 // recentPeer is what a turn found out last about a peer.
@@ -77,6 +81,7 @@ type recentPeer struct {
 	inbound   inbound
 	permitted bool
 	slot      batch.Slot
+	secure    *transport.DTLSConn // secure is nil for a client without DTLS.
 }
 
 // newDataLoop takes the socket of a server that does not run yet.
@@ -92,6 +97,7 @@ func newDataLoop(f *front, s *transport.UDPServer) (*dataLoop, error) {
 	}
 	l.lane = engine.NewOwnLane(l.run, l.wake, l.close)
 	l.out = batch.NewOutbox(wire.DataIndicationHeader, l.flushed)
+	l.unseal = l.fromSession
 	var err error
 	if l.in, err = batch.NewInbox(); err != nil {
 		return nil, err
@@ -227,6 +233,7 @@ func (l *dataLoop) sendOn() {
 	l.countCrossed()
 	l.out.Flush()
 	l.in.Reset()
+	l.records.reset()
 }
 
 // flushed counts what the outbox has sent.
@@ -300,48 +307,66 @@ func (l *dataLoop) fromClient(i, segment int) {
 		return
 	}
 	from := transport.FiveTuple{Protocol: transport.UDP, Client: client, Server: l.server.Asked(l.in.Control(i))}
-	if from != l.recent.from {
-		l.recent = recent{from: from, alloc: l.front.allocation(from)}
-	}
 	datagram := l.in.Datagram(i)
-	excess := l.share.drops(from, batch.Count(datagram, segment), l.now)
+	l.excess = l.share.drops(from, batch.Count(datagram, segment), l.now)
 	for packet := range batch.Packets(datagram, segment) {
-		switch {
-		case len(packet) < wire.ChannelHeader || !wire.IsDataFromClient(packet):
-			l.control(from, packet)
-		case excess:
-			l.front.metrics.dropped(dropShare)
-		default:
-			l.data(packet)
+		if l.server.IsDTLS(packet) {
+			l.server.Unseal(from.Client, from.Server, packet, l.mark, l.unseal)
+			continue
 		}
+		if from != l.recent.from {
+			l.recent = recent{from: from, alloc: l.front.allocation(from)}
+		}
+		l.packet(packet)
+	}
+}
+
+// packet handles a packet of the recent client.
+func (l *dataLoop) packet(packet []byte) {
+	switch {
+	case len(packet) < wire.ChannelHeader || !wire.IsDataFromClient(packet):
+		l.control(packet)
+	case l.excess:
+		l.front.metrics.dropped(dropShare)
+	default:
+		l.data(packet)
 	}
 }
 
 // control hands over what is not data, after the data before it, whose relays it
 // may close.
-func (l *dataLoop) control(from transport.FiveTuple, packet []byte) {
-	if len(packet) == 0 || l.server.TakeDTLS(from.Client, from.Server, packet, l.mark) {
+func (l *dataLoop) control(packet []byte) {
+	if len(packet) == 0 {
 		return
 	}
 	if l.out.Waiting(toPeers) {
 		l.out.Flush()
 	}
-	l.front.message(request{loop: l, from: from, via: l.path(from)}, packet)
-	l.recent, l.peer = recent{from: from, alloc: l.front.allocation(from)}, recentPeer{}
+	from, secure := l.recent.from, l.recent.secure
+	l.front.message(request{loop: l, from: from, via: l.path()}, packet)
+	l.recent, l.peer = recent{from: from, secure: secure, alloc: l.front.allocation(from)}, recentPeer{}
 }
 
 // path returns the way back to the recent client.
-func (l *dataLoop) path(from transport.FiveTuple) transport.Path {
-	if a := l.recent.alloc; a != nil {
-		return a.via
+func (l *dataLoop) path() transport.Path {
+	c := &l.recent
+	switch {
+	case c.alloc != nil:
+		return c.alloc.via
+	case c.secure != nil:
+		return c.secure
 	}
-	return l.server.PathTo(from.Client, from.Server)
+	return l.server.PathTo(c.from.Client, c.from.Server)
 }
 
 // reply sends an answer to a client of the listener with the rest of the turn. The
 // packet must not change any more.
 func (l *dataLoop) reply(via transport.Path, packet []byte) {
-	to := clientSlot(via.(*transport.UDPPath), answers)
+	to, secure := clientSlot(via, answers)
+	if secure != nil {
+		l.seal(secure, &to, nil, packet, 0, 0)
+		return
+	}
 	l.out.AddFrame(&to, packet, 0)
 }
 
@@ -400,7 +425,7 @@ func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 	for payload := range batch.Packets(datagram, segment) {
 		switch {
 		case !p.admits(payload, l.now):
-		case single && p.slot.Socket != nil:
+		case single && p.inPlace():
 			var space [wire.DataIndicationHeader]byte
 			header, padding := p.inbound.appendHeader(space[:0], len(payload))
 			l.out.AddFrame(&p.slot, l.in.Frame(i, header, padding), len(payload))
@@ -416,9 +441,7 @@ func (l *dataLoop) lookUp(r *relay, source netip.AddrPort) *recentPeer {
 	if p.relay != r || p.source != source {
 		*p = recentPeer{relay: r, source: source}
 		p.inbound, p.permitted = r.inbound(source, l.now)
-		if client, ok := r.alloc.via.(*transport.UDPPath); ok {
-			p.slot = clientSlot(client, toClients)
-		}
+		p.slot, p.secure = clientSlot(r.alloc.via, toClients)
 	}
 	p.slot.Mark = l.mark
 	return p
@@ -441,11 +464,15 @@ func (l *dataLoop) toClient(payload []byte) {
 		return
 	}
 	header, padding := p.inbound.appendHeader(l.out.HeaderSpace(), len(payload))
+	if p.secure != nil {
+		l.seal(p.secure, &p.slot, header, payload, padding, len(payload))
+		return
+	}
 	l.out.Add(&p.slot, header, payload, padding)
 }
 
-// toStream sends a payload of the recent peer to a client of a stream or of DTLS,
-// whose path copies it.
+// toStream sends a payload of the recent peer to a client of a stream, whose path
+// copies it.
 func (l *dataLoop) toStream(r *relay, payload []byte) {
 	frame, padding := l.peer.inbound.appendHeader(l.scratch[:0], len(payload))
 	frame = append(append(frame, payload...), make([]byte, padding)...)
@@ -462,12 +489,20 @@ func peerSlot(r *relay, peer netip.AddrPort) batch.Slot {
 	return batch.NewSlot(batch.Destination{Socket: r.conn.(*batch.Socket), To: peer}, toPeers)
 }
 
-// clientSlot is where packets to a UDP client are collected. It leads nowhere when
-// no loop reads the client's listener.
-func clientSlot(client *transport.UDPPath, class batch.Class) batch.Slot {
-	socket, _ := client.Conn().(*batch.Socket)
-	to := batch.Destination{Socket: socket, To: client.Client(), Control: client.Control()}
-	return batch.NewSlot(to, class)
+// clientSlot is where packets to a client are collected, and what seals them for one of
+// DTLS. It leads nowhere for a stream, or when no loop reads the client's listener.
+func clientSlot(via transport.Path, class batch.Class) (_ batch.Slot, secure *transport.DTLSConn) {
+	var path *transport.UDPPath
+	switch via := via.(type) {
+	case *transport.UDPPath:
+		path = via
+	case *transport.DTLSConn:
+		path, secure = via.Carrier(), via
+	default:
+		return batch.NewSlot(batch.Destination{}, class), nil
+	}
+	socket, _ := path.Conn().(*batch.Socket)
+	return batch.NewSlot(batch.Destination{Socket: socket, To: path.Client(), Control: path.Control()}, class), secure
 }
 
 // openRelay opens the socket of a relay that a data loop will read.

@@ -19,8 +19,8 @@ import (
 )
 
 // TestMarksAreCopied sends packets of one size, so that they would be sent together, with many marks from a client to a peer and
-// back. Over UDP, and from one address family to the other, they arrive as they were sent (RFC 8656, sections 13 and 14), from a client of
-// DTLS without the ECN; of a stream none do (sections 15 and 16).
+// back. Over UDP and DTLS, and from one address family to the other, they arrive as they were sent (RFC 8656, sections 13 and 14); of a
+// stream none do (sections 15 and 16).
 func TestMarksAreCopied(t *testing.T) {
 	const dscpEF, dscpAF41 = 46 << 2, 34 << 2
 	marks := []batch.Mark{0, dscpEF, dscpEF, dscpEF | 1, dscpEF | 2, dscpEF | 3, 2, 3, 1, 0, 0, dscpAF41, dscpAF41, 0xFF}
@@ -52,11 +52,8 @@ func TestMarksAreCopied(t *testing.T) {
 			m := newMarked(t, startServer(t, cfg), test.network, test.from, test.to)
 			for _, channel := range []bool{true, false} {
 				want := marks
-				switch {
-				case test.off || test.stream:
+				if test.off || test.stream {
 					want = unmarked
-				case test.network == "dtls":
-					want = withoutECN(marks)
 				}
 				if got := m.up(t, channel, marks); !slices.Equal(got, want) {
 					t.Errorf("channel %v: the peer got %x of %x", channel, got, marks)
@@ -194,14 +191,6 @@ func marksAt(t *testing.T, conn *net.UDPConn, packets int) []batch.Mark {
 		marks = append(marks, batch.MarkOf(control[:n]))
 	}
 	return marks
-}
-
-func withoutECN(marks []batch.Mark) []batch.Mark {
-	var all []batch.Mark
-	for _, mark := range marks {
-		all = append(all, mark&^3)
-	}
-	return all
 }
 
 // markedWire passes datagrams on between a client of DTLS and the server, and sees the marks of those that come from the server, which

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// maxRecord is the largest datagram that the DTLS implementation reads.
+	// maxRecord is the largest datagram that the DTLS implementation reads. It gets none but of handshakes.
 	maxRecord = 8 << 10
 
 	// maxPayload is the most that one record may hold (RFC 6347, section 4.1).
@@ -31,23 +31,22 @@ const (
 	handshakeBudget = 64 << 10
 )
 
-// dtlsServer serves the DTLS clients of one socket. It keeps them apart by
-// address, and lets nothing but a ClientHello begin a session.
+// dtlsServer serves the DTLS clients of one address, whose sockets others read. It
+// keeps them apart by address, and lets nothing but a ClientHello begin a session.
 type dtlsServer struct {
 	// Fixed after construction.
 	common     *common
-	socket     *udpSocket
-	shares     bool // shares says that servers of plain UDP read the socket, and own it.
+	socket     *udpSocket // socket is what it answers through.
 	options    []dtls.ServerOption
 	handshakes *addressLimit
 	pace       *rate.Limiter
 
-	running sync.WaitGroup // running counts the read loop and the sessions.
+	running sync.WaitGroup // running counts the sessions.
 
 	// Guarded by mu.
 	mu         sync.Mutex
-	conns      map[FiveTuple]*dtlsConn
-	renewals   map[FiveTuple]*dtlsConn // renewals are handshakes from where a session is already.
+	conns      map[FiveTuple]*DTLSConn
+	renewals   map[FiveTuple]*DTLSConn // renewals are handshakes from where a session is already.
 	unverified fifo.List               // unverified holds the sessions whose client has not shown its address, oldest first.
 	closed     bool
 }
@@ -58,12 +57,13 @@ func newDTLSServer(c *common, socket *udpSocket) *dtlsServer {
 		socket: socket,
 		options: []dtls.ServerOption{
 			dtls.WithGetCertificate(certificateOf(c.TLS)),
+			dtls.WithCipherSuites(cipherSuites...),
 			dtls.WithLoggerFactory(c.DTLSLogs),
 		},
 		handshakes: newAddressLimit(c.limits.handshakes, c.handshakesOfAddress),
 		pace:       rate.NewLimiter(rate.Limit(c.handshakeRate), c.handshakeRate),
-		conns:      map[FiveTuple]*dtlsConn{},
-		renewals:   map[FiveTuple]*dtlsConn{},
+		conns:      map[FiveTuple]*DTLSConn{},
+		renewals:   map[FiveTuple]*DTLSConn{},
 	}
 }
 
@@ -102,37 +102,41 @@ func tlsHello(hello *dtls.ClientHelloInfo) *tls.ClientHelloInfo {
 	return info
 }
 
-func (s *dtlsServer) start() {
-	if s.shares {
-		return
+// handle takes a datagram to its session, and its messages to deliver. Recent is the session of
+// who sent the one before, or nil; it returns that of this one.
+func (s *dtlsServer) handle(recent *DTLSConn, from FiveTuple, packet []byte, mark batch.Mark, deliver Deliver) *DTLSConn {
+	c, hello := recent, isClientHello(packet)
+	if c == nil || hello || c.from != from || c.gone.Load() {
+		s.mu.Lock()
+		c = s.sessionLocked(from, packet, hello)
+		s.mu.Unlock()
 	}
-	s.running.Go(func() { s.socket.serve(s.handle) })
-}
-
-// handle takes a datagram to its session.
-func (s *dtlsServer) handle(client, server netip.AddrPort, packet []byte, mark batch.Mark) {
-	from := FiveTuple{DTLS, client, server}
-	hello := isClientHello(packet)
-	s.mu.Lock()
-	c := s.sessionLocked(from, packet, hello)
-	s.mu.Unlock()
 	if c == nil && !hello {
 		s.common.Metrics.drop(DTLS, dropNoSession, 1)
-		return
+		return nil
 	}
 	if c == nil {
 		c = s.open(from, packet)
 	}
 	if c == nil {
-		return
+		return nil
 	}
-	if reason := c.push(packet, mark); reason != "" {
+	if reason := c.take(packet, mark, deliver); reason != "" {
 		s.common.Metrics.drop(DTLS, reason, 1)
 	}
+	if hello {
+		return nil
+	}
+	return c
+}
+
+// receive is the Deliver of who has no other.
+func (s *dtlsServer) receive(from *DTLSConn, message []byte, mark batch.Mark) {
+	s.common.receiver.Receive(from.from, from, message, mark)
 }
 
 // sessionLocked returns the session that a datagram is for, nil if that is to begin.
-func (s *dtlsServer) sessionLocked(from FiveTuple, packet []byte, hello bool) *dtlsConn {
+func (s *dtlsServer) sessionLocked(from FiveTuple, packet []byte, hello bool) *DTLSConn {
 	c := s.conns[from]
 	if c == nil || c.settled && hello {
 		c = s.renewals[from]
@@ -152,7 +156,7 @@ func (s *dtlsServer) sessionLocked(from FiveTuple, packet []byte, hello bool) *d
 // its state, or a NAT has given the port to another. Anybody can say so in the client's
 // name, so that session goes on until the new client has shown its address (RFC
 // 6347, section 4.2.8).
-func (s *dtlsServer) open(from FiveTuple, hello []byte) *dtlsConn {
+func (s *dtlsServer) open(from FiveTuple, hello []byte) *DTLSConn {
 	if !s.pace.Allow() {
 		s.refuse(from, errTotalLimit)
 		return nil
@@ -198,7 +202,7 @@ func (s *dtlsServer) admitHandshake(client netip.Addr) error {
 		return nil
 	}
 	for place := s.unverified.Front(); place != nil; place = place.Next() {
-		c := place.Value.(*dtlsConn)
+		c := place.Value.(*DTLSConn)
 		if errors.Is(err, errTotalLimit) || Site(c.from.Client.Addr()) == Site(client) {
 			s.evict(c)
 			return s.handshakes.acquire(client)
@@ -208,15 +212,15 @@ func (s *dtlsServer) admitHandshake(client netip.Addr) error {
 }
 
 // evict ends a handshake. It is called with mu held.
-func (s *dtlsServer) evict(c *dtlsConn) {
+func (s *dtlsServer) evict(c *DTLSConn) {
 	s.settle(c)
 	s.forget(c)
 	c.cancel()
 }
 
 // forget leads no more datagrams to a session. It is called with mu held.
-func (s *dtlsServer) forget(c *dtlsConn) {
-	for _, sessions := range []map[FiveTuple]*dtlsConn{s.conns, s.renewals} {
+func (s *dtlsServer) forget(c *DTLSConn) {
+	for _, sessions := range []map[FiveTuple]*DTLSConn{s.conns, s.renewals} {
 		if sessions[c.from] == c {
 			delete(sessions, c.from)
 		}
@@ -224,7 +228,7 @@ func (s *dtlsServer) forget(c *dtlsConn) {
 }
 
 // settle ends what a handshake holds. It is called with mu held.
-func (s *dtlsServer) settle(c *dtlsConn) {
+func (s *dtlsServer) settle(c *DTLSConn) {
 	if c.place != nil {
 		s.unverified.Remove(c.place)
 		c.place = nil
@@ -237,13 +241,13 @@ func (s *dtlsServer) settle(c *dtlsConn) {
 
 // verified notes that a client has shown its address with a cookie. A session from
 // there is over, without a farewell, which the client could not read.
-func (s *dtlsServer) verified(c *dtlsConn) {
+func (s *dtlsServer) verified(c *DTLSConn) {
 	s.mu.Lock()
 	if c.place != nil {
 		s.unverified.Remove(c.place)
 		c.place = nil
 	}
-	var before *dtlsConn
+	var before *DTLSConn
 	if s.renewals[c.from] == c {
 		delete(s.renewals, c.from)
 		s.conns[c.from], before = c, c.before
@@ -256,7 +260,7 @@ func (s *dtlsServer) verified(c *dtlsConn) {
 }
 
 // serve is the life of a session.
-func (s *dtlsServer) serve(c *dtlsConn) {
+func (s *dtlsServer) serve(c *DTLSConn) {
 	defer close(c.over)
 	reason := s.run(c)
 	c.end(reason)
@@ -264,7 +268,8 @@ func (s *dtlsServer) serve(c *dtlsConn) {
 	s.settle(c)
 	s.forget(c)
 	s.mu.Unlock()
-	if c.received {
+	c.readers.Wait()
+	if c.received || c.active.Load() {
 		s.common.receiver.Gone(c.from)
 	}
 	reason = c.reason()
@@ -272,8 +277,9 @@ func (s *dtlsServer) serve(c *dtlsConn) {
 	s.common.Log.Debug("turn connection ended", "transport", "dtls", "client", c.from.Client, "reason", reason)
 }
 
-func (s *dtlsServer) run(c *dtlsConn) string {
-	if !s.handshake(c) {
+func (s *dtlsServer) run(c *DTLSConn) string {
+	opener := s.handshake(c)
+	if opener == nil {
 		return closedHandshake
 	}
 	s.awaitEnd(c)
@@ -284,12 +290,13 @@ func (s *dtlsServer) run(c *dtlsConn) string {
 	connections := s.common.Metrics.connections.WithLabelValues(DTLS.String())
 	connections.Inc()
 	defer connections.Dec()
-	return c.read()
+	c.begin(opener)
+	return c.await()
 }
 
 // awaitEnd returns when the session that another one replaces is over, so that what it
 // opened is gone before anything new is there.
-func (s *dtlsServer) awaitEnd(c *dtlsConn) {
+func (s *dtlsServer) awaitEnd(c *DTLSConn) {
 	s.mu.Lock()
 	before := c.before
 	c.before = nil
@@ -299,8 +306,8 @@ func (s *dtlsServer) awaitEnd(c *dtlsConn) {
 	}
 }
 
-// handshake returns whether the session is established. Its slot is free then.
-func (s *dtlsServer) handshake(c *dtlsConn) bool {
+// handshake returns what opens the client's records when the session is established, else nil. Its slot is free then.
+func (s *dtlsServer) handshake(c *DTLSConn) *opener {
 	ctx, cancel := context.WithTimeout(c.context, s.common.handshakeTimeout)
 	defer cancel()
 	err := c.session.HandshakeContext(ctx)
@@ -316,23 +323,23 @@ func (s *dtlsServer) handshake(c *dtlsConn) bool {
 		s.common.Log.Debug("turn handshake failed", "transport", "dtls", "client", c.from.Client, "error", err)
 	}
 	s.common.Metrics.handshakes.WithLabelValues(DTLS.String(), outcome).Inc()
-	return err == nil && c.establish()
+	if err != nil {
+		return nil
+	}
+	return c.establish()
 }
 
-// close ends all sessions with a farewell to their clients, and then the socket.
+// close ends all sessions with a farewell to their clients.
 func (s *dtlsServer) close() {
 	s.mu.Lock()
 	s.closed = true
-	open := make([]*dtlsConn, 0, len(s.conns))
-	for _, sessions := range []map[FiveTuple]*dtlsConn{s.conns, s.renewals} {
+	open := make([]*DTLSConn, 0, len(s.conns))
+	for _, sessions := range []map[FiveTuple]*DTLSConn{s.conns, s.renewals} {
 		open = slices.AppendSeq(open, maps.Values(sessions))
 	}
 	s.mu.Unlock()
 	for _, c := range open {
 		c.close()
-	}
-	if !s.shares {
-		_ = s.socket.conn.Close()
 	}
 	s.running.Wait()
 }

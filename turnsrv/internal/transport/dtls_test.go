@@ -319,7 +319,7 @@ func TestStrangersCannotEndASession(t *testing.T) {
 		}
 	}
 	for _, packet := range packets {
-		s.secure[0].handle(client, server, packet, 0)
+		s.secure[0].handle(nil, FiveTuple{DTLS, client, server}, packet, 0, s.secure[0].receive)
 		if err := ping(conn, wiretest.ChannelData(9)); err != nil {
 			t.Fatalf("after %x: %v", packet[:min(len(packet), 40)], err)
 		}
@@ -337,12 +337,26 @@ func FuzzRecords(f *testing.F) {
 	f.Add([]byte{23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1, 0, 2, 1, 1})
 	f.Add([]byte{23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1, 255, 255, 1})
 	f.Fuzz(func(t *testing.T, packet []byte) {
-		handshake, stray := inspect(packet)
-		if isClientHello(packet) && !handshake {
-			t.Error("a ClientHello is of no handshake")
+		hello, whole := isClientHello(packet), 0
+		for rest := packet; len(rest) > 0; {
+			record, after, ok := nextRecord(rest)
+			if !ok {
+				break
+			}
+			if len(record) < recordHeader || len(record)+len(after) != len(rest) {
+				t.Fatalf("a record of %d bytes and %d behind it make %d", len(record), len(after), len(rest))
+			}
+			if isSealed(record) && !isStray(record) {
+				t.Error("data passes for a handshake")
+			}
+			if _, opened := testOpener(t).open(bytes.Clone(record)); opened {
+				t.Error("a record that nobody has sealed is opened")
+			}
+			rest = after
+			whole++
 		}
-		if len(packet) > 0 && !stray && len(packet) < recordHeader {
-			t.Error("a piece of a record is let in")
+		if hello && (whole == 0 || isStray(packet)) {
+			t.Error("a ClientHello is of no handshake")
 		}
 	})
 }

@@ -5,8 +5,11 @@ import "encoding/binary"
 // What is looked at in a record (RFC 6347, sections 4.1 and 4.2.2).
 const (
 	recordChangeCipher = 20
+	recordAlert        = 21
 	recordHandshake    = 22
+	recordData         = 23
 	dtlsMajor          = 254
+	dtlsMinor          = 253
 	helloClient        = 1
 	helloServer        = 2
 
@@ -17,6 +20,10 @@ const (
 	handshakeTypeAt  = recordHeader
 	fragmentOffsetAt = recordHeader + 6
 	handshakeHeader  = 12
+
+	alertWarning  = 1
+	alertFatal    = 2
+	alertFarewell = 0 // close_notify
 
 	helloRandomAt   = recordHeader + handshakeHeader + 2 // Behind the version.
 	helloRandomSize = 32
@@ -46,35 +53,41 @@ func isClientHello(packet []byte) bool {
 		packet[handshakeTypeAt] == helloClient && offset[0]|offset[1]|offset[2] == 0
 }
 
-// inspect looks at the records of a datagram for an established session. It
-// says whether any is of a handshake, and whether one is plaintext that no
-// client sends then, which the implementation would answer with a fatal alert:
-// anybody can send one in the client's name. What remains is a client that
-// repeats its last flight.
-func inspect(packet []byte) (handshake, stray bool) {
-	for len(packet) > 0 {
-		if len(packet) < recordHeader {
-			return handshake, true
-		}
-		end := recordHeader + int(binary.BigEndian.Uint16(packet[recordLengthAt:]))
-		if end > len(packet) {
-			return handshake, true
-		}
-		body := packet[recordHeader:end]
-		plain := binary.BigEndian.Uint16(packet[recordEpochAt:]) == 0
-		switch packet[0] {
-		case recordHandshake:
-			handshake = true
-		case recordChangeCipher:
-			// The implementation takes one for plaintext in every epoch.
-			stray = !plain || len(body) != 1 || body[0] != 1
-		default:
-			stray = plain
-		}
-		if stray {
-			return handshake, true
-		}
-		packet = packet[end:]
+// nextRecord takes the first record off a datagram. It reports false where none is whole.
+func nextRecord(packet []byte) (record, rest []byte, ok bool) {
+	if len(packet) < recordHeader {
+		return nil, nil, false
 	}
-	return handshake, false
+	end := recordHeader + int(binary.BigEndian.Uint16(packet[recordLengthAt:]))
+	if end > len(packet) {
+		return nil, nil, false
+	}
+	return packet[:end:end], packet[end:], true
+}
+
+// isSealed says whether a datagram begins with a record of data or an alert of an established session.
+func isSealed(packet []byte) bool {
+	return len(packet) >= recordHeader && (packet[0] == recordData || packet[0] == recordAlert) &&
+		binary.BigEndian.Uint16(packet[recordEpochAt:]) == sealedEpoch
+}
+
+// isFarewell says whether an alert ends the session.
+func isFarewell(alert []byte) bool {
+	return len(alert) == 2 && (alert[0] == alertFatal || alert[1] == alertFarewell)
+}
+
+// isStray says whether a record that is not sealed is one that no client sends once its
+// session is established, which the implementation would answer with a fatal alert:
+// anybody can send one in the client's name. What remains is a client that repeats its
+// last flight.
+func isStray(record []byte) bool {
+	switch record[0] {
+	case recordHandshake:
+		return false
+	case recordChangeCipher:
+		// The implementation takes one for plaintext in every epoch.
+		body := record[recordHeader:]
+		return binary.BigEndian.Uint16(record[recordEpochAt:]) != 0 || len(body) != 1 || body[0] != 1
+	}
+	return true
 }

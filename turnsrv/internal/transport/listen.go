@@ -93,7 +93,7 @@ func (c *common) queueLimit() int {
 	return c.sendQueue
 }
 
-// UDPServers returns the servers of plain UDP.
+// UDPServers returns the servers of UDP and DTLS.
 func (t *Transports) UDPServers() []*UDPServer { return t.datagrams }
 
 // Port returns the port of UDP and TCP.
@@ -156,7 +156,10 @@ func (t *Transports) bind(addr netip.Addr, make sockets) error {
 	if err != nil {
 		return err
 	}
-	t.secure = append(t.secure, newDTLSServer(t.common, socket))
+	reader := newUDPServer(t.common, socket)
+	reader.dtls = newDTLSServer(t.common, socket)
+	t.secure = append(t.secure, reader.dtls)
+	t.datagrams = append(t.datagrams, reader)
 	return nil
 }
 
@@ -206,7 +209,6 @@ func (t *Transports) shareUDP(addr netip.Addr) {
 		}
 		if dtls == nil {
 			dtls = newDTLSServer(t.common, s.socket)
-			dtls.shares = true
 			t.secure = append(t.secure, dtls)
 		}
 		s.dtls = dtls
@@ -231,9 +233,6 @@ func (t *Transports) Serve() {
 		s.start()
 	}
 	for _, s := range t.streams {
-		s.start()
-	}
-	for _, s := range t.secure {
 		s.start()
 	}
 }

@@ -163,19 +163,20 @@ func (p *UDPPath) Send(packet []byte, mark batch.Mark) error {
 	return err
 }
 
-// UDPServer reads one of the sockets that plain UDP clients send to.
+// UDPServer reads one of the sockets that clients of UDP or DTLS send to.
 type UDPServer struct {
 	// Fixed before start.
 	common *common
 	socket *udpSocket
-	dtls   *dtlsServer // dtls is nil unless DTLS comes to the socket, too.
+	dtls   *dtlsServer // dtls is nil unless DTLS comes to the socket.
 	begin  func()      // begin and end are those of who reads the socket, nil when a goroutine does for the receiver.
 	end    func()
 
 	reader sync.WaitGroup
 
 	// Owned by the read loop.
-	paths map[FiveTuple]Path // paths saves making one for every packet.
+	paths  map[FiveTuple]Path // paths saves making one for every packet.
+	recent *DTLSConn          // recent is whose record came last, if any.
 }
 
 func newUDPServer(c *common, socket *udpSocket) *UDPServer {
@@ -205,7 +206,7 @@ func (s *UDPServer) PathTo(client, server netip.AddrPort) *UDPPath {
 
 // Refused counts datagrams from addresses that cannot be answered.
 func (s *UDPServer) Refused(packets int) {
-	s.common.Metrics.drop(UDP, dropUnreachable, packets)
+	s.common.Metrics.drop(s.socket.transport, dropUnreachable, packets)
 }
 
 // Unsent counts datagrams that the system refused to send.
@@ -222,21 +223,25 @@ func (s *UDPServer) start() {
 	s.reader.Go(func() { s.socket.serve(s.handle) })
 }
 
-// TakeDTLS takes a datagram that is of DTLS, if that is served here, and reports whether it did.
-func (s *UDPServer) TakeDTLS(client, server netip.AddrPort, packet []byte, mark batch.Mark) bool {
-	if s.dtls == nil || !isRecord(packet) {
-		return false
-	}
-	s.dtls.handle(client, server, packet, mark)
-	return true
+// IsDTLS says whether a datagram is to be unsealed: one of DTLS, if that is served here.
+func (s *UDPServer) IsDTLS(packet []byte) bool {
+	return s.dtls != nil && (s.socket.transport == DTLS || isRecord(packet))
+}
+
+// Unseal hands the messages in a datagram of DTLS to deliver, during the call. Who reads the
+// socket calls it; what is in packet is changed.
+func (s *UDPServer) Unseal(client, server netip.AddrPort, packet []byte, mark batch.Mark, deliver Deliver) {
+	s.recent = s.dtls.handle(s.recent, FiveTuple{DTLS, client, server}, packet, mark, deliver)
 }
 
 func (s *UDPServer) handle(client, server netip.AddrPort, packet []byte, mark batch.Mark) {
-	if len(packet) == 0 || s.TakeDTLS(client, server, packet, mark) {
-		return
+	switch {
+	case s.IsDTLS(packet):
+		s.Unseal(client, server, packet, mark, s.dtls.receive)
+	case len(packet) > 0:
+		from := FiveTuple{UDP, client, server}
+		s.common.receiver.Receive(from, s.path(from), packet, mark)
 	}
-	from := FiveTuple{UDP, client, server}
-	s.common.receiver.Receive(from, s.path(from), packet, mark)
 }
 
 // path returns the way back to a client. It forgets all it knows when that is

@@ -1,9 +1,11 @@
 package turntest
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -68,6 +70,21 @@ type DTLSClient struct {
 	*dtls.Conn
 	Socket   *net.UDPConn
 	Verifies atomic.Int64 // Verifies counts the HelloVerifyRequests that came.
+
+	// Guarded by mu.
+	mu   sync.Mutex
+	sent [][]byte
+}
+
+// Sent returns the datagram that the client sent so many before its last one, if there is one.
+func (c *DTLSClient) Sent(before int) [][]byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := len(c.sent) - 1 - before
+	if at < 0 {
+		return nil
+	}
+	return c.sent[at : at+1]
 }
 
 // Crash ends the client without a word to the server.
@@ -88,7 +105,7 @@ func DialDTLSFrom(from *net.UDPAddr, address string) (*DTLSClient, error) {
 		return nil, err
 	}
 	c := &DTLSClient{Socket: socket}
-	c.Conn, err = dtls.ClientWithOptions(connectedPacketConn{socket, &c.Verifies}, remote,
+	c.Conn, err = dtls.ClientWithOptions(connectedPacketConn{socket, c}, remote,
 		dtls.WithInsecureSkipVerify(true), dtls.WithServerName("localhost"), dtls.WithLoggerFactory(QuietLogs()))
 	if err != nil {
 		_ = socket.Close()
@@ -106,15 +123,20 @@ func DialDTLSFrom(from *net.UDPAddr, address string) (*DTLSClient, error) {
 // connectedPacketConn lets a connected socket be written to with an address.
 type connectedPacketConn struct {
 	*net.UDPConn
-	verifies *atomic.Int64
+	client *DTLSClient
 }
 
 func (c connectedPacketConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	n, from, err := c.UDPConn.ReadFrom(p)
 	if n > 13 && p[0] == 22 && p[13] == 3 { // A handshake record with a HelloVerifyRequest (RFC 6347, section 4.2.1).
-		c.verifies.Add(1)
+		c.client.Verifies.Add(1)
 	}
 	return n, from, err
 }
 
-func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) { return c.Write(p) }
+func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) {
+	c.client.mu.Lock()
+	c.client.sent = append(c.client.sent, bytes.Clone(p))
+	c.client.mu.Unlock()
+	return c.Write(p)
+}
