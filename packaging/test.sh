@@ -8,20 +8,30 @@ parts=$(mktemp -d)
 trap 'rm -r "$parts"' EXIT
 status=0
 
+tests() { go test -timeout 25m -json -shuffle=on "$@"; }
+
 # The manifests' tests mostly wait for drains, so they run beside the others.
-go test -C k8s -timeout 25m -json -race -shuffle=on ./... >"$parts/k8s" &
+(cd k8s && tests -race ./...) >"$parts/k8s" &
 k8s=$!
 
-# The packages that take longest start first, and more at a time than there are cores.
-go test -timeout 25m -json -race -shuffle=on -p 4 ./packaging ./turnsrv ./signal ./state ./assets ./... || status=1
+# So do those of turnsrv. What relays by data loops relays without them, too: its tests once more, after the others, since
+# two processes that test relays at a time take ports from each other. The race detector allocates, so what counts the
+# allocations of signaling is not there with it.
+relays() {
+  local status=0
+  tests -race ./turnsrv || status=1
+  tests -skip 'Coturn|WebRTC|IPv6Relays|Fuzz' ./turnsrv -data-path=false || status=1
+  tests -run 'AllocatesNothing$' ./signal || status=1
+  return $status
+}
+relays >"$parts/relays" &
+relays=$!
 
-# What relays by data loops relays without them, too: the tests of that once more. They come after the others, since
-# two processes that test relays at a time take ports from each other.
-go test -timeout 25m -json -shuffle=on -skip 'Coturn|WebRTC|IPv6Relays|Fuzz' ./turnsrv -data-path=false || status=1
-
-# The race detector allocates, so the tests that count allocations are not there with it.
-go test -timeout 25m -json -run 'AllocatesNothing$' ./signal || status=1
+# The packages that take longest start first, and more at a time than there are cores: they wait more than they compute.
+tests -race -p 4 ./packaging ./state ./signal ./assets ./signal/certificate ./signal/check . \
+  $(go list ./... | grep -v '/turnsrv$') || status=1
 
 wait $k8s || status=1
-cat "$parts/k8s"
+wait $relays || status=1
+cat "$parts"/*
 exit $status
