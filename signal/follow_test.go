@@ -1,6 +1,14 @@
 package signal
 
-import "testing"
+import (
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cline-meet/signal/state"
+)
 
 // TestDeathBeforeAllHasFollowed has y say something to x, who has just left their node, which dies with it.
 func TestDeathBeforeAllHasFollowed(t *testing.T) {
@@ -37,6 +45,54 @@ func TestDeathAfterAllHasFollowed(t *testing.T) {
 		}
 		if g.x.gap {
 			t.Error("nothing is missing, but a gap was told")
+		}
+	})
+}
+
+// TestDepartureWaitsForWhatFollows has y say something to x, who has just left their node, and leave: x hears it, and then that y has left.
+func TestDepartureWaitsForWhatFollows(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.x = g.hop(g.x, "B")
+		say(g.y, "1", "x", "1")
+		without := view(3, g.c.at(1), g.x.at(2), g.z.at(4))
+		without.Left = []state.Departure{{Member: g.y.at(3), Reason: state.ReasonKick}}
+		g.show(without, "A")
+		g.nodes["B"].srv.onView(view(4, g.c.at(1), g.x.at(2), g.z.at(4))) // It does not name y any more.
+		if got := heard(g.x); len(got) > 0 {
+			t.Errorf("x was told %q before all had followed", got)
+		}
+		g.show(without, "B", "C")
+		g.arrive("A", "B")
+		got := heard(g.x)
+		if len(got) != 2 || !strings.Contains(got[0], `"data":"1"`) || got[1] != string(userLeftFrame("r", "y", "kick")) {
+			t.Errorf("x heard %q", got)
+		}
+		time.Sleep(2 * earlyTimeout)
+		synctest.Wait()
+		if got := heard(g.x); g.x.gap || len(got) > 0 {
+			t.Errorf("x was told of a gap: %v, and %q", g.x.gap, got)
+		}
+	})
+}
+
+// TestDepartureDoesNotWaitForLong is the same with a node that says nothing, while x goes on to another.
+func TestDepartureDoesNotWaitForLong(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.x = g.hop(g.x, "B")
+		without := view(3, g.c.at(1), g.x.at(2), g.z.at(4))
+		without.Left = []state.Departure{{Member: g.y.at(3), Reason: state.ReasonKick}}
+		g.show(without, "A")
+		g.x = g.hop(g.x, "C")
+		g.show(view(4, g.c.at(1), g.x.at(2), g.z.at(4)), "A")
+		time.Sleep(followTimeout - time.Millisecond)
+		synctest.Wait()
+		if got := heard(g.x); len(got) > 0 {
+			t.Errorf("x was told %q", got)
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if got := heard(g.x); !slices.Equal(got, []string{string(userLeftFrame("r", "y", "kick"))}) {
+			t.Errorf("x was told %q", got)
 		}
 	})
 }

@@ -59,8 +59,11 @@ type localMember struct {
 	leaving bool
 	// doubtful is when it was last given a message here while its place may have been elsewhere, zero for never.
 	doubtful time.Time
-	// owing are the nodes that it has left and that have not said that all has followed it.
-	owing []debtor
+	// owing are the nodes that it has left and that have not said that all has followed it. Meanwhile its client is not told of
+	// departures: left are those of the views since, and telling says that a timer runs that will tell.
+	owing   []debtor
+	left    []state.Departure
+	telling bool
 	// move is nil unless the participant has come from another node a moment ago and nodes of protocol 1
 	// are concerned.
 	move *incomingMove
@@ -76,6 +79,7 @@ type heldMessage struct {
 	Number uint64    `json:"number,omitempty"` // 0 for none
 	Frame  []byte    `json:"frame"`
 	since  time.Time // of early ones
+	Waited int64     `json:"waited_ms,omitempty"` // the same, on their way to another node
 	search *search   // of the frame, nil when it is nobody else's
 }
 
@@ -110,7 +114,7 @@ func (r *room) applyLocked(v state.View) {
 			continue
 		}
 		if !l.joining {
-			r.tellLocked(l, v.Left)
+			r.newsLocked(l, v.Left)
 		}
 		l.named(m.Joined)
 	}
@@ -219,7 +223,7 @@ func (r *room) welcome(p *participant) {
 	for _, m := range r.members {
 		users = append(users, m.ID)
 	}
-	l.joining, l.told = false, r.members
+	l.joining, l.told, l.left = false, r.members, nil
 	p.send(userJoinedFrame(r.id, p.user, users))
 	l.releaseEarly()
 	if i := slices.IndexFunc(r.members, p.member().Is); i >= 0 {
@@ -257,7 +261,7 @@ func (l *localMember) pass(h heldMessage) {
 // awaitView has the early messages queued when they have waited for long enough.
 func (l *localMember) awaitView() {
 	r := l.room
-	time.AfterFunc(earlyTimeout, func() {
+	time.AfterFunc(earlyTimeout-time.Since(l.early[0].since), func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.local[l.participant.user] != l {

@@ -2,6 +2,7 @@ package signal
 
 import (
 	"cmp"
+	"slices"
 	"time"
 
 	"cline-meet/signal/signal/passwords"
@@ -35,6 +36,8 @@ type snapshot struct {
 	// Told are the members as the client knows them, and Early the messages of others.
 	Told  []state.Member `json:"told"`
 	Early []heldMessage  `json:"early,omitempty"`
+	// Left are departures that it was not told of.
+	Left []state.Departure `json:"left,omitempty"`
 	// Voices are the connections by which it has heard others.
 	Voices []voice `json:"voices,omitempty"`
 	// Stays are what others call its stay in the room, and Marks say how far it has got what each node has for it;
@@ -101,7 +104,7 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 		return snap, move, nil
 	}
 	l := r.local[p.user]
-	snap.Room, snap.Told, snap.Early, snap.Voices = r.id, l.told, l.early, l.voices
+	snap.Room, snap.Told, snap.Left, snap.Early, snap.Voices = r.id, l.told, l.left, l.packEarly(), l.voices
 	snap.Stays, snap.Passwords = l.stays, s.packPasswords(p.user)
 	if l.marks.isOpen() {
 		snap.Open = max(1, time.Since(l.marks.opened).Milliseconds())
@@ -116,6 +119,15 @@ func (s *Server) pack(p *participant, to string, got *uint64) (snapshot, *outgoi
 	s.moves.add(move)
 	s.removeLocalLocked(r, p)
 	return snap, move, nil
+}
+
+// packEarly returns the early messages with how long they have waited, which goes on at the next node.
+func (l *localMember) packEarly() []heldMessage {
+	early := slices.Clone(l.early)
+	for i := range early {
+		early[i].Waited = agoOf(early[i].since)
+	}
+	return early
 }
 
 // unpack makes a snapshot a participant of this node, which is the caller's, under a newer epoch. Its
@@ -134,7 +146,7 @@ func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMembe
 	if snap.Room == "" {
 		return p, nil
 	}
-	l := &localMember{participant: p, told: snap.Told, early: snap.Early, voices: snap.Voices, stays: snap.Stays}
+	l := &localMember{participant: p, told: snap.Told, left: snap.Left, early: snap.Early, voices: snap.Voices, stays: snap.Stays}
 	if snap.Open > 0 {
 		l.marks.opened, l.marks.moved = time.Now().Add(-time.Duration(snap.Open)*time.Millisecond), true
 	}
@@ -150,7 +162,7 @@ func (s *Server) unpack(snap snapshot, t resumeToken) (*participant, *localMembe
 		}
 	}
 	for i := range l.early {
-		l.early[i].since = time.Now()
+		l.early[i].since = timeOf(max(1, l.early[i].Waited))
 		l.earlyMore(len(l.early[i].Frame))
 	}
 	return p, l
