@@ -265,6 +265,16 @@ var accountCases = []struct {
 		r.life("b").away = []span{{from: at(12.2)}}
 		r.sawLeave("a", "b", 22)
 	}, ""},
+	{"somebody is shown as left who did not run and noticed late that it was away", func(r *record) {
+		r.stalls = []span{{at(12), at(15)}}
+		r.life("b").away = []span{{from: at(15)}}
+		r.sawLeave("a", "b", 22)
+	}, ""},
+	{"somebody is shown as left who did not run long before", func(r *record) {
+		r.stalls = []span{{at(2), at(5)}, {at(11), at(11.5)}}
+		r.life("b").away = []span{{from: at(15)}}
+		r.sawLeave("a", "b", 22)
+	}, "user_left: a"},
 	{"somebody is shown as left whose node stood still for longer than the grace", func(r *record) {
 		r.trouble(frozen, 0, 11, 30)
 		r.sawLeave("c", "b", 24)

@@ -10,7 +10,7 @@ import (
 // gapDelay is how long after a disturbance a participant may be told that it missed something.
 const gapDelay = 45 * time.Second
 
-// margin is what the clocks of a participant and its node may differ in seeing that it is away.
+// margin is what the clocks of a participant and its node may differ in seeing that it is away, when both run.
 const margin = time.Second
 
 // account is a record with its indexes. Each method that returns findings is one thing that must never happen.
@@ -296,7 +296,7 @@ func (a *account) departuresOf(f *life, room string, before time.Time) (count in
 		if s.until.IsZero() || s.until.After(before) {
 			s.until = before
 		}
-		if s.until.Sub(s.from) >= a.grace-margin || !f.lost.IsZero() && s.contains(f.lost) || a.forgotten(f, s) {
+		if a.outlasts(s) || !f.lost.IsZero() && s.contains(f.lost) || a.forgotten(f, s) {
 			count++
 		}
 	}
@@ -355,7 +355,13 @@ func (a *account) mayLapse(f *life, at time.Time) (away time.Duration, rightly b
 		}
 	}
 	away = gone.until.Sub(gone.from)
-	return away, away >= a.grace-margin || a.forgotten(f, gone)
+	return away, a.outlasts(gone) || a.forgotten(f, gone)
+}
+
+// outlasts reports whether the grace may be over for a node when it is not for a participant that was away for that time. One that did not
+// run may have noticed late that it is.
+func (a *account) outlasts(away span) bool {
+	return away.until.Sub(away.from)+a.stalled(span{away.from.Add(-a.grace), away.until}) >= a.grace-margin
 }
 
 // forgotten reports whether nobody can know a user any more that was unreachable: its node was gone and the shared

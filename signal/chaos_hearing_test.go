@@ -41,6 +41,9 @@ func (p *participant) hearEnd(err error, now time.Time) {
 	if !p.greeted {
 		return
 	}
+	if !p.cutAt.IsZero() {
+		now = p.cutAt
+	}
 	p.life.away = append(p.life.away, span{from: now})
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {

@@ -49,7 +49,8 @@ type participant struct {
 	moving  bool   // moving says that the node asked to go to another.
 	node    int    // node is where the connection is, or is being made.
 	source  string
-	giveUp  func() // giveUp ends the connection, or the attempt to make one.
+	cutAt   time.Time // cutAt is when the participant itself ended the connection, zero if it did not.
+	giveUp  func()    // giveUp ends the connection, or the attempt to make one.
 }
 
 func newParticipant(c *chaos, number int, random *rand.Rand) *participant {
@@ -93,8 +94,7 @@ func (p *participant) choose() {
 	case dice < 8 && !p.resident():
 		p.leave()
 	case dice < 14:
-		p.conn.Cut()
-		<-p.ended
+		p.cut()
 	case dice < 50:
 		p.talk(1, false)
 	case dice < 90:
@@ -165,7 +165,7 @@ func (p *participant) prepare(node *chaosNode, cancel func()) http.Header {
 	p.chaos.mu.Lock()
 	defer p.chaos.mu.Unlock()
 	p.ended, p.started = make(chan struct{}), make(chan struct{})
-	p.greeted, p.moving, p.kept = false, false, 0
+	p.greeted, p.moving, p.kept, p.cutAt = false, false, 0, time.Time{}
 	p.node, p.source = node.number, node.process()
 	p.giveUp = cancel
 	if p.life != nil {
@@ -182,12 +182,20 @@ func (p *participant) prepare(node *chaosNode, cancel func()) http.Header {
 // hangUp cuts the connection, if there is one.
 func (p *participant) hangUp() {
 	if p.conn != nil {
-		p.conn.Cut()
-		<-p.ended // What had come is taken in first.
+		p.cut() // What had come is taken in first.
 		_ = p.conn.Close()
 		p.reading.Wait()
 		p.conn = nil
 	}
+}
+
+// cut ends the connection, if it has not ended, and waits until that has been heard. Nobody knows better than who does it since when it is away.
+func (p *participant) cut() {
+	p.chaos.mu.Lock()
+	p.cutAt = time.Now()
+	p.chaos.mu.Unlock()
+	p.conn.Cut()
+	<-p.ended
 }
 
 // revive gets the participant a connection, and has it leave the room that it has given up.

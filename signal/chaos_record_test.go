@@ -12,6 +12,7 @@ type record struct {
 	lines    []*utterance
 	lives    []*life
 	troubles []*trouble
+	stalls   []span // stalls are when the participants did not run, for want of a processor.
 }
 
 // utterance is one message as its sender knows it. It may be said several times, always under the same id.
@@ -142,6 +143,30 @@ func (t *trouble) mayLose() bool { return t.kind != flushed && t.kind != keysDel
 // forgets reports whether the shared state forgets something by it.
 func (t *trouble) forgets() bool {
 	return t.kind == flushed || t.kind == keysDeleted || t.kind == redisKilled
+}
+
+// stalled returns for how long the participants did not run in a time.
+func (r *record) stalled(in span) (all time.Duration) {
+	for _, s := range r.stalls {
+		if from, until := later(s.from, in.from), earlier(s.until, in.until); from.Before(until) {
+			all += until.Sub(from)
+		}
+	}
+	return all
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // silences reports whether Redis may have taken something and not answered by it.

@@ -58,6 +58,7 @@ func TestChaos(t *testing.T) {
 	defer stop()
 	ctx, calm := context.WithCancel(t.Context())
 	var acting sync.WaitGroup
+	acting.Go(func() { c.noteStalls(ctx) })
 	acting.Go(func() {
 		defer calm() // Not before all runs again: meanwhile nobody stays away.
 		c.breakThings(breaking, random)
@@ -121,6 +122,21 @@ func (c *chaos) keepLogs() {
 		_ = os.WriteFile(filepath.Join(dir, fmt.Sprintf("node%d.log", n.number)), []byte(n.Log.String()), 0o600)
 	}
 	c.t.Logf("the nodes' logs are in %s", dir)
+}
+
+// noteStalls notes when this process did not run, until ctx ends.
+func (c *chaos) noteStalls(ctx context.Context) {
+	const every = 50 * time.Millisecond
+	for last := time.Now(); ctx.Err() == nil; {
+		wait(ctx, every)
+		now := time.Now()
+		if now.Sub(last) > 4*every {
+			c.mu.Lock()
+			c.record.stalls = append(c.record.stalls, span{last, now})
+			c.mu.Unlock()
+		}
+		last = now
+	}
 }
 
 // say logs what happens to whom, with the time since the beginning.
@@ -193,7 +209,8 @@ func (c *chaos) settle() {
 	c.arrived()
 	c.mu.Lock()
 	findings := append(newAccount(&c.record).findings(), c.faults...)
-	summary := fmt.Sprintf("%d lines, %d users, %v", len(c.record.lines), len(c.record.lives), c.counts)
+	stalled := c.record.stalled(span{c.begun, time.Now()})
+	summary := fmt.Sprintf("%d lines, %d users, %v; did not run for %s", len(c.record.lines), len(c.record.lives), c.counts, stalled.Round(time.Millisecond))
 	nothing := c.counts["ack"] == 0 || c.counts["resumed"] == 0
 	c.mu.Unlock()
 	c.t.Log(summary)
