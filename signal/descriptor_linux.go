@@ -51,6 +51,7 @@ func (d *descriptor) Read(p []byte) (int, error) {
 	case n == 0:
 		return 0, io.EOF
 	}
+	d.worker.came += n
 	return n, nil
 }
 
@@ -86,18 +87,15 @@ func (d *descriptor) serve(s *socket) {
 	}
 }
 
-// happened goes on with reading now and with writing later, whatever is possible.
-func (d *descriptor) happened(events uint32, w *worker) {
+// happened notes what is possible, and reports whether there is a turn to read and one to write.
+func (d *descriptor) happened(events uint32) (reads, writes bool) {
 	const ends = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 	if events&ends != 0 {
 		d.hung.Store(true)
 	}
-	if events&(unix.EPOLLOUT|ends) != 0 && d.socket.unblock() {
-		w.resume = append(w.resume, d.socket)
-	}
-	if events&(unix.EPOLLIN|ends) != 0 && d.notice() {
-		d.read(w)
-	}
+	writes = events&(unix.EPOLLOUT|ends) != 0 && d.socket.unblock()
+	reads = events&(unix.EPOLLIN|ends) != 0 && d.notice()
+	return reads, writes
 }
 
 // notice takes the turn if it is free, and else notes that whoever has it must look again.
@@ -138,10 +136,11 @@ func (d *descriptor) read(w *worker) {
 	}
 }
 
-func (d *descriptor) yield()          { d.worker.yield(d.socket.holding) }
-func (d *descriptor) flush(s *socket) { s.flush() }
-func (d *descriptor) endReading()     { d.shutdown(unix.SHUT_RD) }
-func (d *descriptor) cut()            { d.shutdown(unix.SHUT_RDWR) }
+func (d *descriptor) yield()      { d.worker.yield(d.socket.holding) }
+func (d *descriptor) endReading() { d.shutdown(unix.SHUT_RD) }
+func (d *descriptor) cut()        { d.shutdown(unix.SHUT_RDWR) }
+
+func (d *descriptor) flush(s *socket, most int) (more bool) { return s.flush(most) }
 
 func (d *descriptor) hungUp() bool {
 	d.mu.Lock()

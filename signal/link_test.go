@@ -3,6 +3,7 @@ package signal
 import (
 	"bytes"
 	"io"
+	"math"
 	"net"
 	"slices"
 	"strings"
@@ -207,7 +208,7 @@ func TestStuckReader(t *testing.T) {
 	e, _ := connect(t, ps, &f, nil)
 	go e.s.serve()
 	for text := make([]byte, 1<<20); e.s.push(text) == nil && !e.s.isBlocked(); {
-		e.s.flush()
+		e.s.flush(math.MaxInt)
 	}
 	if err := <-e.done; err == nil {
 		t.Error("a client that reads nothing is served on")

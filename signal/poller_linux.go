@@ -66,10 +66,6 @@ func (ps *pollers) link(conn net.Conn) link {
 // of them clients work on the first answers while the next messages are read.
 const pollerEvents = 16
 
-// maxResumes is how many clients that had stopped to read are written to in one batch. The system tells of a thousand of
-// them at once, since it probes in one tick all that have stopped for about as long.
-const maxResumes = 8
-
 // maxAgain is how many clients that say much have another turn before those are heard that say little.
 const maxAgain = 8
 
@@ -196,27 +192,26 @@ func (p *poller) closeAll() {
 	}
 }
 
-// ready is a connection on which something has happened.
-type ready struct {
-	d      *descriptor
-	events uint32
-}
-
 // worker serves a poller until another takes its place.
+//
+// What it does between two looks at the poller is bounded, so that whoever says little waits little, whatever others say and
+// are sent: it handles what has come up to some size, flushes what is soon written, and writes once where much waits.
 type worker struct {
 	poller  *poller
-	buf     []byte // what is read is handled there
-	ready   []ready
+	buf     []byte        // what is read is handled there
+	ready   []*descriptor // those on which something has come; it is their turn
 	again   []*descriptor // those whose turn was interrupted
-	resume  []*socket     // those whose client reads again
+	rest    []*socket     // those for which much waits, or whose client reads again
+	came    int           // bytes that were read since the last look
 	holding *holding      // of the participant that it waits for, nil for none
 	gone    bool          // another worker serves the poller
 	ended   bool          // the poller ends
 
 	events [pollerEvents]unix.EpollEvent
 	found  int
-	full   bool               // there may be more events than were found last
-	look   func(uintptr) bool // poll, kept since a function value is allocated
+	full   bool                          // there may be more events than were found last
+	look   func(uintptr) bool            // poll, kept since a function value is allocated
+	space  [2 * pollerEvents]*descriptor // for ready
 }
 
 // workers are kept for use: in a cluster every message for another node takes a new one.
@@ -239,7 +234,7 @@ func (w *worker) run() {
 		w.poller.flusher.begin()
 		w.handle()
 		if !w.gone {
-			w.poller.flusher.end()
+			w.rest = w.poller.flusher.endShortly(w.rest)
 			w.write()
 			runtime.Gosched() // Others may have waited for a whole batch.
 		}
@@ -251,35 +246,40 @@ func (w *worker) free() {
 		w.holding.add(-workerBuffer)
 		w.holding = nil
 	}
-	w.poller, w.ready, w.again, w.resume = nil, nil, nil, nil
+	w.poller, w.ready, w.again, w.rest = nil, nil, nil, nil
+	clear(w.space[:])
 	workers.Put(w)
 }
 
-// handle gives each ready connection its turn.
+// handle gives connections their turns until much has come, and one at least to those that are ready and to those that were
+// interrupted.
 func (w *worker) handle() {
+	w.came = 0
+	for len(w.ready) > 0 && !w.gone && w.came < turnBytes {
+		d := w.ready[0]
+		w.ready = w.ready[1:]
+		d.read(w)
+	}
 	for n := min(len(w.again), maxAgain); n > 0 && !w.gone; n-- { // Whoever is interrupted again waits for the others.
 		d := w.again[0]
 		w.again = w.again[1:]
-		d.read(w)
-	}
-	for len(w.ready) > 0 && !w.gone {
-		r := w.ready[0]
-		w.ready = w.ready[1:]
-		r.d.happened(r.events, w)
+		if d.read(w); w.came >= turnBytes {
+			return
+		}
 	}
 }
 
-// write goes on with a few of the flushes that had to wait for clients, when nothing waits that has been read. After a full
-// batch it is one: what others have sent may stand behind those who read again in the system's list.
+// write gives one of the rest its turn. The system tells of a thousand clients at once that they read again, since it probes
+// in one tick all that have stopped for about as long.
 func (w *worker) write() {
-	n := min(len(w.resume), maxResumes)
-	if w.full {
-		n = min(n, 1)
+	if len(w.rest) == 0 {
+		return
 	}
-	for _, s := range w.resume[:n] {
-		s.flush()
+	s := w.rest[0]
+	w.rest = w.rest[1:]
+	if s.link.flush(s, turnBytes) {
+		w.rest = append(w.rest, s)
 	}
-	w.resume = w.resume[n:]
 }
 
 // yield leaves the poller to a new worker. What was sent so far is flushed. The buffer is held for whom the old one waits.
@@ -292,21 +292,25 @@ func (w *worker) yield(h *holding) {
 		h.add(workerBuffer)
 	}
 	next := newWorker(w.poller)
-	next.ready, next.again, next.resume = w.ready, w.again, w.resume
-	w.ready, w.again, w.resume = nil, nil, nil
+	next.ready, next.again, next.rest = append(next.space[:0], w.ready...), w.again, w.rest
+	w.ready, w.again, w.rest = nil, nil, nil
 	w.poller.workers.Go(next.run)
 	w.poller.flusher.end()
 }
 
 // wait returns when there is something to handle; it reports false when the poller ends.
 func (w *worker) wait() bool {
-	if len(w.ready) > 0 { // A worker before has left them.
+	if len(w.ready) > 0 { // Much had come before, or a worker before has left them.
 		return true
 	}
-	if !w.poll() && len(w.again) == 0 && len(w.resume) == 0 && !w.park() {
+	if !w.poll() && len(w.again) == 0 && len(w.rest) == 0 && !w.park() {
 		return false
 	}
+	w.ready = w.space[:0]
 	w.resolve()
+	for w.full && len(w.ready) < pollerEvents && w.poll() { // What has come may stand behind those who read again.
+		w.resolve()
+	}
 	return !w.ended
 }
 
@@ -336,17 +340,35 @@ func (p *poller) report(operation int, events uint32) error {
 	return errors.Join(err, failed)
 }
 
-// resolve makes ready what events were found.
+// resolve gives turns to those for whom events were found.
 func (w *worker) resolve() {
-	w.ready = w.ready[:0]
+	var space [pollerEvents]*descriptor
+	for i, d := range w.descriptors(space[:0]) {
+		if d == nil {
+			continue
+		}
+		reads, writes := d.happened(w.events[i].Events)
+		if reads {
+			w.ready = append(w.ready, d)
+		}
+		if writes {
+			w.rest = append(w.rest, d.socket)
+		}
+	}
+	w.found, w.full = 0, w.found == len(w.events)
+}
+
+// descriptors returns those that events were found for, nil for what is none or not served any more.
+func (w *worker) descriptors(all []*descriptor) []*descriptor {
 	w.poller.mu.Lock()
 	defer w.poller.mu.Unlock()
 	for _, e := range w.events[:w.found] {
 		if int(e.Fd) == w.poller.wake {
 			w.ended = w.ended || e.Events&unix.EPOLLIN != 0
-		} else if d := w.poller.serving[e.Fd]; d != nil {
-			w.ready = append(w.ready, ready{d, e.Events})
+			all = append(all, nil)
+			continue
 		}
+		all = append(all, w.poller.serving[e.Fd])
 	}
-	w.found, w.full = 0, w.found == len(w.events)
+	return all
 }

@@ -71,9 +71,9 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestResumesTakeTurns has many clients read again at once: a batch writes to a few of them only, and a full one to one.
+// TestResumesTakeTurns has many clients read again at once: others are heard after each that is written to.
 func TestResumesTakeTurns(t *testing.T) {
-	const clients = 3 * maxResumes
+	const clients = 24
 	var f flusher
 	w := new(worker)
 	for range clients {
@@ -86,25 +86,122 @@ func TestResumesTakeTurns(t *testing.T) {
 		})
 		l.room = -1
 		d := &descriptor{socket: s}
-		d.happened(unix.EPOLLOUT, w)
+		if _, writes := d.happened(unix.EPOLLOUT); !writes {
+			t.Fatal("a client that reads again gets no turn")
+		}
+		w.rest = append(w.rest, s)
 		defer s.abort()
 	}
-	waiting := w.resume
-	for i, batch := range []struct {
-		full bool
-		want int
-	}{{true, 1}, {false, 1 + maxResumes}, {false, 1 + 2*maxResumes}, {false, clients}} {
-		w.full = batch.full
+	waiting := w.rest
+	for turn := range clients {
 		w.write()
-		written := 0
-		for _, s := range waiting {
-			if s.idle() {
-				written++
+		for i, s := range waiting {
+			if s.idle() != (i <= turn) {
+				t.Fatalf("after turn %d client %d has its message: %v", turn, i, s.idle())
 			}
 		}
-		if written != batch.want || len(w.resume) != clients-written {
-			t.Fatalf("after batch %d %d clients got their message and %d wait, want %d of %d", i, written, len(w.resume), batch.want, clients)
+	}
+	if len(w.rest) > 0 {
+		t.Errorf("%d clients wait for nothing", len(w.rest))
+	}
+}
+
+// TestLongWritesTakeTurns queues more for a client than is written in a turn: it comes whole, behind what others are sent.
+func TestLongWritesTakeTurns(t *testing.T) {
+	var f flusher
+	w := new(worker)
+	long, short := &script{room: -1}, &script{room: -1}
+	to := map[*script]*socket{long: newSocket(long, new(record), &testLimits, &f), short: newSocket(short, new(record), &testLimits, &f)}
+	push := func(l *script, size int) {
+		f.begin()
+		if err := to[l].push(make([]byte, size)); err != nil {
+			t.Fatal(err)
 		}
+		w.rest = f.endShortly(w.rest)
+	}
+	push(long, 3*turnBytes)
+	if len(w.rest) == 0 || long.out.Len() > turnBytes {
+		t.Fatalf("%d bytes were written before anybody else could be heard", long.out.Len())
+	}
+	for turns := 1; len(w.rest) > 0; turns++ {
+		push(short, shortWrite/2)
+		push(long, 1)
+		if sent := short.out.Len(); sent < turns*shortWrite/2 {
+			t.Fatalf("%d bytes were sent to the other client before turn %d", sent, turns)
+		}
+		before := long.out.Len()
+		if w.write(); long.out.Len() > before+turnBytes {
+			t.Fatalf("turn %d wrote %d bytes", turns, long.out.Len()-before)
+		}
+		if turns > 10 {
+			t.Fatal("there is no end of turns")
+		}
+	}
+	if got, want := long.out.Len(), 3*turnBytes; got <= want {
+		t.Errorf("%d bytes came, want more than %d", got, want)
+	}
+	if !to[long].idle() || !to[short].idle() {
+		t.Error("something waits and nobody writes it")
+	}
+}
+
+// ownPoller returns a poller whose worker is the test's.
+func ownPoller(t *testing.T, f *flusher) (*pollers, *worker) {
+	t.Helper()
+	p, err := newPoller(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.started = true
+	t.Cleanup(p.close)
+	return &pollers{all: []*poller{p}}, newWorker(p)
+}
+
+// TestReadersBehindWriters has one client say something while the system tells of many more that they may be written to: it
+// is heard at once.
+func TestReadersBehindWriters(t *testing.T) {
+	var f flusher
+	ps, w := ownPoller(t, &f)
+	var ends []net.Conn
+	for range 5 * pollerEvents {
+		e, client := connect(t, ps, &f, nil)
+		e.s.serve()
+		defer e.s.link.close()
+		ends = append(ends, client)
+	}
+	if _, err := ends[len(ends)-1].Write([]byte("x")); err != nil { // On this system it has come when that returns.
+		t.Fatal(err)
+	}
+	if !w.wait() || len(w.ready) != 1 {
+		t.Errorf("%d clients are to be heard, want 1", len(w.ready))
+	}
+}
+
+// TestLargeMessagesTakeTurns has clients say much at once: what one of them is answered does not wait for all.
+func TestLargeMessagesTakeTurns(t *testing.T) {
+	var f flusher
+	ps, w := ownPoller(t, &f)
+	const clients = 6
+	for range clients {
+		e, client := connect(t, ps, &f, nil)
+		e.s.serve()
+		defer e.s.link.close()
+		if _, err := client.Write(clientFrame(0x81, strings.Repeat("x", turnBytes/2))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turns := 0
+	for came := 0; came < clients*turnBytes/2; turns++ {
+		if !w.wait() {
+			t.Fatal("the poller has ended")
+		}
+		if w.handle(); w.came > 2*turnBytes {
+			t.Fatalf("%d bytes were handled at once", w.came)
+		}
+		came += w.came
+	}
+	if turns < clients/3 {
+		t.Errorf("%d clients were heard in %d turns", clients, turns)
 	}
 }
 

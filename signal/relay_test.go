@@ -2,6 +2,7 @@ package signal
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,8 +43,8 @@ func (p *pair) confirm() {
 }
 
 func (p *pair) flush() {
-	p.a.conn.flush()
-	p.b.conn.flush()
+	p.a.conn.flush(math.MaxInt)
+	p.b.conn.flush(math.MaxInt)
 }
 
 func testOffer(id string) []byte {

@@ -21,7 +21,7 @@ type sendQueue struct {
 	flushing bool          // somebody writes
 	blocked  bool          // the client must read before more can be written
 	roomy    bool          // the client has read while somebody writes, who may not know it
-	marked   bool          // the flusher knows of it
+	marked   bool          // somebody is about to flush it
 	closing  bool          // the close frame is queued or written; nothing may follow it
 	broken   bool          // it takes no more
 	patience time.Duration // how long the client may take to answer the close frame once it is written
@@ -183,12 +183,33 @@ func (s *socket) markLocked() {
 	}
 }
 
-// flush writes what is queued until nothing is left, or until it would have to wait for the client.
-func (s *socket) flush() {
+// flush writes what is queued until nothing is left, until it would have to wait for the client, or until so many bytes
+// are written. Then it reports that there is more: whoever called must call again.
+func (s *socket) flush(most int) (more bool) {
 	for batch := s.next(); batch != nil; {
-		n, err := s.link.Write(batch)
+		if most <= 0 {
+			s.pause()
+			return true
+		}
+		n, err := s.link.Write(batch[:min(len(batch), most)])
+		most -= n
 		batch = s.wrote(n, err)
 	}
+	return false
+}
+
+// pause ends a flush for now.
+func (s *socket) pause() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flushing, s.marked = false, true
+}
+
+// backlog returns how much waits to be written.
+func (s *socket) backlog() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waitingLocked()
 }
 
 // next begins a flush: it returns what to write, nil for nothing.
@@ -278,7 +299,7 @@ func (s *socket) unblock() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was := s.blocked
-	s.blocked, s.roomy = false, s.flushing
+	s.blocked, s.roomy, s.marked = false, s.flushing, s.marked || was
 	return was
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -38,8 +39,8 @@ type link interface {
 	serve(s *socket)
 	// yield says, in the goroutine that reads, that it is about to wait for something else.
 	yield()
-	// flush calls the socket's flush, in a goroutine of its own when Write waits.
-	flush(s *socket)
+	// flush calls the socket's flush. When Write waits, that is in a goroutine of its own and without a bound.
+	flush(s *socket, most int) (more bool)
 	// hungUp reports whether the client has ended the connection, which who reads may not know yet.
 	hungUp() bool
 	// endReading makes Read fail from now on.
@@ -201,7 +202,7 @@ func (s *socket) abort() {
 // finish gives the connection back after reading has ended. What waits may take a moment to be written.
 func (s *socket) finish() {
 	if written := s.stop(); written != nil {
-		s.link.flush(s)
+		s.link.flush(s, math.MaxInt)
 		late := time.AfterFunc(lastWords, s.abort)
 		<-written
 		late.Stop()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -57,12 +58,12 @@ func (l *script) serve(s *socket) {
 	}
 }
 
-func (l *script) yield()          {}
-func (l *script) flush(s *socket) { s.flush() }
-func (l *script) hungUp() bool    { return l.hung }
-func (l *script) endReading()     {}
-func (l *script) cut()            {}
-func (l *script) close()          {}
+func (l *script) yield()                         {}
+func (l *script) flush(s *socket, most int) bool { return s.flush(most) }
+func (l *script) hungUp() bool                   { return l.hung }
+func (l *script) endReading()                    {}
+func (l *script) cut()                           {}
+func (l *script) close()                         {}
 
 // record is a receiver that writes down what it hears.
 type record struct {
@@ -306,7 +307,7 @@ func TestNotUTF8(t *testing.T) {
 			l := &script{portions: portions(bytes.Clone(stream), size), room: -1}
 			s := newSocket(l, &got, &testLimits, &f)
 			s.serve()
-			s.flush()
+			s.flush(math.MaxInt)
 			if len(got.events) != test.heard || kindOfEnd(got.end) != test.end {
 				t.Errorf("%s in portions of %d: heard %v, ended with %v", name, size, got.events, got.end)
 			}
@@ -417,6 +418,6 @@ func newSocket(l link, to receiver, limits *socketLimits, f *flusher) *socket {
 // resume tells a socket that its client has read, as a poller does.
 func resume(s *socket) {
 	if s.unblock() {
-		s.flush()
+		s.flush(math.MaxInt)
 	}
 }

@@ -2,6 +2,7 @@ package signal
 
 import (
 	"crypto/tls"
+	"math"
 	"net"
 	"time"
 )
@@ -72,7 +73,10 @@ func (l *stream) yield() {
 	}
 }
 
-func (l *stream) flush(s *socket) { l.writer.run(s.flush) }
+func (l *stream) flush(s *socket, _ int) (more bool) {
+	l.writer.run(func() { s.flush(math.MaxInt) })
+	return false
+}
 
 func (l *stream) hungUp() bool { return hungUp(l.below) }
 

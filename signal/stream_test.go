@@ -63,6 +63,6 @@ func TestDeadlineOfEachPiece(t *testing.T) {
 		}
 	}
 	l.close()
-	l.flush(nil) // A late flush writes nothing any more.
+	l.flush(nil, 1) // A late flush writes nothing any more.
 	l.writer.running.Wait()
 }
