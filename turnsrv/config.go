@@ -95,6 +95,7 @@ type Config struct {
 	MaxPermissions int      // MaxPermissions bounds the permissions of an allocation.
 	MaxChannels    int      // MaxChannels bounds the channels of an allocation.
 	UDPSockets     int      // UDPSockets is the number of sockets of each UDP listen address; 0 means one a core.
+	AlternateIP    []string // AlternateIP holds second addresses of the machine for NAT behaviour discovery: one of each family, or external/local pairs.
 	Alternates     []string // Alternates are IP addresses of servers that new clients are told while this one drains.
 	AddrConns      int      // AddrConns bounds the stream connections of one client address.
 	MaxQueued      int64    // MaxQueued bounds the bytes that wait for all clients of TCP and TLS together, 0 not at all.
@@ -191,6 +192,7 @@ func (c *Config) Settings() setting.Table {
 		setting.Int("turn-total-quota", &c.TotalQuota, 0, setting.Most, "allocations of all users, 0 for what the descriptors of the process allow (`NUMBER`)"),
 		setting.Rate("turn-allocate-rate", &c.AllocateRate, 0, maxRate, "new allocations a second, with twice that at once, of which one client address gets half, 0 for any number (`NUMBER`)"),
 		setting.Rate("turn-unauth-rate", &c.UnauthRate, minRate, maxRate, "answers of each kind a second to one UDP source address (IPv6: /64) that has not proved itself, with twice that at once; a request that comes again is answered (`NUMBER`)"),
+		setting.List("turn-alternate-ip", &c.AlternateIP, "second addresses of this machine, which turn NAT behaviour discovery (RFC 5780) on, over UDP at --turn-port and the port after it (comma separated `LIST` of IP addresses or external/local pairs, one of each family)"),
 		setting.List("turn-alternate-server", &c.Alternates, "TURN servers that new clients are sent to, at the port that they asked, while this one drains (comma separated `LIST` of IP addresses)"),
 		setting.Int("turn-max-permissions", &c.MaxPermissions, 1, setting.Most, "permissions that one allocation may have (`NUMBER`)"),
 		setting.Int("turn-max-channels", &c.MaxChannels, 1, setting.Most, "channels that one allocation may have (`NUMBER`)"),
@@ -229,6 +231,7 @@ func (c *Config) Validate() error {
 	p.Add("turn-public-host", checkPublicHost(c.PublicHost))
 	c.validateRelayAddresses(&p)
 	c.validateAlternates(&p)
+	c.validateAlternateIP(&p)
 	p.Check(c.MinPort <= c.MaxPort, "turn-min-port", "%d is above --turn-max-port %d", c.MinPort, c.MaxPort)
 	c.validateUsers(&p)
 	c.peers().Check(&p)
@@ -339,7 +342,8 @@ func (c *Config) transports(counters *transport.Metrics) transport.Config {
 		Port: c.Port, TLSPort: c.TLSPort, OnePort: c.OnePort, Stream: c.ListenStream, TLS: c.TLS, UDPSockets: c.UDPSockets,
 		IPv6Optional: slices.Equal(c.Listen, defaultListen()),
 		IdleTimeout:  c.IdleTimeout, ConnsOfAddress: c.AddrConns, Marks: c.CopyDSCP, MaxQueued: c.MaxQueued, Gather: c.MaxNap > 0,
-		Log: c.logger(), DTLSLogs: engine.Logs(c.logger()), Metrics: counters,
+		Alternates: c.alternateAddresses(),
+		Log:        c.logger(), DTLSLogs: engine.Logs(c.logger()), Metrics: counters,
 	}
 	for _, text := range c.Listen {
 		if addr, err := netip.ParseAddr(text); err == nil {

@@ -227,7 +227,11 @@ func coturnArguments(port uint16, dir string) []string {
 
 // bindingWorks tries once, for no longer than a moment.
 func bindingWorks(network string, server netip.AddrPort) error {
-	c, err := newWireClient(network, loopbackIPv4, server)
+	return bindingWorksAt(network, loopbackIPv4, server)
+}
+
+func bindingWorksAt(network string, from netip.Addr, server netip.AddrPort) error {
+	c, err := newWireClient(network, from, server)
 	if err != nil {
 		return err
 	}

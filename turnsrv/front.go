@@ -48,6 +48,7 @@ type front struct {
 	lanes     []*engine.Lane // lanes are those that no loop owns.
 	pools     []*relayPool   // pools are by family: IPv4 first, IPv6 if there is one.
 	loops     []*dataLoop    // loops are empty where the data path is off.
+	behaviour *behaviour     // behaviour is nil without a second address.
 	reserved  *reservations
 	quotas    *quotas
 	rates     *allocateRates

@@ -47,6 +47,9 @@ func (f *front) request(q *request) {
 
 // binding answers a Binding request (RFC 8489, section 3).
 func (q *request) binding() {
+	if q.discover() {
+		return
+	}
 	if !q.mayAnswer(auth.AnswerBinding, q.m.TransactionID) {
 		return
 	}

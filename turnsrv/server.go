@@ -83,14 +83,19 @@ func (s *Server) start() error {
 	if s.front, err = newFront(s.cfg, m); err != nil {
 		return err
 	}
-	if s.transports, err = transport.Bind(s.cfg.transports(counters), s.front); err != nil {
+	listeners := s.cfg.transports(counters)
+	listeners.Bindings = bindings{s.front}
+	if s.transports, err = transport.Bind(listeners, s.front); err != nil {
 		return errors.Join(err, s.front.close())
+	}
+	if err := s.front.startBehaviour(s.transports); err != nil {
+		return errors.Join(err, s.stop())
 	}
 	s.front.startLoops(s.transports.UDPServers())
 	if err := s.front.startEngine(batch.Cores()); err != nil {
 		return errors.Join(err, s.stop())
 	}
-	if err := s.front.decidePeers(s.cfg.peers(), s.Port(), s.TLSPort()); err != nil {
+	if err := s.front.decidePeers(s.cfg.peers(), s.ports()...); err != nil {
 		return errors.Join(err, s.stop())
 	}
 	s.transports.Serve()
@@ -165,7 +170,7 @@ func (s *Server) SetPeers(allow, deny []string) error {
 	}
 	cfg := s.cfg.peers()
 	cfg.Allow, cfg.Deny = allow, deny
-	return s.front.decidePeers(cfg, s.Port(), s.TLSPort())
+	return s.front.decidePeers(cfg, s.ports()...)
 }
 
 // probePools makes sure that relays can be bound at all, before anybody asks.
@@ -261,6 +266,9 @@ func (s *Server) Port() int {
 
 // TLSPort returns the port of TLS and DTLS, 0 without a certificate.
 func (s *Server) TLSPort() int { return s.transports.TLSPort() }
+
+// ports are those of all listeners, 0 for those that there are not.
+func (s *Server) ports() []int { return []int{s.Port(), s.TLSPort(), s.transports.AlternatePort()} }
 
 // RelayIP returns the address that relays are seen at, IPv4 if there is one.
 func (s *Server) RelayIP() netip.Addr {

@@ -20,6 +20,7 @@ const (
 	AnswerUnauthorized               // AnswerUnauthorized is the 401 that brings a realm and a nonce.
 	AnswerStale                      // AnswerStale is the 438 that brings a new nonce.
 	AnswerRefused                    // AnswerRefused is for a request with a good nonce that proves nothing else.
+	AnswerDiscovery                  // AnswerDiscovery tells of the NAT between, longer than a Binding's or to where the client says.
 	answerKinds
 )
 
@@ -63,9 +64,9 @@ func NewStrangers(perSecond float64) *Strangers {
 
 // Allow decides about an answer to the request with that transaction id. What a
 // good nonce came with is bounded by the budget alone, since it may be a guess at a
-// password, and cannot be forged.
+// password, and cannot be forged. So are answers of discovery, which would amplify.
 func (s *Strangers) Allow(kind Answer, client netip.AddrPort, id [stun.TransactionIDSize]byte, now time.Time) bool {
-	return s.budgets[kind].Allow(client.Addr(), now) || kind != AnswerRefused && s.again(client, id)
+	return s.budgets[kind].Allow(client.Addr(), now) || kind < AnswerRefused && s.again(client, id)
 }
 
 // Return gives an answer back to who has shown that the address is its own.

@@ -26,6 +26,12 @@ type Config struct {
 
 	// OnePort says that TLS and DTLS come to Port, too. What Stream makes then has taken TLS off, above a layer of HoldRecords.
 	OnePort bool
+
+	// Alternates are second addresses for NAT behaviour discovery (RFC 5780), and Bindings gets what comes to sockets that are there for
+	// it alone. See alternate.go.
+	Alternates []netip.Addr
+	Bindings   Receiver
+
 	// Stream makes the listeners of TCP; nil means net.Listen.
 	Stream func(network, address string) (net.Listener, error)
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -34,6 +35,7 @@ type Transports struct {
 	common    *common
 	numbers   ports
 	datagrams []*UDPServer
+	bindings  []*UDPServer // bindings are those of alternate addresses and ports.
 	streams   []*streamServer
 	secure    []*dtlsServer
 
@@ -41,7 +43,7 @@ type Transports struct {
 }
 
 // ports are the numbers that listeners are bound to, 0 while they are open.
-type ports struct{ plain, secure int }
+type ports struct{ plain, secure, alternate int }
 
 // maxPortPicks bounds the search for a number that is free everywhere.
 const maxPortPicks = 32
@@ -80,7 +82,7 @@ func newTransports(opts options, r Receiver) *Transports {
 			open:     newAddressLimit(opts.conns, opts.ConnsOfAddress),
 			done:     make(chan struct{}),
 		},
-		numbers: ports{opts.Port, opts.TLSPort},
+		numbers: ports{plain: opts.Port, secure: opts.TLSPort},
 	}
 }
 
@@ -125,7 +127,7 @@ func (t *Transports) bindAll(make sockets) error {
 	if len(t.datagrams) == 0 {
 		return errors.New("--turn-listen: no address of the list exists on this machine")
 	}
-	return nil
+	return t.bindAlternates(make)
 }
 
 // bind binds one address. TCP comes first and settles a port that is open: a
@@ -220,16 +222,21 @@ func (t *Transports) bindPacket(use Protocol, addr netip.Addr, make sockets, sha
 	if use == DTLS {
 		port, flag = t.numbers.secure, tlsPortFlag
 	}
-	conn, err := make.packet(network("udp", addr), hostPort(addr, port), share)
+	return t.bindAt(use, netip.AddrPortFrom(addr, uint16(port)), flag, make, share)
+}
+
+func (t *Transports) bindAt(use Protocol, at netip.AddrPort, flag string, make sockets, share bool) (*udpSocket, error) {
+	address := at.String()
+	conn, err := make.packet(network("udp", at.Addr()), address, share)
 	if err != nil {
-		return nil, listenError(flag, "udp", hostPort(addr, port), err)
+		return nil, listenError(flag, "udp", address, err)
 	}
 	return newUDPSocket(t.common, use, conn), nil
 }
 
 // Serve begins to take packets and connections.
 func (t *Transports) Serve() {
-	for _, s := range t.datagrams {
+	for _, s := range slices.Concat(t.datagrams, t.bindings) {
 		s.start()
 	}
 	for _, s := range t.streams {
@@ -249,7 +256,7 @@ func (t *Transports) Close() {
 		for _, s := range t.secure {
 			s.close()
 		}
-		for _, s := range t.datagrams {
+		for _, s := range slices.Concat(t.datagrams, t.bindings) {
 			s.close()
 		}
 	})
@@ -273,6 +280,7 @@ const (
 	plainPortFlag = "--turn-port"
 	onePortFlag   = "--one-port"
 	tlsPortFlag   = "--turn-tls-port"
+	alternateFlag = "--turn-alternate-ip"
 )
 
 // plainPortFlag is the setting of the port of UDP and TCP.
@@ -298,7 +306,7 @@ func (e *portError) Unwrap() error { return e.err }
 // listenError names the setting that a person has to change.
 func listenError(flag, transport, address string, err error) error {
 	setting := flag
-	if lacksAddress(err) {
+	if lacksAddress(err) && flag != alternateFlag {
 		setting = "--turn-listen"
 	}
 	wrapped := fmt.Errorf("%s: listening on %s %s: %w", setting, transport, address, cause(err))
