@@ -163,7 +163,9 @@ func (c *Config) Settings() setting.Table {
 func (c *Config) Validate() error {
 	var p setting.Problems
 	c.Settings().Check(&p)
-	p.Check(c.Host == "" || net.ParseIP(c.Host) != nil || c.Host == "localhost", "server-host", "%q is not an IP address", c.Host)
+	if c.Host != "" && net.ParseIP(c.Host) == nil && c.Host != "localhost" {
+		p.Add("server-host", setting.NotAnAddress(c.Host))
+	}
 	p.Check(c.MaxQueue >= 2*c.MaxFrame, "max-queue-bytes", "%d must hold at least two messages of --max-frame-bytes", c.MaxQueue)
 	p.Check(c.MaxMemory <= 0 || c.MaxMemory >= minMemory, "max-memory", "%d is too little, give 0 or at least %d", c.MaxMemory, minMemory)
 	for _, origin := range c.AllowedOrigins {
@@ -181,7 +183,7 @@ func (c *Config) checkAdmin(p *setting.Problems) {
 	}
 	host, port, err := net.SplitHostPort(c.AdminAddr)
 	if err != nil {
-		p.Addf("admin-addr", "%q is not host:port", c.AdminAddr)
+		p.Addf("admin-addr", "%q is not host:port, such as 127.0.0.1:9090 or [::1]:9090", c.AdminAddr)
 		return
 	}
 	n, err := strconv.Atoi(port)

@@ -12,14 +12,15 @@ import (
 // connections they pass on, in a way that is not among these settings.
 func (c *Config) Notes(named bool) setting.Notes {
 	var n setting.Notes
-	proxies, _ := parseProxies(c.TrustedProxies)
-	for i, p := range proxies {
-		if p.Bits() == 0 {
-			n.Warnf("trusts_everybody", "--trusted-proxies %s lets everybody choose the address that limits and logs see: name the proxies alone", c.TrustedProxies[i])
-		}
-	}
+	n.NoteProxies("trusted-proxies", c.TrustedProxies)
 	if !c.HTTPS && len(c.TrustedProxies) == 0 && !named && !c.onLoopback() {
 		n.Warnf("no_tls", "no TLS: browsers open cameras on http://localhost only; set --tls-cert and --tls-key, or put a TLS proxy in front and name it in --trusted-proxies or --proxy-protocol")
+	}
+	if c.HSTS > 0 && !c.HTTPS && len(c.TrustedProxies) == 0 && !named {
+		n.Warnf("unused_setting", "--hsts %v is for nobody, since nobody comes by HTTPS: set --domain or --tls-cert, or name the proxy that ends TLS in --trusted-proxies", c.HSTS)
+	}
+	if c.AdminToken != "" && len(c.AdminToken) < setting.LeastSecret {
+		n.Warnf("short_secret", "--admin-token has %d characters, which can be found by trial: use at least %d", len(c.AdminToken), setting.LeastSecret)
 	}
 	return n
 }
@@ -73,7 +74,11 @@ func bindAddress(text string) netip.Addr {
 func (c *Config) CheckPort(p *setting.Problems, name string, port int, hosts ...string) {
 	for _, host := range hosts {
 		if port != 0 && port == c.Port && overlaps(host, c.Host) {
-			p.Addf("server-port", "%d is --%s, too", port, name)
+			own := "server-port"
+			if c.OnePort {
+				own = "one-port"
+			}
+			p.Addf(own, "%d is --%s, too: choose another for one of them", port, name)
 			return
 		}
 	}

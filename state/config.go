@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -165,10 +166,33 @@ func checkHost(host string) error {
 // Notes tell what about the shared state is good to know.
 func (c *RedisConfig) Notes() setting.Notes {
 	var n setting.Notes
+	c.noteUnused(&n)
 	if !c.Enabled() {
 		n.Tellf("alone", "state is in memory: this node is alone, and rooms end with it; set --redis-url for several nodes")
 	}
 	return n
+}
+
+// noteUnused finds settings of one server beside those that name it, or others, in another way, which win.
+func (c *RedisConfig) noteUnused(n *setting.Notes) {
+	winner, fresh := "--redis-url", DefaultRedisConfig()
+	switch {
+	case len(c.Cluster) > 0:
+		winner = "--redis-cluster"
+	case len(c.Sentinels) > 0:
+		winner = "--redis-sentinels"
+	case c.URL == "":
+		return
+	}
+	of := map[string]bool{"redis-host": c.Host != "", "redis-port": c.Port != fresh.Port}
+	if winner == "--redis-url" {
+		of["redis-username"], of["redis-password"], of["redis-db"] = c.Username != "", c.Password != "", c.DB != 0
+	}
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		if of[name] {
+			n.Warnf("unused_setting", "--%s is not used beside %s, which says all of that: leave one of them out", name, winner)
+		}
+	}
 }
 
 func validAddr(addr string) bool {
@@ -246,7 +270,7 @@ func (c *RedisConfig) options() (*redis.UniversalOptions, error) {
 		o.Addrs = slices.Clone(c.Sentinels)
 	case c.URL != "":
 		u, err := redis.ParseURL(c.URL)
-		if err != nil {
+		if err != nil || u.Network == "tcp" && !validAddr(u.Addr) {
 			return nil, errors.New("--redis-url: not of the form redis://[user:password@]host:port/db") // The cause may quote the password.
 		}
 		o.Addrs, o.Username, o.Password, o.DB, o.TLSConfig = []string{u.Addr}, u.Username, u.Password, u.DB, u.TLSConfig

@@ -227,7 +227,7 @@ func (c *Config) Validate() error {
 	c.Settings().Check(&p)
 	p.Add("turn-realm", checkRealm(c.Realm))
 	c.validateListen(&p)
-	p.Check(c.Port != c.TLSPort || c.Port == 0 || c.OnePort, "turn-tls-port", "%d is --turn-port, too", c.TLSPort)
+	p.Check(c.Port != c.TLSPort || c.Port == 0 || c.OnePort, "turn-tls-port", "%d is --turn-port, too: choose another, or --one-port for all", c.TLSPort)
 	p.Add("turn-public-host", checkPublicHost(c.PublicHost))
 	c.validateRelayAddresses(&p)
 	c.validateAlternates(&p)
@@ -270,7 +270,7 @@ func (c *Config) validateListen(p *setting.Problems) {
 		addr, err := netip.ParseAddr(text)
 		switch {
 		case err != nil:
-			p.Addf("turn-listen", "%q is not an IP address", text)
+			p.Add("turn-listen", setting.NotAnAddress(text))
 		case addr.IsMulticast():
 			p.Addf("turn-listen", "%s is a multicast address", text)
 		case seen[addr.Unmap()]:

@@ -1,8 +1,11 @@
 package turnsrv
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"cline-meet/signal/signal/setting"
 	"cline-meet/signal/turnsrv/internal/relayaddr"
@@ -14,6 +17,9 @@ const fewPorts = 20
 // slowest is a bandwidth in bytes a second that no voice fits through.
 const slowest = 2000
 
+// briefest is how long a credential must live for the checks of a call that it is minted for.
+const briefest = 30 * time.Second
+
 // Notes tell what of the configuration, which is valid, is most likely not meant.
 func (c *Config) Notes() setting.Notes {
 	var n setting.Notes
@@ -23,9 +29,7 @@ func (c *Config) Notes() setting.Notes {
 	if ports := c.MaxPort - c.MinPort + 1; ports < fewPorts {
 		n.Warnf("few_relay_ports", "--turn-min-port %d to --turn-max-port %d serve %d relays at a time, and a call of two may take 4: open more ports", c.MinPort, c.MaxPort, ports)
 	}
-	if c.MinPort <= c.Port && c.Port <= c.MaxPort {
-		n.Warnf("port_among_relay_ports", "--turn-port %d is among the relay ports %d to %d: choose --turn-min-port above it", c.Port, c.MinPort, c.MaxPort)
-	}
+	c.notePorts(&n)
 	if external, err := relayaddr.ParseExternal(c.ExternalIP); err == nil && len(c.ExternalIP) > 0 && !external.Asks() && c.ExternalSTUN != "" {
 		n.Warnf("unused_setting", "--turn-external-stun %s is not asked beside --turn-external-ip %s", c.ExternalSTUN, strings.Join(c.ExternalIP, ","))
 	}
@@ -39,6 +43,22 @@ func (c *Config) Notes() setting.Notes {
 	return n
 }
 
+// notePorts finds listeners whose UDP port a relay may be given.
+func (c *Config) notePorts(n *setting.Notes) {
+	ports := map[string]int{"turn-port": c.Port}
+	switch {
+	case c.OnePort:
+		ports = map[string]int{"one-port": c.Port}
+	case c.TLS != nil:
+		ports["turn-tls-port"] = c.TLSPort
+	}
+	for _, name := range slices.Sorted(maps.Keys(ports)) {
+		if port := ports[name]; c.MinPort <= port && port <= c.MaxPort {
+			n.Warnf("port_among_relay_ports", "--%s %d is among the relay ports %d to %d: choose --turn-min-port above it", name, port, c.MinPort, c.MaxPort)
+		}
+	}
+}
+
 // TLSHost returns the host in the URL of TURN over TLS, empty for the one that the client used. It is not ok when no
 // such URL is derived. External is the external address, which may not be known.
 func (c *Config) TLSHost(external netip.Addr) (host string, ok bool) {
@@ -49,6 +69,9 @@ func (c *Config) TLSHost(external netip.Addr) (host string, ok bool) {
 
 // noteBounds finds bounds that nobody, or one user alone, can live within.
 func (c *Config) noteBounds(n *setting.Notes) {
+	if c.TTL < briefest {
+		n.Warnf("brief_credentials", "--turn-ttl %v is over before a client is through with its checks: use at least %v", c.TTL, briefest)
+	}
 	if c.Bandwidth > 0 && c.Bandwidth < slowest {
 		n.Warnf("low_bandwidth", "--turn-bandwidth %d is in bytes a second, too few for a voice: a video needs 300000", c.Bandwidth)
 	}

@@ -17,9 +17,9 @@ import (
 )
 
 // SelfSigned makes a certificate for host names and IP addresses that is its own authority, valid since an hour ago for
-// a day. Its common name is the first of them.
+// 60 days. Its common name is the first of them.
 func SelfSigned(hosts ...string) (tls.Certificate, error) {
-	return selfSigned(time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour), hosts...)
+	return selfSigned(time.Now().Add(-time.Hour), time.Now().AddDate(0, 0, 60), hosts...)
 }
 
 func selfSigned(from, until time.Time, hosts ...string) (tls.Certificate, error) {

@@ -1,10 +1,13 @@
 package certificate
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	ossignal "os/signal"
@@ -88,17 +91,41 @@ func load(flags, certFile, keyFile string, log *slog.Logger) (*files, error) {
 
 // reload reads the files again. On error the old certificate stays in use.
 func (f *files) reload() error {
-	seen, err := f.stat()
+	pair, err := f.read()
 	if err != nil {
-		return fmt.Errorf("--%s-cert, --%s-key: %w", f.flags, f.flags, err)
-	}
-	f.seen = seen
-	pair, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
-	if err != nil {
-		return fmt.Errorf("--%s-cert %s, --%s-key %s: %w", f.flags, f.certFile, f.flags, f.keyFile, err)
+		return fmt.Errorf("--%s-cert %s, --%s-key %s: %w%s", f.flags, f.certFile, f.flags, f.keyFile, err, f.remedy(err))
 	}
 	f.current.Store(&pair)
 	return nil
+}
+
+func (f *files) read() (tls.Certificate, error) {
+	seen, err := f.stat()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	f.seen = seen
+	return tls.LoadX509KeyPair(f.certFile, f.keyFile)
+}
+
+// remedy says what to do about files that make no certificate.
+func (f *files) remedy(err error) string {
+	cert, _ := os.ReadFile(f.certFile)
+	key, _ := os.ReadFile(f.keyFile)
+	_, der := x509.ParseCertificate(cert)
+	switch text := err.Error(); {
+	case errors.Is(err, fs.ErrPermission):
+		return ": let the user of this process read it"
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EISDIR):
+		return ": name the file"
+	case der == nil:
+		return ": the certificate is in binary, convert it by openssl x509 -inform der"
+	case bytes.Contains(key, []byte("ENCRYPTED")):
+		return ": the key is encrypted, write it without a passphrase by openssl pkey"
+	case strings.Contains(text, "does not match"):
+		return ": give each certificate the key that it was made with, and put it first in a file that has its chain"
+	}
+	return ": each must be a PEM file, such as fullchain.pem and privkey.pem of certbot"
 }
 
 func (f *files) stat() (stamp, error) {
@@ -148,5 +175,5 @@ func (f *files) watch(ctx context.Context, hangup <-chan os.Signal) {
 func (f *files) held() held {
 	leaf := f.current.Load().Leaf
 	name, _, _ := strings.Cut(names(leaf), ",")
-	return held{name, leaf, fmt.Sprintf("--%s-cert %s", f.flags, f.certFile)}
+	return held{name: name, leaf: leaf, origin: fmt.Sprintf("--%s-cert %s", f.flags, f.certFile)}
 }

@@ -151,7 +151,7 @@ func (m *managed) newest(name string) *certmagic.Certificate {
 func (m *managed) held() []held {
 	var all []held
 	for _, domain := range m.config.Domains {
-		h := held{name: domain, origin: "--domain " + domain}
+		h := held{name: domain, origin: "--domain " + domain, renews: true}
 		if cert := m.newest(domain); cert != nil {
 			h.leaf = cert.Leaf
 		}

@@ -44,6 +44,7 @@ type held struct {
 	name   string            // name is the first one that it is for
 	leaf   *x509.Certificate // leaf is nil while there is none yet
 	origin string            // origin is the setting that it comes from
+	renews bool              // renews says that the node asks for the next one by itself.
 }
 
 // Load reads the files. Its error names the flags.
@@ -154,8 +155,12 @@ func (s *Set) KeepCurrent() (stop func()) {
 	}
 }
 
-// soon is how long before its end a certificate should have been renewed.
-const soon = 14 * 24 * time.Hour
+// soon is how long before its end a certificate should have been renewed, and late how long if it does not live for twice
+// as long.
+const (
+	soon = 14 * 24 * time.Hour
+	late = 24 * time.Hour
+)
 
 // Notes tell what is wrong with the certificates at a time.
 func (s *Set) Notes(now time.Time) setting.Notes {
@@ -184,9 +189,21 @@ func (h held) note(n *setting.Notes, now time.Time) {
 	case now.Before(h.leaf.NotBefore):
 		n.Warnf("certificate_not_yet_valid", "the certificate in %s begins at %s: is the clock of this machine right?",
 			h.origin, h.leaf.NotBefore.UTC().Format(time.DateTime))
-	case h.leaf.NotAfter.Sub(now) < soon && h.leaf.NotAfter.Sub(h.leaf.NotBefore) > 2*soon:
+	case h.leaf.NotAfter.Sub(now) <= h.margin():
 		n.Warnf("certificate_ends_soon", "the certificate in %s ends at %s: renew it", h.origin, ends)
 	}
+}
+
+// margin is how long before its end a certificate is noted. One that the node renews by itself is when the alert fires.
+func (h held) margin() time.Duration {
+	life := h.leaf.NotAfter.Sub(h.leaf.NotBefore)
+	switch {
+	case h.renews:
+		return min(soon, life/9)
+	case life > 2*soon:
+		return soon
+	}
+	return late
 }
 
 // Problems tell users of /ready what is wrong with the certificates now.

@@ -43,12 +43,7 @@ func (c *Config) Validate() error {
 func (c *Config) Notes() setting.Notes {
 	var n setting.Notes
 	for _, of := range c.proxies() {
-		all, _ := sources(of.cidrs)
-		for i, p := range all {
-			if p.Bits() == 0 {
-				n.Warnf("trusts_everybody", "--%s %s lets everybody choose the address that limits and logs see: name the proxies alone", of.name, of.cidrs[i])
-			}
-		}
+		n.NoteProxies(of.name, of.cidrs)
 	}
 	return n
 }

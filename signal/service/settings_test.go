@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"os"
 	"os/exec"
@@ -126,6 +127,48 @@ func wrongSettings(dir string) map[string]wrongSetting {
 		"HTTP on the port of TURN":        flag("--server-port|3478|--turn-port", "--server-port", "3478"),
 		"metrics on the port of HTTP":     flag("--server-port|9090|--admin-addr", "--server-port", "9090"),
 		"metrics for everybody":           flag("--admin-token|required|0.0.0.0:9090", "--admin-addr", "0.0.0.0:9090"),
+		"address in brackets":             flag("--server-host|[::1]|write ::1", "--server-host", "[::1]"),
+		"address with a port":             flag("--server-host|0.0.0.0:80|write 0.0.0.0", "--server-host", "0.0.0.0:80"),
+		"relays at one in brackets":       flag("--turn-relay-ip|[2001:db8::1]|write 2001:db8::1", "--turn-relay-ip", "[2001:db8::1]"),
+		"listener with a port":            flag("--turn-listen|192.0.2.1:3478|write 192.0.2.1", "--turn-listen", "192.0.2.1:3478"),
+		"metrics at bare IPv6":            flag("--admin-addr|::1:9090|[::1]:9090", "--admin-addr", "::1:9090"),
+		"port below all":                  flag("--server-port|-5|0-65535", "--server-port", "-5"),
+		"port with an exponent":           flag(`--server-port|"1e3"|such as 8080`, "--server-port", "1e3"),
+		"size with a unit":                flag(`--max-queue-bytes|"10MB"|without a unit, such as 1048576`, "--max-queue-bytes", "10MB"),
+		"memory with a unit":              flag(`--max-memory|"512MiB"|without a unit`, "--max-memory", "512MiB"),
+		"time below zero":                 flag(`--read-timeout|"-5s"|negative`, "--read-timeout", "-5s"),
+		"time in days":                    flag(`--drain-timeout|"1d"|1m30s`, "--drain-timeout", "1d"),
+		"level in capitals":               flag(`--log-level|"INFO"|did you mean info`, "--log-level", "INFO"),
+		"policy misspelt":                 flag(`--state-outage|"lokal"|did you mean local`, "--state-outage", "lokal"),
+		"TURN over TLS among the relays":  flag("--turn-tls-port 50000|choose --turn-min-port", append(tls("good"), "--turn-tls-port", "50000", "--turn-public-host", "localhost")...),
+		"the one port among the relays":   flag("--one-port 50000|choose --turn-min-port", "--turn-listen", "127.0.0.1", "--one-port", "50000"),
+		"TURN and its TLS on one port":    flag("--turn-tls-port|3478|--one-port", "--turn-tls-port", "3478"),
+		"the one port and metrics":        flag("--one-port|9090|--admin-addr", "--turn-listen", "127.0.0.1", "--one-port", "9090"),
+		"proxies with bits beyond":        flag("--trusted-proxies|10.1.2.3/8|10.0.0.0/8", "--trusted-proxies", "10.1.2.3/8"),
+		"PROXY sources with bits beyond":  flag("--proxy-protocol|10.1.2.3/8|10.0.0.0/8", "--proxy-protocol", "10.1.2.3/8"),
+		"fewer keys than certificates":    flag("--tls-cert|2, and 1 in --tls-key|same order", "--tls-cert", "a.pem,b.pem", "--tls-key", "a.key"),
+		"certificate is a directory":      flag("--tls-cert|good: is a directory|name the file", "--tls-cert", filepath.Join(dir, "good"), "--tls-key", filepath.Join(dir, "good/key.pem")),
+		"certificate and key swapped":     flag("--tls-cert|good/key.pem|fullchain.pem", "--tls-cert", filepath.Join(dir, "good/key.pem"), "--tls-key", filepath.Join(dir, "good/cert.pem")),
+		"certificate in binary":           flag("--tls-cert|cert.der|openssl x509", "--tls-cert", filepath.Join(dir, "cert.der"), "--tls-key", filepath.Join(dir, "good/key.pem")),
+		"key that is encrypted":           flag("--tls-key|encrypted.pem|passphrase", "--tls-cert", filepath.Join(dir, "good/cert.pem"), "--tls-key", filepath.Join(dir, "encrypted.pem")),
+		"certificate for a day":           flag("--tls-cert|day/cert.pem|renew", append(tls("day"), "--turn-public-host", "localhost")...),
+		"credentials for a second":        flag("--turn-ttl|1s|at least 30s", "--turn-ttl", "1"),
+		"HSTS without HTTPS":              flag("--hsts|1h|--tls-cert", "--hsts", "3600"),
+		"short token":                     silent(flag("--admin-token|5 characters|at least 16", "--admin-token", "xyzzy"), "xyzzy"),
+		"token with a line break":         silent(env("--admin-token|the environment|white space|leave it out", "ADMIN_TOKEN=xyzzyxyzzyxyzzyxyzzy\n"), "xyzzy"),
+		"two ways to Redis":               env("--redis-host|--redis-url|leave one", "REDIS_URL=redis://127.0.0.1:1", "REDIS_HOST=127.0.0.1"),
+		"password beside the URL":         silent(env("--redis-password|--redis-url|leave one", "REDIS_URL=redis://127.0.0.1:1", "REDIS_PASSWORD=xyzzy"), "xyzzy"),
+		"Redis URL with no such port":     silent(flag("--redis-url|redis://", "--redis-url", "redis://:xyzzy@redis:99999"), "xyzzy"),
+		"tab in the file":                 file("--config|line 2|not tabs", "turn-users:\n\t- alice:wonderland\n"),
+		"star in the file":                file("--config|alphabetic|quotation marks", "allowed-origins: *\n"),
+		"file that is not UTF-8":          file("--config|not UTF-8", "turn-realm: caf\xe9\n"),
+		"two documents in the file":       file("--config|---|leave that line out", "server-port: 8080\n---\nserver-port: 8081\n"),
+		"settings within another":         file("turn|line 1|as in turn-port", "turn:\n  port: 3478\n"),
+		"list for one value":              file("server-port|line 1|not a list", "server-port: [8080, 8081]\n"),
+		"list for a secret of one":        silent(file("admin-token|line 1|not a list", "admin-token: [xyzzy, plugh]\n"), "xyzzy"),
+		"mark at the beginning":           file("server-prot|line 1|did you mean server-port", "\ufeffserver-prot: 8080\n"),
+		"key in capitals":                 file("Turn-Port|line 1|did you mean turn-port", "Turn-Port: 3478\n"),
+		"shell in the file":               file("--config|line 1|server-port: 8080", "SERVER_PORT=8080\n"),
 		"name to bind to":                 flag("--server-host|www.example.org|IP address", "--server-host", "www.example.org"),
 	}
 }
@@ -136,15 +179,21 @@ func TestEveryWrongSettingHasOneMessage(t *testing.T) {
 	now := time.Now()
 	for name, valid := range map[string][2]time.Time{
 		"good": {now.Add(-time.Hour), now.AddDate(0, 3, 0)}, "soon": {now.AddDate(0, -2, 0), now.AddDate(0, 0, 3)},
-		"ended": {now.AddDate(0, -2, 0), now.AddDate(0, -1, 0)}, "future": {now.AddDate(0, 1, 0), now.AddDate(0, 2, 0)},
+		"day": {now, now.AddDate(0, 0, 1)}, "ended": {now.AddDate(0, -2, 0), now.AddDate(0, -1, 0)}, "future": {now.AddDate(0, 1, 0), now.AddDate(0, 2, 0)},
 	} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		systemtest.WriteCertificate(t, filepath.Join(dir, name), systemtest.CertificateBetween(t, valid[0], valid[1], "turn.example.org", "localhost"))
 	}
+	for name, content := range map[string][]byte{"cert.der": systemtest.Certificate(t, "localhost").Certificate[0],
+		"encrypted.pem": pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("sealed")})} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	all := wrongSettings(dir)
-	if len(all) < 40 {
+	if len(all) < 100 {
 		t.Errorf("%d mistakes", len(all))
 	}
 	ownEnvironmentAlone(t)

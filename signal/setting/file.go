@@ -1,10 +1,13 @@
 package setting
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -21,8 +24,8 @@ func (t Table) ReadFile(by, file string) Problems {
 		p.Add(by, err)
 		return p
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
+	doc, err := parse(text)
+	if err != nil {
 		p.Addf(by, "reading %s: %w", file, err)
 		return p
 	}
@@ -44,18 +47,40 @@ func (t Table) ReadFile(by, file string) Problems {
 	return p
 }
 
+// parse reads the one document of a file.
+func parse(text []byte) (doc yaml.Node, err error) {
+	if !utf8.Valid(text) {
+		return doc, errors.New("it is not UTF-8: save it as that")
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
+		return doc, nil
+	} else if err != nil {
+		return doc, fmt.Errorf("%w: indent with spaces, not tabs, and put values that have any of *&!%%@#{}[]:' and the like in them in quotation marks", err)
+	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return doc, errors.New("what comes after --- is a document of its own: leave that line out")
+	}
+	return doc, nil
+}
+
 // setKey sets what one key of the file says, unless a flag or a variable did.
 func (t Table) setKey(name, by string, value *yaml.Node, given map[string]bool) error {
 	s := t.find(name)
 	switch {
 	case name == by:
 		return errors.New("the file cannot name itself")
+	case s == nil && target(value).Kind == yaml.MappingNode && len(target(value).Content) > 0:
+		return fmt.Errorf("no such setting: none is within another, write the whole name, as in %s-%s: VALUE", name, target(value).Content[0].Value)
 	case s == nil:
 		return fmt.Errorf("no such setting%s", DidYouMean("", flagName(name), t.names()))
 	case given[name]:
 		return errors.New("it is there twice")
 	}
 	given[name] = true
+	if _, many := s.Value.(*list); !many && target(value).Kind == yaml.SequenceNode {
+		return errors.New("it has one value, not a list of them")
+	}
 	texts, err := scalars(value)
 	if err != nil || texts == nil || s.IsSet() {
 		return err

@@ -48,7 +48,7 @@ func TestFileIsReadAsItIsWritten(t *testing.T) {
 	for value, want := range map[string]string{
 		"": "here", "~": "here", "null": "here", "\n  # - commented": "here", `""`: "", `"null"`: "null",
 		"0123456": "0123456", "12345678901234567890123": "12345678901234567890123", "1_000": "1_000", "0x1F": "0x1F", "1e3": "1e3",
-		"yes": "yes", "2026-11-29": "2026-11-29", "true": "true", ".inf": ".inf", "!!str 1": "1", "[a, b]": "a,b", "&x abc": "abc",
+		"yes": "yes", "2026-11-29": "2026-11-29", "true": "true", ".inf": ".inf", "!!str 1": "1", "&x abc": "abc",
 	} {
 		o := defaults()
 		if p := o.table().ReadFile("config", write(t, "the-host: "+value+"\n")); p.Err() != nil || o.host != want {
@@ -58,6 +58,25 @@ func TestFileIsReadAsItIsWritten(t *testing.T) {
 	for _, text := range []string{"", "# nothing\n", "---\n", "~\n"} {
 		if p := defaults().table().ReadFile("config", write(t, text)); p.Err() != nil {
 			t.Errorf("%q: %v", text, p)
+		}
+	}
+}
+
+// TestFileHasOneValueForOne: what takes one value refuses a list, even of one, and nothing is within another setting.
+func TestFileHasOneValueForOne(t *testing.T) {
+	for text, want := range map[string]string{
+		"the-host: [a, b]\n": "the-host in FILE line 1: it has one value, not a list of them", "be-on: [true]\n": "be-on in FILE line 1: it has one value, not a list of them",
+		"the-host: []\n": "the-host in FILE line 1: it has one value, not a list of them", "the-names: [a, b]\n": "", "the-names: a\n": "", "the-names: []\n": "",
+		"the:\n  host: a\n": "the in FILE line 1: no such setting: none is within another, write the whole name, as in the-host: VALUE",
+		"the: {}\n":         "the in FILE line 1: no such setting; did you mean the-host?", "t: 1\n": "t in FILE line 1: no such setting",
+		"\ufeffthe-host: a\r\nthe-port: 81\r\n": "", "---\nthe-host: a\n": "", "the-host: a\n...\n": "",
+	} {
+		file, got := write(t, text), ""
+		if err := defaults().table().ReadFile("config", file).Err(); err != nil {
+			got = strings.ReplaceAll(err.Error(), file, "FILE")
+		}
+		if got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
 	}
 }
@@ -73,10 +92,10 @@ func TestFileProblemsAreNamed(t *testing.T) {
 	want := []string{
 		"config in FILE line 1: the file cannot name itself",
 		"no-such in FILE line 2: no such setting",
-		`the-count in FILE line 3: "many" is not a whole number`,
+		`the-count in FILE line 3: "many" is not a whole number: digits alone, without a unit, such as 7`,
 		"the-host in FILE line 4: neither a value nor a list of values",
 		"the-names in FILE line 5: neither a value nor a list of values",
-		"the-port in FILE line 8: neither a value nor a list of values",
+		"the-port in FILE line 8: it has one value, not a list of them",
 		`the-wait in FILE line 9: "5e9" is longer than 10 years`,
 		"the-wait in FILE line 10: it is there twice",
 	}
@@ -86,7 +105,7 @@ func TestFileProblemsAreNamed(t *testing.T) {
 	if o.host != "here" {
 		t.Errorf("a key without a value set %q", o.host)
 	}
-	for _, file := range []string{"/does/not/exist", write(t, "- a\n- b\n"), write(t, "a: [")} {
+	for _, file := range []string{"/does/not/exist", write(t, "- a\n- b\n"), write(t, "a: ["), write(t, "the-host: a\n---\nthe-host: b\n"), write(t, "the-host: \xe9\n")} {
 		if p := table.ReadFile("config", file); len(p) != 1 || !strings.HasPrefix(p[0].Error(), "--config: ") {
 			t.Errorf("%s: %v", file, p)
 		}
@@ -105,7 +124,7 @@ func TestRereadGoesOnAfterEveryFailure(t *testing.T) {
 	}
 	want := []string{
 		`--the-rate: "fast" is not a number (from $THE_RATE)`,
-		`--the-count: "many" is not a whole number`,
+		`--the-count: "many" is not a whole number: digits alone, without a unit, such as 7`,
 		"--nonsense: no such setting",
 		`--be-on: "maybe" is neither true nor false`,
 		"--the-wait: a value must follow",

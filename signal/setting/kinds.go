@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -32,9 +33,10 @@ func Text(name string, p *string, usage string) *Setting {
 // Choice is one of some texts.
 func Choice(name string, p *string, among []string, usage string) *Setting {
 	s := Text(name, p, usage)
+	s.empties = false
 	s.check = func() error {
 		if !slices.Contains(among, *p) {
-			return fmt.Errorf("%q is none of %s", *p, strings.Join(among, ", "))
+			return fmt.Errorf("%q is none of %s%s", *p, strings.Join(among, ", "), DidYouMean("", strings.ToLower(*p), among))
 		}
 		return nil
 	}
@@ -171,13 +173,21 @@ func (n *whole) Set(given string) error {
 	case errors.Is(err, strconv.ErrRange):
 		return fmt.Errorf("%q is too large a number", given)
 	case err != nil:
-		return fmt.Errorf("%q is not a whole number", given)
+		return fmt.Errorf("%q is not a whole number%s", given, n.example())
 	}
 	*n = whole(v)
 	return nil
 }
 
 func (n *whole) String() string { return strconv.Itoa(int(*n)) }
+
+// example shows who wrote something else, such as 10MB, how the value before it is written.
+func (n *whole) example() string {
+	if *n <= 0 {
+		return ": digits alone, without a unit"
+	}
+	return fmt.Sprintf(": digits alone, without a unit, such as %d", *n)
+}
 
 type number float64
 
@@ -233,6 +243,20 @@ func ParseDuration(given string) (time.Duration, error) {
 func fromSeconds(seconds float64) time.Duration {
 	bound := (Longest + time.Second).Seconds()
 	return time.Duration(math.Round(min(max(seconds, -bound), bound) * float64(time.Second)))
+}
+
+// NotAnAddress says why a text is not an IP address.
+func NotAnAddress(text string) error {
+	host, _, err := net.SplitHostPort(text)
+	if bare := strings.Trim(text, "[]"); bare != text {
+		if _, err := netip.ParseAddr(bare); err == nil {
+			return fmt.Errorf("%q is not an IP address: write %s, without brackets", text, bare)
+		}
+	}
+	if _, bad := netip.ParseAddr(host); err == nil && bad == nil {
+		return fmt.Errorf("%q is not an IP address: write %s, the port has a setting of its own", text, host)
+	}
+	return fmt.Errorf("%q is not an IP address, such as 192.0.2.1 or 2001:db8::1", text)
 }
 
 // ParsePrefix reads a CIDR, or an address, which means itself alone. The bits beyond the length are kept.

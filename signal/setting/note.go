@@ -27,6 +27,18 @@ func (n *Notes) Tellf(code, format string, args ...any) {
 	*n = append(*n, Note{code, slog.LevelInfo, fmt.Sprintf(format, args...)})
 }
 
+// NoteProxies adds what is most likely not meant with the addresses, which are valid, of proxies in the setting of a name.
+func (n *Notes) NoteProxies(name string, cidrs []string) {
+	for _, text := range cidrs {
+		switch p, _ := ParsePrefix(text); {
+		case p.Bits() == 0:
+			n.Warnf("trusts_everybody", "--%s %s lets everybody choose the address that limits and logs see: name the proxies alone", name, text)
+		case p.Masked() != p:
+			n.Warnf("bits_beyond_length", "--%s %s has bits beyond its length, and means all of %s: write that, or the address alone", name, text, p.Masked())
+		}
+	}
+}
+
 // Log logs every note as a record with its code.
 func (n Notes) Log(log *slog.Logger) {
 	for _, note := range n {

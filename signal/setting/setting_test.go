@@ -52,7 +52,7 @@ func run(t *testing.T, o *options, args ...string) error {
 }
 
 func TestFlagsAndVariablesFillEveryKind(t *testing.T) {
-	for name, value := range map[string]string{"THE_HOST": "", "THE_POLICY": "reject", "THE_NAMES": " c, ,d", "THE_COUNT": "0x10",
+	for name, value := range map[string]string{"THE_HOST": "", "THE_POLICY": "", "THE_NAMES": " c, ,d", "THE_COUNT": "0x10",
 		"THE_PORT": "", "THE_RATE": "2.5", "THE_WAIT": "90"} {
 		t.Setenv(name, value)
 	}
@@ -60,7 +60,7 @@ func TestFlagsAndVariablesFillEveryKind(t *testing.T) {
 	if err := run(t, o, "--be-on", "--the-wait", "1m30s", "--the-names", "e"); err != nil {
 		t.Fatal(err)
 	}
-	want := options{policy: "reject", names: []string{"e"}, on: true, count: 16, port: 80, rate: 2.5, wait: 90 * time.Second}
+	want := options{policy: "local", names: []string{"e"}, on: true, count: 16, port: 80, rate: 2.5, wait: 90 * time.Second}
 	if !slices.Equal(o.names, want.names) {
 		t.Errorf("names %q", o.names)
 	}
@@ -142,11 +142,11 @@ func TestDurations(t *testing.T) {
 func TestEveryKindRefusesInWords(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"be-on", "maybe", `"maybe" is neither true nor false`},
-		{"the-count", "many", `"many" is not a whole number`},
-		{"the-count", "1.5", `"1.5" is not a whole number`},
+		{"the-count", "many", `"many" is not a whole number: digits alone, without a unit, such as 7`},
+		{"the-count", "1.5", `"1.5" is not a whole number: digits alone, without a unit, such as 7`},
 		{"the-count", "99999999999999999999", `"99999999999999999999" is too large a number`},
 		{"the-count", "-99999999999999999999", `"-99999999999999999999" is too large a number`},
-		{"the-port", "http", `"http" is not a whole number`},
+		{"the-port", "http", `"http" is not a whole number: digits alone, without a unit, such as 80`},
 		{"the-rate", "fast", `"fast" is not a number`},
 		{"the-rate", "NaN", `"NaN" is not a number`},
 		{"the-rate", "inf", `"inf" is not a number`},

@@ -54,6 +54,21 @@ func (t Table) Quoted(environment []string) Notes {
 	return notes
 }
 
+// Spaced finds texts that begin or end with white space, such as the line break of a file that a secret was made from. It
+// is part of the value, which fits nowhere then.
+func (t Table) Spaced() Notes {
+	var notes Notes
+	for _, s := range t {
+		if value, ok := s.Value.(*text); ok && s.source != "" && strings.TrimSpace(string(*value)) != string(*value) {
+			notes.Warnf("white_space_in_value", "--%s, from %s, begins or ends with white space that is part of its value: leave it out", s.Name, s.source)
+		}
+	}
+	return notes
+}
+
+// leastBeginning is the length of what can be taken for the beginning of a name.
+const leastBeginning = 3
+
 // Nearest returns the one among names that somebody meant who wrote text, or nothing. One mistake may be in it, in a
 // longer text two: a character too many, too few, another one, or two in the wrong order.
 func Nearest(text string, names []string) string {
@@ -73,7 +88,7 @@ func Nearest(text string, names []string) string {
 // DidYouMean ends a message about an unknown name with the one that was meant, if it is known, or that begins as it does.
 func DidYouMean(prefix, text string, names []string) string {
 	near := Nearest(text, names)
-	if i := slices.IndexFunc(names, func(name string) bool { return strings.HasPrefix(name, text) }); near == "" && i >= 0 {
+	if i := slices.IndexFunc(names, func(name string) bool { return strings.HasPrefix(name, text) }); near == "" && i >= 0 && len(text) >= leastBeginning {
 		near = names[i]
 	}
 	if near != "" {

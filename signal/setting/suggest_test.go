@@ -1,6 +1,7 @@
 package setting
 
 import (
+	"flag"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,42 @@ func TestNearest(t *testing.T) {
 	}
 	if got := DidYouMean("--", "redis", names); got != "; did you mean --redis-host?" {
 		t.Errorf("the beginning of a name: %q", got)
+	}
+}
+
+func TestSpaced(t *testing.T) {
+	for name, value := range map[string]string{"THE_HOST": "here\n", "THE_NAMES": " a, b\n", "THE_COUNT": " 3 ", "THE_POLICY": "local"} {
+		t.Setenv(name, value)
+	}
+	o := defaults()
+	table := o.table()
+	if p := table.Reread(flag.NewFlagSet("x", flag.ContinueOnError), nil); p.Err() != nil {
+		t.Fatal(p)
+	}
+	if notes := table.Spaced(); len(notes) != 1 || !strings.HasPrefix(notes[0].Text, "--the-host, from the environment, ") || strings.Contains(notes[0].Text, "here") {
+		t.Errorf("got %v", notes)
+	}
+}
+
+func TestNotAnAddress(t *testing.T) {
+	for text, want := range map[string]string{
+		"[::1]": "write ::1, without", "[::1]:80": "write ::1, the port", "192.0.2.1:80": "write 192.0.2.1, the port", "localhost:80": "such as", "": "such as", "[]": "such as",
+	} {
+		if err := NotAnAddress(text); !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestNoteProxies(t *testing.T) {
+	var notes Notes
+	notes.NoteProxies("proxies", []string{"10.0.0.0/8", "192.0.2.1", "10.1.2.3/8", "0.0.0.0/0", "::/0", "2001:db8::1/32"})
+	var codes []string
+	for _, note := range notes {
+		codes = append(codes, note.Code)
+	}
+	if want := []string{"bits_beyond_length", "trusts_everybody", "trusts_everybody", "bits_beyond_length"}; !slices.Equal(codes, want) {
+		t.Errorf("got %v, want %v", codes, want)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"cline-meet/signal/signal/setting"
 )
 
 var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -366,7 +368,7 @@ func isGlobalIPv6(addr netip.Addr) bool {
 func Parse(text string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil || addr.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("%q is not an IP address", text)
+		return netip.Addr{}, setting.NotAnAddress(text)
 	}
 	if addr = addr.Unmap(); !IsDestination(addr) {
 		return netip.Addr{}, fmt.Errorf("%s is not an address that peers can send to", text)
