@@ -168,7 +168,7 @@ func (c *conn) charge() {
 	if c.isClosing() {
 		c.hasty = true
 	} else if c.throttle() > 0 && !c.faults.AllowN(time.Now(), faultOf(codeBadRequest)) {
-		c.participant.expel("too many control frames")
+		c.participant.expel(closePolicy, "too many control frames")
 	}
 }
 
@@ -177,11 +177,11 @@ func (c *conn) charge() {
 const expulsion = 16
 
 // expel ends a participant whose client does not stop. It is not waited for, since it goes on to send.
-func (p *participant) expel(why string) {
+func (p *participant) expel(code closeCode, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conn != nil && !p.over {
-		p.conn.cut(closePolicy, why, lastWords)
+		p.conn.cut(code, why, lastWords)
 		p.conn.from.upgrades.charge(p.srv.addrs.limits.upgrades, expulsion, uptime())
 	}
 	p.over = true

@@ -120,6 +120,7 @@ func (a *assembly) frame(h frameHeader, payload []byte, s *socket) error {
 	case h.op.isControl():
 		return s.control(h.op, payload)
 	case a.deaf:
+		s.hasty = true
 		return nil
 	case begins != (h.op != opContinuation):
 		return fmt.Errorf("%w: a continuation is missing or has no beginning", errProtocol)
@@ -130,6 +131,7 @@ func (a *assembly) frame(h frameHeader, payload []byte, s *socket) error {
 	default:
 		a.add(payload)
 	}
+	s.hasty = s.hasty || a.refused || a.count > manyFragments
 	if begins {
 		a.op = h.op
 	}
@@ -145,6 +147,9 @@ func (a *assembly) add(payload []byte) {
 	a.fragments.b = append(a.fragments.b, payload...)
 	a.count++
 }
+
+// manyFragments is more than a client needs, which writes a buffer at a time.
+const manyFragments = 256
 
 // refuse drops a frame of a message that is too large, and tells so with the first.
 func (a *assembly) refuse(h frameHeader, payload []byte, s *socket) {

@@ -100,7 +100,7 @@ func (c *conn) tooLarge(begin []byte) {
 	c.refuse(env, codeTooLarge, append(text, " bytes"...))
 }
 
-func (c *conn) tooMuch() { c.participant.close(closeTooLarge, "too much that is too large") }
+func (c *conn) tooMuch() { c.participant.expel(closeTooLarge, "too much that is too large") }
 
 func (c *conn) pinged() { c.charge() }
 

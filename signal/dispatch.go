@@ -158,7 +158,7 @@ func (p *participant) refuse(typ messageType, id []byte, code int, text []byte) 
 func (c *conn) refuse(env envelope, code int, text []byte) {
 	c.participant.refuse(env.Type, env.ID, code, text)
 	if !c.faults.AllowN(time.Now(), faultOf(code)) {
-		c.participant.expel("too many messages were refused")
+		c.participant.expel(closePolicy, "too many messages were refused")
 	}
 }
 

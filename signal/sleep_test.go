@@ -259,7 +259,7 @@ func TestStrayedFollows(t *testing.T) {
 // meanwhile has not strayed.
 func TestBackWhereItWasAdoptedFrom(t *testing.T) {
 	bubble(t, func(t *testing.T, g *gathering) {
-		g.x.expel("adopted elsewhere")
+		g.x.expel(closePolicy, "adopted elsewhere")
 		delete(g.nodes["A"].srv.participants, "x")
 		g.x = g.adoptElsewhere()
 		g.x.adopted = adoption{node: "A", warned: time.Now()}

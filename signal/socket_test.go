@@ -421,3 +421,30 @@ func resume(s *socket) {
 		s.flush(math.MaxInt)
 	}
 }
+
+// TestFragmentsAreReadALittleAtATime has a client send a message in more frames than one needs, and one whose messages are dropped: others
+// have their turn meanwhile. With a message as others send it that is over.
+func TestFragmentsAreReadALittleAtATime(t *testing.T) {
+	for name, tt := range map[string]struct {
+		fragments int
+		hasty     bool
+	}{
+		"as many as a buffer makes of the longest": {testLimits.message / (4 << 10), false},
+		"many":                               {manyFragments + 2, true},
+		"too many":                           {maxFragments + 2, true},
+		"so many that it is heard no longer": {maxWaste * testLimits.message / wastedFrame * 2, true},
+	} {
+		stream := clientFrame(0x01, "")
+		for range tt.fragments - 1 {
+			stream = append(stream, clientFrame(0x00, "")...)
+		}
+		l := &script{portions: portions(stream, 1<<10)}
+		var f flusher
+		f.begin()
+		s := newSocket(l, new(record), &testLimits, &f)
+		s.serve()
+		if s.hasty != tt.hasty {
+			t.Errorf("%s: read a little at a time: %v", name, s.hasty)
+		}
+	}
+}
