@@ -14,13 +14,13 @@ tests() { go test -timeout 25m -json -shuffle=on "$@"; }
 (cd k8s && tests -race ./...) >"$parts/k8s" &
 k8s=$!
 
-# So do those of turnsrv. What relays by data loops relays without them, too: its tests once more, after the others, since
-# two processes that test relays at a time take ports from each other. The race detector allocates, so what counts the
-# allocations of signaling is not there with it.
+# So do those of turnsrv. What relays by data loops relays without them, too: its tests once more, but for those that relay both
+# ways by themselves, and after the others, since two processes that test relays at a time take ports from each other. The race
+# detector allocates, so what counts the allocations of signaling is not there with it.
 relays() {
   local status=0
   tests -race ./turnsrv || status=1
-  tests -skip 'Coturn|WebRTC|IPv6Relays|Fuzz' ./turnsrv -data-path=false || status=1
+  tests -skip 'Coturn|WebRTC|IPv6Relays|Fuzz|DataPathsDoTheSame|AttackMatrix' ./turnsrv -data-path=false || status=1
   tests -run 'AllocatesNothing$' ./signal || status=1
   return $status
 }
