@@ -19,6 +19,7 @@ import (
 // its grace ends: it cannot act meanwhile, nobody sees its members leave, and the one that another node adopted
 // is that one's.
 func TestNodeComesBackInTime(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := graceful(single(redis))
 	cfg.Lease = 3 * time.Second
@@ -190,6 +191,7 @@ func TestDeathWithoutGrace(t *testing.T) {
 
 // TestNodeWithoutIndex kills a node of protocol 1, which keeps no index of its rooms.
 func TestNodeWithoutIndex(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := graceful(single(redis))
 	cfg.Grace = 5 * time.Second

@@ -69,6 +69,7 @@ func (s *site) hold(room string) (m *mirror, release func()) {
 // TestRemovedComeBackWithTheirClients has a node return after the grace of its members. Of those the others have seen leave
 // the one without a client does not come back.
 func TestRemovedComeBackWithTheirClients(t *testing.T) {
+	t.Parallel()
 	one, two, away, comeBack := taken(t, func(cfg *RedisConfig) { cfg.Grace = 0 }, "here", "gone")
 	agree(t, "r", []string{"a", "b"}, one, two)
 	away.mu.Lock()
@@ -93,6 +94,7 @@ func TestRemovedComeBackWithTheirClients(t *testing.T) {
 // TestAdoptedAndLeftStaysAway has a member adopted and leave while its former node is taken for dead. That node does not
 // bring it back, although it has a connection of its client still.
 func TestAdoptedAndLeftStaysAway(t *testing.T) {
+	t.Parallel()
 	one, two, away, comeBack := taken(t, func(*RedisConfig) {}, "u", "v")
 	if _, err := one.adopt("n3", "u", away.epoch("r", "u")); err != nil {
 		t.Fatal(err)

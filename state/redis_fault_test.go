@@ -199,6 +199,7 @@ func TestSentinelFailover(t *testing.T) {
 }
 
 func TestClusterMasterLoss(t *testing.T) {
+	t.Parallel()
 	masters, _ := redistest.StartCluster(t, true)
 	one, two, last := three(t, steady(clusterConfig(masters)))
 	all := []*site{one, two, last}

@@ -77,6 +77,7 @@ func TestCutOffNodeRestoresWhoLeft(t *testing.T) {
 // TestLastOfNodeLeavesInOutage has the only member of a node leave while Redis is away, which comes back empty: there is nothing to
 // put right then, and the others hear of it all the same.
 func TestLastOfNodeLeavesInOutage(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := patiently(single(redis))
 	ways := []*proxy{newProxy(t, redis.Addr), newProxy(t, redis.Addr)}
@@ -133,6 +134,7 @@ func TestWhoLeftIsNotRestored(t *testing.T) {
 // TestEntersAgainInOutage has one leave and enter again while Redis is away, which comes back empty, and the others restore
 // the stay that they knew: it is there all along.
 func TestEntersAgainInOutage(t *testing.T) {
+	t.Parallel()
 	redis, way, one, two, cut := severable(t)
 	cut.must(cut.enter("r0", "x"))
 	agree(t, "r0", []string{"at-n1", "at-n2", "at-n3", "x"}, one, two, cut)
@@ -166,6 +168,7 @@ func TestEntersAgainInOutage(t *testing.T) {
 // TestWhoEnteredAgainIsRestored has one leave, and enter again while its node is cut off and Redis loses everything, and then Redis
 // lose the room once more: the others, who remembered the leave, restore the new stay.
 func TestWhoEnteredAgainIsRestored(t *testing.T) {
+	t.Parallel()
 	redis, way, one, two, cut := severable(t)
 	all := []string{"at-n1", "at-n2", "at-n3", "x"}
 	cut.must(cut.enter("r0", "x"))
@@ -193,6 +196,7 @@ func TestWhoEnteredAgainIsRestored(t *testing.T) {
 // TestLateNodeRestoresNobodyWhoLeft has one node bring a room back, as it knew it, more than a lease after the others
 // did, which somebody has left meanwhile: who has left stays away, and is seen to leave once.
 func TestLateNodeRestoresNobodyWhoLeft(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := steady(single(redis))
 	one, late, last := three(t, cfg)

@@ -124,12 +124,14 @@ func TestMovedBeforeLoss(t *testing.T) {
 
 // TestFlushedWithNewcomers empties Redis under many rooms while people join everywhere.
 func TestFlushedWithNewcomers(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	flushedWithNewcomers(t, patiently(single(redis)), redis)
 }
 
 // TestMasterIsFlushed empties one master of a Cluster after another.
 func TestMasterIsFlushed(t *testing.T) {
+	t.Parallel()
 	masters, _ := redistest.StartCluster(t, false)
 	flushedWithNewcomers(t, patiently(clusterConfig(masters)), masters...)
 }
@@ -158,6 +160,7 @@ func flushedWithNewcomers(t *testing.T, cfg RedisConfig, servers ...*redistest.S
 
 // TestFlushedQuietly empties Redis under rooms in which nothing happens, more than are looked at at a time.
 func TestFlushedQuietly(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	one, two, last := three(t, quiet(single(redis)))
 	settled(t, 3*checkedRooms, one, two)
@@ -177,6 +180,7 @@ func TestFlushedQuietly(t *testing.T) {
 
 // TestEvicted has Redis throw away rooms because somebody else needs the memory.
 func TestEvicted(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t, "--maxmemory-policy", "allkeys-lru")
 	one, two, _ := three(t, patiently(single(redis)))
 	settled(t, 2*checkedRooms, one, two)

@@ -22,6 +22,7 @@ func behind(cfg RedisConfig, p *proxy) RedisConfig {
 // TestPartition cuts one node off. The others reap its members, and see them join again when it is
 // back; its own clients see nothing, and a member that moved meanwhile is not brought back.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := steady(single(redis))
 	way := newProxy(t, redis.Addr)
@@ -77,6 +78,7 @@ func TestPartition(t *testing.T) {
 // TestConnectionsAreCut breaks every connection of a receiver again and again under traffic: what
 // was acknowledged arrives once and in order.
 func TestConnectionsAreCut(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := steady(single(redis))
 	way := newProxy(t, redis.Addr)
@@ -98,6 +100,7 @@ func TestConnectionsAreCut(t *testing.T) {
 // TestReceiverIsDeaf lets a receiver's connections go silent without breaking: Redis still counts it as
 // a receiver, until the probe finds out. That is before it is taken for dead.
 func TestReceiverIsDeaf(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := steady(single(redis))
 	cfg.Lease = 10 * time.Second
@@ -147,6 +150,7 @@ func TestAnswerIsLost(t *testing.T) {
 
 // TestAnswerIsLostWithTheReceiver has the node die that has taken such a message: nobody can know that it has.
 func TestAnswerIsLostWithTheReceiver(t *testing.T) {
+	t.Parallel()
 	_, to, result, back := loseAnswer(t)
 	to.crash()
 	back()
@@ -270,6 +274,7 @@ func TestSlowRedis(t *testing.T) {
 
 // TestRedisIsASecondAway adds a second to every answer: that is slow, not away.
 func TestRedisIsASecondAway(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := patiently(single(redis))
 	way := newProxy(t, redis.Addr)

@@ -57,11 +57,13 @@ func (s *site) adopt(node, id string, old uint64) (View, error) {
 func TestOrphansAreAdopted(t *testing.T) { orphansAreAdopted(t, single(redistest.Start(t))) }
 
 func TestOrphansAreAdoptedOnCluster(t *testing.T) {
+	t.Parallel()
 	masters, _ := redistest.StartCluster(t, false)
 	orphansAreAdopted(t, clusterConfig(masters))
 }
 
 func TestOrphansAreAdoptedOnSentinel(t *testing.T) {
+	t.Parallel()
 	_, _, sentinel := redistest.StartSentinel(t)
 	orphansAreAdopted(t, sentinelConfig(sentinel))
 }
@@ -183,6 +185,7 @@ func TestNodeDiesWithRedis(t *testing.T) {
 // TestIndexIsLost ends a node soon after Redis lost data, and with it the index of the node's rooms: its members are found
 // without.
 func TestIndexIsLost(t *testing.T) {
+	t.Parallel()
 	cfg := graceful(single(redistest.Start(t)))
 	cfg.Grace = 3 * time.Second
 	one, two, last := three(t, cfg)
@@ -207,6 +210,7 @@ func (s *site) suspects() bool {
 // TestNodeLeavesOrphans closes a node that has members: they stay for others to adopt at once, and those that
 // nobody adopts leave once, when the grace ends.
 func TestNodeLeavesOrphans(t *testing.T) {
+	t.Parallel()
 	cfg := graceful(single(redistest.Start(t)))
 	cfg.Grace = 5 * time.Second
 	one, two, last := three(t, cfg)

@@ -150,6 +150,7 @@ func TestClusterIsDown(t *testing.T) {
 // TestRedisIsFull refuses all writes for longer than a lease: nobody can join, messages arrive, who
 // leaves has left, nobody is taken for dead.
 func TestRedisIsFull(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := leased(single(redis))
 	one, two, last := three(t, cfg)

@@ -14,6 +14,7 @@ import (
 
 // TestTLSAndACL runs the contract over TLS as a user that may do what the README asks for and no more.
 func TestTLSAndACL(t *testing.T) {
+	t.Parallel()
 	cert, key := systemtest.WriteCertificate(t, t.TempDir(), systemtest.Certificate(t, "redis.test"))
 	redis := redistest.Start(t, "--tls-port", "PORT", "--port", "0", "--tls-cert-file", cert, "--tls-key-file", key,
 		"--tls-ca-cert-file", cert, "--tls-auth-clients", "no",

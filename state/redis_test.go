@@ -8,15 +8,18 @@ import (
 )
 
 func TestRedisContract(t *testing.T) {
+	t.Parallel()
 	redisContract(t, single(redistest.Start(t)))
 }
 
 func TestSentinelContract(t *testing.T) {
+	t.Parallel()
 	_, _, sentinel := redistest.StartSentinel(t)
 	redisContract(t, sentinelConfig(sentinel))
 }
 
 func TestClusterContract(t *testing.T) {
+	t.Parallel()
 	masters, _ := redistest.StartCluster(t, false)
 	redisContract(t, clusterConfig(masters))
 }

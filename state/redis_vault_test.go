@@ -98,6 +98,7 @@ func TestVaultLocks(t *testing.T) {
 
 // TestVaultLockIsHeld waits until a lock has been prolonged.
 func TestVaultLockIsHeld(t *testing.T) {
+	t.Parallel()
 	one, _ := vaults(t)
 	ctx := t.Context()
 	free, err := one.Lock(ctx, "l")

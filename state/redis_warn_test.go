@@ -46,6 +46,7 @@ func beats(t *testing.T, n *Redis, times int) {
 
 // TestCoverageIsWarnedOf starts nodes on a Cluster that requires all slots, and on one that does not.
 func TestCoverageIsWarnedOf(t *testing.T) {
+	t.Parallel()
 	masters, _ := redistest.StartCluster(t, false)
 	for _, c := range []struct {
 		setting string
@@ -65,6 +66,7 @@ func TestCoverageIsWarnedOf(t *testing.T) {
 
 // TestEvictionIsWarnedOf changes the policy of a Redis with and without a limit.
 func TestEvictionIsWarnedOf(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t, "--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru")
 	var log logBook
 	n := connect(t, log.config(patiently(single(redis))), "n1", new(ear).events())
@@ -87,6 +89,7 @@ func TestEvictionIsWarnedOf(t *testing.T) {
 
 // TestOtherSecretsAreWarnedOf runs two deployments on one prefix, and a rotation.
 func TestOtherSecretsAreWarnedOf(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := patiently(single(redis))
 	var logs [3]logBook
