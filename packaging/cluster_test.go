@@ -61,6 +61,7 @@ func (c *cluster) make(args ...string) []string {
 // TestClusterTargets runs the targets of make that are about Kubernetes as the guide has them. What
 // they apply is for the tests in k8s.
 func TestClusterTargets(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	const (
 		answers = "kubectl version --request-timeout 10s"

@@ -56,6 +56,7 @@ var elsewhere = map[string]string{
 // redis.internal are names of its own. A command that the guides have must be run here or by the test
 // that elsewhere names, or untested.md says why it cannot be.
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	n := newNewcomer(t)
 	n.starts("make run", "signal health")
 	n.runs("signal health", "signal health --alive", "curl -i http://HOST:8080/health", "curl http://127.0.0.1:9090/metrics", "signal version", "signal man", "signal licenses",

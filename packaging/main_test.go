@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -66,7 +67,10 @@ type machine struct {
 	env   []string
 }
 
-// Networks of machines, by the id of the process and the host's number. A machine in public has an address like one in
+// machines counts those of this process, some of which run at a time.
+var machines atomic.Int32
+
+// Networks of machines, by a number of the machine and the host's number. A machine in public has an address like one in
 // the internet, so that nothing has to be said of addresses; the real ones of that network stay out of reach meanwhile.
 const private, public = "10.213.%d.%d", "30.213.%d.%d"
 
@@ -83,8 +87,9 @@ func startMachine(t *testing.T) *machine {
 func newMachine(t *testing.T, network string) *machine {
 	t.Helper()
 	systemtest.NeedRoot(t, "ip", "nsenter", "unshare")
-	id := os.Getpid() % 250
-	m := &machine{t: t, space: fmt.Sprintf("signal-machine-%d", os.Getpid()), ip: fmt.Sprintf(network, id, 2), host: fmt.Sprintf(network, id, 1)}
+	number := os.Getpid() + 37*int(machines.Add(1)) // Two packages of tests that run at a time have ids close to each other.
+	id := number % 250
+	m := &machine{t: t, space: fmt.Sprintf("signal-machine-%d", number), ip: fmt.Sprintf(network, id, 2), host: fmt.Sprintf(network, id, 1)}
 	outer, inner := fmt.Sprintf("sgo%d", id), fmt.Sprintf("sgi%d", id)
 	systemtest.IP(t, "netns add "+m.space, "netns delete "+m.space)
 	systemtest.IP(t, "link add "+outer+" type veth peer name "+inner+" netns "+m.space, "link delete "+outer)

@@ -15,17 +15,31 @@ type chroot struct {
 	dir string
 }
 
-// newChroot unpacks Debian's packages of the first run that fetched them, those named among them, and ends with the test.
+// newChroot unpacks a Debian with the named packages, which ends with the test.
 func newChroot(t *testing.T, include ...string) *chroot {
 	t.Helper()
 	systemtest.NeedRoot(t, "debootstrap", "chroot")
-	c := &chroot{t: t, dir: filepath.Join(t.TempDir(), "debian")}
+	c := &chroot{t: t, dir: t.TempDir()}
+	must(t, nil, "tar", "--extract", "--same-owner", "--file", debian(t, append(include, "procps")), "--directory", c.dir)
+	return c
+}
+
+// debian returns the archive of a Debian with the named packages. To unpack and configure one takes 40 seconds of a core, so the
+// first run on this machine keeps it for the others.
+func debian(t *testing.T, include []string) string {
+	t.Helper()
 	cache := filepath.Join(os.TempDir(), "signal-debootstrap")
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	must(t, nil, "debootstrap", "--variant=minbase", "--include="+strings.Join(append(include, "procps"), ","), "--cache-dir="+cache, "bookworm", c.dir)
-	return c
+	archive := filepath.Join(cache, strings.Join(include, "-")+".tar")
+	if _, err := os.Stat(archive); err == nil {
+		return archive
+	}
+	dir := t.TempDir()
+	must(t, nil, "debootstrap", "--variant=minbase", "--include="+strings.Join(include, ","), "--cache-dir="+cache, "bookworm", dir)
+	must(t, nil, "sh", "-euc", `tar --create --one-file-system --file "$0.$$" --directory "$1" . && mv "$0.$$" "$0"`, archive, dir)
+	return archive
 }
 
 // run runs a shell script in the chroot, which has no systemd.
@@ -45,31 +59,57 @@ func (c *chroot) exists(path string) bool {
 	return err == nil
 }
 
-// packages makes the deb and the rpm of a version and returns their paths.
+type packageFiles struct{ deb, rpm string }
+
+// made are the packages of each version.
+var made = map[string]packageFiles{}
+
+// packages returns the deb and the rpm of a version, which all tests share. A test that runs beside others calls it before.
 func packages(t *testing.T, version string) (deb, rpm string) {
 	t.Helper()
+	files, ok := made[version]
+	if !ok {
+		files = makePackages(t, version)
+		made[version] = files
+	}
+	return files.deb, files.rpm
+}
+
+// makePackages leaves nothing in dist, where somebody may take it for a release.
+func makePackages(t *testing.T, version string) (files packageFiles) {
+	t.Helper()
+	dir := filepath.Join(tree(t), "bin", "test")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	out := must(t, []string{"VERSION=" + version}, "make", "--no-print-directory", "package")
 	for line := range strings.Lines(out) {
-		if _, file, ok := strings.Cut(strings.TrimSpace(line), "created package: "); ok {
-			file = filepath.Join(tree(t), file)
-			if strings.HasSuffix(file, ".deb") {
-				deb = file
-			} else {
-				rpm = file
-			}
+		_, file, ok := strings.Cut(strings.TrimSpace(line), "created package: ")
+		if !ok {
+			continue
+		}
+		moved := filepath.Join(dir, filepath.Base(file))
+		if err := os.Rename(filepath.Join(tree(t), file), moved); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, ".deb") {
+			files.deb = moved
+		} else {
+			files.rpm = moved
 		}
 	}
-	if deb == "" || rpm == "" {
+	if files.deb == "" || files.rpm == "" {
 		t.Fatalf("no packages in:\n%s", out)
 	}
-	t.Cleanup(func() { _, _ = os.Remove(deb), os.Remove(rpm) })
-	return deb, rpm
+	return files
 }
 
 // TestDeb installs, upgrades, removes and purges the package.
 func TestDeb(t *testing.T) {
-	c := newChroot(t)
 	old, _ := packages(t, "1.0.0")
+	next, _ := packages(t, "1.1.0")
+	t.Parallel()
+	c := newChroot(t)
 	c.bring(old)
 	c.run("dpkg --install /" + filepath.Base(old))
 	if got := c.run("signal version"); !strings.HasPrefix(got, "signal ") {
@@ -91,7 +131,6 @@ func TestDeb(t *testing.T) {
 	c.verifyUnit()
 
 	c.run("echo 'max-room-users: 4' >> /etc/signal/signal.yaml")
-	next, _ := packages(t, "1.1.0")
 	c.bring(next)
 	c.run("apt install --yes --quiet /" + filepath.Base(next))
 	if got := c.run("tail -n 1 /etc/signal/signal.yaml; dpkg-query --show --showformat '${Version}' signal-server"); got != "max-room-users: 4\n1.1.0" {

@@ -12,6 +12,7 @@ import (
 
 // TestRelease makes a release for all platforms and uses it as someone who downloaded it.
 func TestRelease(t *testing.T) {
+	t.Parallel()
 	m := startMachine(t)
 	dir := copyOfTree(t)
 	m.env = append(m.env, "VERSION=1.2.3", "IMAGE=signal:release")

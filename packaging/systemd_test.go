@@ -24,9 +24,10 @@ type booted struct {
 
 // TestUnderSystemd lives through what an operator does to the service, under a systemd of its own.
 func TestUnderSystemd(t *testing.T) {
-	c := newChroot(t, "systemd", "systemd-sysv", "dbus")
 	old, _ := packages(t, "1.0.0")
 	next, _ := packages(t, "1.1.0")
+	t.Parallel()
+	c := newChroot(t, "systemd", "systemd-sysv", "dbus")
 	c.bring(old, next)
 	s := c.boot()
 	s.run("apt-get install --yes --quiet /" + filepath.Base(old))
