@@ -133,6 +133,7 @@ const quietPeer = "[...window.quiet.peers.values()][0]"
 // TestOfferOverTheBound lets one side of a call want more than an offer may say: that offer is taken back, the call goes on, and the
 // other side can negotiate.
 func TestOfferOverTheBound(t *testing.T) {
+	t.Parallel()
 	node, browser := systemtest.StartNode(t), pagetest.Start(t)
 	a, b := browser.Open(t, node.URL), browser.Open(t, node.URL)
 	both := []pagetest.Page{a, b}

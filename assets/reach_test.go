@@ -14,6 +14,7 @@ import (
 // TestPageTellsWhetherRelaysCanBeReached opens the page through a proxy, which says that the browser is elsewhere: at a node whose TURN
 // server is where clients are told, and at one where nobody is.
 func TestPageTellsWhetherRelaysCanBeReached(t *testing.T) {
+	t.Parallel()
 	browser := pagetest.Start(t)
 	for _, test := range []struct {
 		flags []string

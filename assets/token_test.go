@@ -104,6 +104,7 @@ type counted struct {
 
 // TestTokensOverTime renews the token of one page in place, and lets that of another expire.
 func TestTokensOverTime(t *testing.T) {
+	t.Parallel()
 	node, browser := systemtest.StartNode(t, "--auth-secret", tokenSecret), pagetest.Start(t)
 	p := browser.Open(t, node.URL)
 	bad, brief, long := signedFor(t, "ann", -time.Minute, nil), signedFor(t, "ann", 24*time.Second, nil), signedFor(t, "ann", time.Hour, nil)
