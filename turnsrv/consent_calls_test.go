@@ -32,6 +32,7 @@ func callServer(t *testing.T) (*Server, Config) {
 	t.Helper()
 	cfg := loopbackConfig()
 	cfg.UserQuota, cfg.AddrQuota = 0, 0
+	cfg.TLS = testTLS(t)
 	return startServer(t, cfg), cfg
 }
 
@@ -49,7 +50,11 @@ func newSide(t *testing.T, s *Server, cfg Config, transport string, lite bool) *
 	} else {
 		servers, _ := NewIssuer(cfg, s.Port()).ICEServers("127.0.0.1", "bob", time.Now())
 		c.ICETransportPolicy = webrtc.ICETransportPolicyRelay
-		c.ICEServers = []webrtc.ICEServer{{URLs: []string{"turn:127.0.0.1:" + strconv.Itoa(s.Port()) + "?transport=" + transport},
+		url := "turn:127.0.0.1:" + strconv.Itoa(s.Port()) + "?transport=" + transport
+		if transport == "tls" {
+			url = "turns:127.0.0.1:" + strconv.Itoa(s.TLSPort()) + "?transport=tcp"
+		}
+		c.ICEServers = []webrtc.ICEServer{{URLs: []string{url},
 			Username: servers[1].Username, Credential: servers[1].Credential}}
 	}
 	peer, err := webrtc.NewAPI(webrtc.WithSettingEngine(settings)).NewPeerConnection(c)
@@ -181,7 +186,7 @@ func pairOf(s *side) string {
 // they talk both ways.
 func TestCallsAreNotRefused(t *testing.T) {
 	s, cfg := callServer(t)
-	for _, transport := range []string{"udp", "tcp"} {
+	for _, transport := range []string{"udp", "tcp", "tls"} {
 		for _, c := range calls() {
 			t.Run(fmt.Sprintf("%s/%s", transport, c.name), func(t *testing.T) {
 				t.Parallel()
