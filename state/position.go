@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 const (
@@ -20,8 +21,10 @@ type position struct {
 	early  []packet
 	bytes  int
 	chased bool // somebody sees to it that what is missing is asked for
-	// unsure says that something may be missing that is not known of, since this node was deaf.
+	// unsure says that something may be missing that is not known of, since this node was deaf; sure is when the other has
+	// last said that nothing is.
 	unsure bool
+	sure   time.Time
 }
 
 // positionLocked returns what is known of the stream from a node.
@@ -46,7 +49,9 @@ func (at *position) take(p packet) (records []record, lost bool) {
 	}
 	records = append(records, at.advance(p)...)
 	records = append(records, at.follow()...)
-	at.unsure = at.unsure && len(at.early) > 0
+	if at.unsure && len(at.early) == 0 {
+		at.unsure, at.sure = false, time.Now()
+	}
 	return records, lost
 }
 

@@ -193,37 +193,61 @@ func (r *Redis) trustLocked(m *mirror, doubts int) {
 
 // guessLocked reports whether members of other nodes may be there although a room that Redis lost does not have them and this node
 // cannot restore them, since what it knows is stale: their own nodes do that when they hear of the loss. After a time they have, unless
-// Redis has lost the room again.
+// Redis has lost the room again. A node that is slow may take as long as it likes: its time begins when it answers.
 func (r *Redis) guessLocked(m *mirror, c change) bool {
+	lacking := r.lackingLocked(m, c)
 	again := m.anew != c.Founded
 	switch {
-	case !m.stale || !m.lost(c.Founded) || !r.lacksLocked(m, c), !m.guessed.IsZero() && !again && time.Since(m.guessed) >= trustTime:
+	case !m.stale || !m.lost(c.Founded) || len(lacking) == 0, !m.guessed.IsZero() && !again && r.hadTimeLocked(m, lacking):
 		m.guessed = time.Time{}
 		return false
-	case m.guessed.IsZero(), again:
-		m.guessed, m.anew = time.Now(), c.Founded
+	case m.guessed.IsZero():
 		r.spawn(func() { r.reviewGuess(c.Room, m) })
+	case !again:
+		return true
 	}
+	m.guessed, m.anew = time.Now(), c.Founded
+	for _, e := range lacking {
+		r.positionLocked(e.Node).unsure = true
+		r.asks[e.Node] = true
+	}
+	wake(r.work)
 	return true
 }
 
-// lacksLocked reports whether a room lacks members of other nodes that this one knows.
-func (r *Redis) lacksLocked(m *mirror, c change) bool {
-	return slices.ContainsFunc(m.members, func(e entry) bool {
-		_, there := find(c.Members, e.ID)
-		return !there && e.Node != r.id && !m.isOver(e) && !r.overLocked(e.Node)
-	})
+// hadTimeLocked reports whether the nodes of members that a room lacks have had the time to restore them. Who does not answer for a lease is
+// not slow but dead.
+func (r *Redis) hadTimeLocked(m *mirror, lacking []entry) bool {
+	late := func(e entry) bool {
+		at := r.positionLocked(e.Node)
+		return at.unsure || time.Since(at.sure) < trustTime
+	}
+	since := time.Since(m.guessed)
+	return since >= r.cfg.Lease+trustTime || since >= trustTime && !slices.ContainsFunc(lacking, late)
 }
 
-// reviewGuess has a room asserted when its guesses must have turned out true or not.
-func (r *Redis) reviewGuess(room string, m *mirror) {
-	if !r.pause(time.Now().Add(trustTime)) {
-		return
+// lackingLocked returns the members of other nodes that this one knows and a room lacks.
+func (r *Redis) lackingLocked(m *mirror, c change) (lacking []entry) {
+	for _, e := range m.members {
+		if _, there := find(c.Members, e.ID); !there && e.Node != r.id && !m.isOver(e) && !r.overLocked(e.Node) {
+			lacking = append(lacking, e)
+		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.rooms[room] == m {
-		r.conflictLocked(room)
+	return lacking
+}
+
+// reviewGuess has a room asserted now and then, until its guesses have turned out true or not.
+func (r *Redis) reviewGuess(room string, m *mirror) {
+	for r.pause(time.Now().Add(trustTime)) {
+		r.mu.Lock()
+		open := r.rooms[room] == m && !m.guessed.IsZero()
+		if open {
+			r.conflictLocked(room)
+		}
+		r.mu.Unlock()
+		if !open {
+			return
+		}
 	}
 }
 

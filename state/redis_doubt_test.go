@@ -214,6 +214,39 @@ func TestSleeperShowsTheOthers(t *testing.T) {
 	asleep.seen(t, "a", 1, 0)
 }
 
+// TestSleeperWaitsForSlowNodes is the same with another node that stands still while the time is over in which it might restore its member.
+func TestSleeperWaitsForSlowNodes(t *testing.T) {
+	redis := redistest.Start(t)
+	way := newProxy(t, redis.Addr)
+	cfg := quiet(single(redis))
+	slow, asleep := newSite(t, behind(cfg, way), "n1"), newSite(t, cfg, "n2")
+	slow.must(slow.enter("r", "a"))
+	asleep.must(asleep.enter("r", "b"))
+	agree(t, "r", []string{"a", "b"}, slow, asleep)
+	way.frozen.Store(true)
+	asleep.Redis.mu.Lock()
+	m := asleep.rooms["r"]
+	m.stale = true
+	m.doubts++
+	asleep.Redis.mu.Unlock()
+	redis.Do("FLUSHALL")
+	eventually(t, "it guesses", func() bool {
+		asleep.Redis.mu.Lock()
+		defer asleep.Redis.mu.Unlock()
+		return !m.guessed.IsZero()
+	})
+	asleep.Redis.mu.Lock()
+	m.guessed = m.guessed.Add(-trustTime)
+	asleep.Redis.mu.Unlock()
+	asleep.suspect("r")
+	asleep.assert(t.Context(), "r")
+	asleep.seen(t, "a", 1, 0)
+	way.frozen.Store(false)
+	eventually(t, "all is restored", func() bool { return slices.Equal(stored(t, asleep.Redis, "r"), []string{"a", "b"}) })
+	agree(t, "r", []string{"a", "b"}, slow, asleep)
+	asleep.seen(t, "a", 1, 0)
+}
+
 // TestOlderViewOfAMoverIsNoDeparture has a node restore a room that Redis lost as it was before a member moved. The node where
 // that was corrects it, and nobody sees it leave.
 func TestOlderViewOfAMoverIsNoDeparture(t *testing.T) {
