@@ -112,6 +112,35 @@ func TestOrphansOutliveData(t *testing.T) {
 	}
 }
 
+// TestNodeDiesWithItsLease has Redis lose all data at the moment at which a node ends: that it had a lease is not known to Redis any more, and
+// the others do not wait for the end of it.
+func TestNodeDiesWithItsLease(t *testing.T) {
+	redis := redistest.Start(t)
+	cfg := graceful(single(redis))
+	cfg.Lease = time.Hour
+	one, two, dead := three(t, cfg)
+	one.must(one.enter("r", "a"))
+	dead.must(dead.enter("r", "b"))
+	agree(t, "r", []string{"a", "b"}, one, dead)
+	for _, s := range []*site{one, two} {
+		eventually(t, s.id+" knows that n3 lives", func() bool { return len(s.Nodes()) == 2 })
+	}
+	dead.crash()
+	redis.Do("FLUSHALL")
+	one.knowsDead("n3")
+	two.knowsDead("n3")
+	if v, err := two.adopt("n3", "b", dead.epoch("r", "b")); err != nil || v.Room != "r" {
+		t.Fatalf("adopting: %+v, %v", v, err)
+	}
+	agree(t, "r", []string{"a", "b"}, one, two)
+	one.seen(t, "b", 1, 0)
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if len(one.died) != 1 {
+		t.Errorf("%v died", one.died)
+	}
+}
+
 // commands returns how often commands were called that scripts, searches and reads of rooms are made of.
 func commands(s *redistest.Server) int {
 	n := 0

@@ -29,7 +29,7 @@ const (
 // absence is a node on whose channel nobody listens.
 type absence struct {
 	looks int
-	lease int64 // the end of its lease at the first look
+	lease int64 // the end of its lease at the first look, 0 if Redis had none
 }
 
 // watch is the goroutine that looks who has gone.
@@ -106,13 +106,13 @@ func (r *Redis) look(absent map[string]*absence) error {
 	return r.judge(ctx, nodes, listeners, absent)
 }
 
-// neighbours returns the nodes to watch.
+// neighbours returns the nodes to watch: those that have a lease, and those that had one which Redis has lost, since they may have died with it.
 func (r *Redis) neighbours() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var ring []string
 	for node, p := range r.peers {
-		if p.listed && node != r.id {
+		if (p.listed || p.info.ID != "") && node != r.id && r.dead[node] == nil {
 			ring = append(ring, node)
 		}
 	}
@@ -200,7 +200,7 @@ func (r *Redis) noteLeases(ctx context.Context, nodes []string, absent map[strin
 		return err
 	}
 	for node, cmd := range cmds {
-		if cmd.Err() == nil {
+		if cmd.Err() == nil || cmd.Err() == redis.Nil {
 			absent[node] = &absence{looks: 1, lease: int64(cmd.Val())}
 		}
 	}
