@@ -3,6 +3,8 @@ package assets_test
 import (
 	"flag"
 	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,7 +13,7 @@ import (
 	"cline-meet/signal/state/redistest"
 )
 
-var calls = flag.Int("calls", 2, "how many calls go on while their node is killed; 10 want a machine of their own")
+var callCount = flag.Int("calls", 2, "how many calls go on while their node is killed; 10 want a machine of their own")
 
 // watch has a page keep book of what happens to its call from now on.
 const watch = `(() => {
@@ -91,55 +93,106 @@ func TestCallBeginsWhileANodeDies(t *testing.T) {
 }
 
 // TestCallsOutliveTheirNode kills the node to which one page of each call, or both, is connected: they
-// come back to another under their ids, and the same peer connections go on, on the paths that they have.
+// come back to another under their ids, and the same peer connections go on, by way of the relays of a third.
 func TestCallsOutliveTheirNode(t *testing.T) {
-	slowdown, nodes, browser := systemtest.Slowdown(t), startTwo(t), pagetest.Start(t)
-	l := startLine(t, nodes[0].HTTP)
-	var there, all []pagetest.Page
-	ids := map[pagetest.Page]string{}
-	for i := range *calls {
-		link := fmt.Sprintf("/?autojoin=1&media=synthetic&room=call%d", i)
-		a := browser.Open(t, "http://"+l.listener.Addr().String()+link)
-		b := browser.Open(t, []string{"http://" + l.listener.Addr().String(), nodes[1].URL[:len(nodes[1].URL)-1]}[i%2]+link)
-		if there = append(there, a); i%2 == 0 {
-			there = append(there, b)
-		}
-		all = append(all, a, b)
+	redis := redistest.Start(t)
+	node := func(flags ...string) *systemtest.Node {
+		n := systemtest.StartNode(t, append(flags, "--redis-url", redis.URL(), "--address-connections", "1000")...)
+		t.Cleanup(n.Kill)
+		n.Ready()
+		return n
 	}
-	for _, p := range all {
-		p.Connected(1)
-		ids[p] = p.User()
+	relay := node()
+	first, second := node("--turn-enabled=false"), node("--turn-enabled=false")
+	relayed := func(c pagetest.Connection) bool {
+		return c.Relayed() && strings.Contains(c.RelayURL, ":"+strconv.Itoa(relay.Turn))
+	}
+	callsGoOn(t, first, second, "&transport=relay-udp", relayed, func(l *line) {
+		first.Kill()
+		l.redirect(second.HTTP)
+	})
+}
+
+// TestCallsOutliveTheOnlyNode is the same with a node that starts again.
+func TestCallsOutliveTheOnlyNode(t *testing.T) {
+	only := systemtest.StartNode(t, "--redis-url", redistest.Start(t).URL(), "--address-connections", "1000")
+	t.Cleanup(only.Kill)
+	only.Ready()
+	all := func(pagetest.Connection) bool { return true }
+	callsGoOn(t, only, only, "", all, func(*line) {
+		only.Kill()
+		only.Start()
+	})
+}
+
+// pair are the two pages of a call.
+type pair [2]pagetest.Page
+
+// startCall opens two pages that call each other, each at its site.
+func startCall(t *testing.T, browser pagetest.Browser, room, more, a, b string) pair {
+	t.Helper()
+	link := "/?autojoin=1&media=synthetic&room=" + room + more
+	return pair{browser.Open(t, "http://"+a+link), browser.Open(t, "http://"+b+link)}
+}
+
+// watch has the pages keep book once they see each other by connections of which that holds.
+func (c pair) watch(that func(pagetest.Connection) bool) {
+	for _, p := range c {
+		p.Connected(1, that)
 		pagetest.Evaluate[int](p, watch)
 	}
-	nodes[0].Kill()
-	killed := time.Now()
-	l.redirect(nodes[1].HTTP)
-	for _, p := range there {
-		pagetest.Until(p, "the session is resumed", "window.book", func(b book) bool { return b.Resumes == 1 })
+}
+
+// callsGoOn makes calls of pages that come to the first node, by way of a line, with others there and at the second one, and
+// loses the first. A call at a node that nobody touches tells how long frames stay away because this machine is busy.
+func callsGoOn(t *testing.T, first, second *systemtest.Node, more string, that func(pagetest.Connection) bool, lose func(l *line)) {
+	t.Helper()
+	slowdown, browser := systemtest.Slowdown(t), pagetest.Start(t)
+	l, untouched := startLine(t, first.HTTP), systemtest.StartNode(t)
+	t.Cleanup(untouched.Kill)
+	way := l.listener.Addr().String()
+	control := startCall(t, browser, "control", "", untouched.HTTP, untouched.HTTP)
+	var calls []pair
+	affected, ids := map[pagetest.Page]bool{}, map[pagetest.Page]string{}
+	for i := range *callCount {
+		c := startCall(t, browser, fmt.Sprintf("call%d", i), more, way, []string{way, second.HTTP}[i%2])
+		affected[c[0]], affected[c[1]] = true, i%2 == 0 || first == second
+		calls = append(calls, c)
 	}
-	t.Logf("%d pages were back after %s", len(there), time.Since(killed).Round(time.Millisecond))
-	for i := 0; i < len(all); i += 2 {
-		a, b := all[i], all[i+1]
-		a.Connected(1)
-		b.Connected(1)
-		pagetest.Talk(a, b, "still the same call")
-		pagetest.Talk(b, a, "indeed")
+	control.watch(func(pagetest.Connection) bool { return true })
+	for _, c := range calls {
+		c.watch(that)
+		ids[c[0]], ids[c[1]] = c[0].User(), c[1].User()
 	}
-	most := float64(slowdown()) * 1000
-	for _, p := range all {
+	lost := time.Now()
+	lose(l)
+	for p := range affected {
+		if affected[p] {
+			pagetest.Until(p, "the session is resumed", "window.book", func(b book) bool { return b.Resumes == 1 })
+		}
+	}
+	t.Logf("all pages were back after %s", time.Since(lost).Round(time.Millisecond))
+	for _, c := range calls {
+		c[0].Connected(1, that)
+		c[1].Connected(1, that)
+		pagetest.Talk(c[0], c[1], "still the same call")
+		pagetest.Talk(c[1], c[0], "indeed")
+	}
+	idle := max(pagetest.Evaluate[book](control[0], "window.book").Pause, pagetest.Evaluate[book](control[1], "window.book").Pause)
+	most := max(float64(slowdown())*1000, idle+1000)
+	t.Logf("in an untouched call there was no frame for %.0f ms at most", idle)
+	for p, id := range ids {
 		got := pagetest.Evaluate[book](p, "window.book")
 		want := book{Pause: got.Pause}
-		for _, q := range there {
-			if p == q {
-				want.Resumes, want.Gaps = 1, 1
-			}
+		if affected[p] {
+			want.Resumes, want.Gaps = 1, 1
 		}
-		if got != want || p.User() != ids[p] {
-			t.Errorf("%s is %s and has seen %+v", ids[p], p.User(), got)
+		if got != want || p.User() != id {
+			t.Errorf("%s is %s and has seen %+v", id, p.User(), got)
 		}
 		if got.Pause > most {
-			t.Errorf("%s saw no frame for %.0f ms, more than %.0f", ids[p], got.Pause, most)
+			t.Errorf("%s saw no frame for %.0f ms, more than %.0f", id, got.Pause, most)
 		}
-		t.Logf("%s saw no frame for %.0f ms at most", ids[p], got.Pause)
+		t.Logf("%s saw no frame for %.0f ms at most", id, got.Pause)
 	}
 }
