@@ -108,6 +108,29 @@ func TestCertificateIsReplacedUnderConnections(t *testing.T) {
 	}
 }
 
+// TestReloadSaysWhatIsWrong replaces a certificate by one that has ended.
+func TestReloadSaysWhatIsWrong(t *testing.T) {
+	dir, log, now := t.TempDir(), new(systemtest.Log), time.Now()
+	certFile, keyFile := systemtest.WriteCertificate(t, dir, systemtest.Certificate(t, "example.org"))
+	f, err := load("tls", certFile, keyFile, slog.New(slog.NewJSONHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	hangup, watched := make(chan os.Signal), make(chan struct{})
+	go func() {
+		defer close(watched)
+		f.watch(ctx, hangup)
+	}()
+	defer func() { cancel(); <-watched }()
+	systemtest.WriteCertificate(t, dir, systemtest.CertificateBetween(t, now.AddDate(0, -2, 0), now.AddDate(0, -1, 0), "example.org"))
+	hangup <- syscall.SIGHUP
+	hangup <- syscall.SIGHUP // It is taken when the first one is done with.
+	if !strings.Contains(log.String(), `"code":"certificate_expired"`) {
+		t.Errorf("the log says\n%s", log)
+	}
+}
+
 func TestErrorsNameTheFlags(t *testing.T) {
 	for flag, c := range map[string]Config{
 		"--tls-cert":      {Certs: []string{"/does/not/exist"}, Keys: []string{"/neither"}},

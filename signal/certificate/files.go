@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"cline-meet/signal/signal/setting"
 )
 
 // poll is how often the files of a certificate are looked at.
@@ -169,6 +171,9 @@ func (f *files) watch(ctx context.Context, hangup <-chan os.Signal) {
 			continue
 		}
 		f.log.Info("certificate reloaded", "file", f.certFile)
+		var notes setting.Notes
+		f.held().note(&notes, time.Now())
+		notes.Log(f.log)
 	}
 }
 
