@@ -268,10 +268,10 @@ func (q *request) place(id uint64) (*dataLoop, *engine.Lane) {
 	}
 	f := q.front
 	lane := f.lanes[id%uint64(len(f.lanes))]
-	if len(f.loops) == 0 {
+	if len(f.shared) == 0 {
 		return nil, lane
 	}
-	return f.loops[id%uint64(len(f.loops))], lane
+	return f.shared[id%uint64(len(f.shared))], lane
 }
 
 func (f *front) newAllocation(q *request, lifetime time.Duration, sockets []*relaySocket) *allocation {

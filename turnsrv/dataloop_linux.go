@@ -19,6 +19,9 @@ import (
 // listenerNumber is the number of the listener in the poller.
 const listenerNumber = 1
 
+// streamsAlone is how long a loop has to have relayed to clients of streams alone.
+const streamsAlone = 20 * time.Millisecond
+
 // dataLoop relays for the clients of one listener of UDP or DTLS. One goroutine reads the
 // listener and the relays that were given to the loop, many packets at once,
 // and sends them on the same way. Relays of stream clients may be among them.
@@ -41,19 +44,21 @@ type dataLoop struct {
 	last   uint32
 
 	// Owned by run.
-	in      *batch.Inbox
-	out     *batch.Outbox
-	mark    batch.Mark // mark is that of the datagram that is looked at.
-	packets int        // packets is how many of data the turn has passed on.
-	crossed crossed    // crossed is what was handed from relay to relay and is not counted yet.
-	share   fairShare  // share is that of the listener's clients.
-	now     time.Time  // now is the time of the turn.
-	recent  recent
-	peer    recentPeer
-	scratch []byte // scratch is where frames to stream clients are put together.
-	excess  bool   // excess says that data of the datagram that is looked at is dropped.
-	records records
-	unseal  transport.Deliver // unseal is fixed.
+	in            *batch.Inbox
+	out           *batch.Outbox
+	mark          batch.Mark // mark is that of the datagram that is looked at.
+	packets       int        // packets is how many of data the turn has passed on,
+	streamed      int        // and streamed how many of them to clients of streams.
+	latest, other time.Time  // latest is when the turn began, and other when one did that passed on other packets.
+	crossed       crossed    // crossed is what was handed from relay to relay and is not counted yet.
+	share         fairShare  // share is that of the listener's clients.
+	now           time.Time  // now is the time of the turn.
+	recent        recent
+	peer          recentPeer
+	scratch       []byte // scratch is where frames to stream clients are put together.
+	excess        bool   // excess says that data of the datagram that is looked at is dropped.
+	records       records
+	unseal        transport.Deliver // unseal is fixed.
 }
 
 // What the packets of a loop count as.
@@ -186,12 +191,21 @@ func (l *dataLoop) wait() {
 func (l *dataLoop) run() {
 	defer close(l.ended)
 	<-l.started
-	for !l.closing.Load() && l.poller.Await() {
+	for !l.closing.Load() && l.await() {
 		l.lane.Rouse()
 		l.turn()
 		l.lane.ReleaseClosed(false)
 	}
 	l.finish()
+}
+
+// await waits for something to read. While all of it is for clients of streams, who get it when
+// they are written to next, it is read just before that.
+func (l *dataLoop) await() bool {
+	if l.front.cfg.MaxNap > 0 && l.latest.Sub(l.other) > streamsAlone {
+		l.poller.Prolong(transport.UntilRelaysAreRead())
+	}
+	return l.poller.Await()
 }
 
 // finish ends what is on the loop's lane, which nobody can use any more.
@@ -210,7 +224,7 @@ func (l *dataLoop) finish() {
 // turn reads some of what waits at every socket and sends it on.
 func (l *dataLoop) turn() {
 	began, backlog := time.Now(), false
-	l.packets = 0
+	l.packets, l.streamed = 0, 0
 	l.begin()
 	for i := range l.poller.Found() {
 		if l.in.Full() {
@@ -221,6 +235,9 @@ func (l *dataLoop) turn() {
 	}
 	l.sendOn()
 	l.poller.Turned(l.packets, backlog, began)
+	if l.latest = began; l.packets > l.streamed {
+		l.other = began
+	}
 }
 
 // begin forgets what may not be so any more.
@@ -477,6 +494,7 @@ func (l *dataLoop) toStream(r *relay, payload []byte) {
 	frame, padding := l.peer.inbound.appendHeader(l.scratch[:0], len(payload))
 	frame = append(append(frame, payload...), make([]byte, padding)...)
 	l.packets++
+	l.streamed++
 	if err := r.alloc.via.Send(frame, l.mark); err != nil {
 		l.front.metrics.dropped(dropSendError)
 		return

@@ -48,6 +48,7 @@ type front struct {
 	lanes     []*engine.Lane // lanes are those that no loop owns.
 	pools     []*relayPool   // pools are by family: IPv4 first, IPv6 if there is one.
 	loops     []*dataLoop    // loops are empty where the data path is off.
+	shared    []*dataLoop    // shared are those that read the relays of clients of streams, too.
 	behaviour *behaviour     // behaviour is nil without a second address.
 	reserved  *reservations
 	quotas    *quotas
@@ -247,11 +248,17 @@ func (f *front) startLoops(servers []*transport.UDPServer) {
 			continue
 		}
 		loops = append(loops, l)
+		if s.Protocol() == transport.UDP {
+			f.shared = append(f.shared, l)
+		}
 	}
 	if len(loops) == 0 {
 		return
 	}
 	f.loops = loops
+	if len(f.shared) == 0 {
+		f.shared = loops
+	}
 	for _, p := range f.pools {
 		p.listen = openRelay
 	}

@@ -35,6 +35,7 @@ type Poller struct {
 
 	// Owned by the loop.
 	pace   pace
+	least  time.Duration // least is how long the next nap is, if there is one.
 	spare  spareProcessor
 	events [pollerEvents]unix.EpollEvent
 	found  int
@@ -93,8 +94,9 @@ func (p *Poller) watch(fd int, number uint32) error {
 // Await returns when there is something to read, or false when there never will.
 func (p *Poller) Await() bool {
 	if d := p.pace.nap(); d > 0 {
-		nap(d)
+		nap(max(d, p.least))
 	}
+	p.least = 0
 	busy := p.pace.busy()
 	p.spare.note(busy, p.pace.latest)
 	if busy && p.spare.there.Load() && p.poll(busyWait) {
@@ -108,6 +110,9 @@ func (p *Poller) Await() bool {
 func (p *Poller) Turned(packets int, backlog bool, now time.Time) {
 	p.pace.turned(packets, backlog, now)
 }
+
+// Prolong makes the next nap, if there is one, that long at least.
+func (p *Poller) Prolong(least time.Duration) { p.least = least }
 
 // poll looks for sockets to read and returns whether there are any. It waits for
 // one, at most that long in whole milliseconds, without telling the scheduler: a

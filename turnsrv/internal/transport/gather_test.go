@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/wire"
 	"cline-meet/signal/turnsrv/internal/wire/wiretest"
 )
@@ -143,4 +145,44 @@ func TestBusyStreamIsWrittenTogether(t *testing.T) {
 			t.Error("what waited counts after the end")
 		}
 	})
+}
+
+// TestBusyStreamFallsSilent has a client that was busy send a little after a pause, over and over: whoever reads hears of it.
+func TestBusyStreamFallsSilent(t *testing.T) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	client, err := net.Dial("tcp4", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	server, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = server.Close() }()
+	g := &gatherer{Conn: server, resting: true}
+	_ = g.SetReadDeadline(time.Now().Add(systemtest.Patience))
+	hushed := 0
+	for range 5 {
+		g.near = busyReads
+		for _, n := range []int{1, 700, 1, gatherBytes + 1, 1} {
+			go func() { _, _ = client.Write(make([]byte, n)) }()
+			if _, err := io.ReadFull(g, make([]byte, n)); err != nil {
+				t.Fatal(err)
+			}
+			if g.hushed {
+				hushed++
+			}
+			g.near = busyReads // However slow the machine is.
+		}
+	}
+	t.Logf("hushed after %d of 25 messages", hushed)
+	_ = client.Close()
+	if _, err := g.Read(make([]byte, 1)); err == nil {
+		t.Error("the end is not heard of")
+	}
 }

@@ -172,17 +172,19 @@ type streamConn struct {
 
 	// Guarded by mu.
 	mu      sync.Mutex
-	queue   *sendQueue  // queue is nil when nothing waits.
-	writing bool        // writing says that there is a writer, which takes what is queued, or will be.
-	resting bool        // resting says that later starts it.
-	wrote   time.Time   // wrote is when the last one ended.
-	later   *time.Timer // later is nil until it is needed.
-	ended   string      // ended is why the connection was closed, empty while it is open.
+	queue   *sendQueue // queue is nil when nothing waits.
+	writing bool       // writing says that there is a writer, which takes what is queued.
+	resting bool       // resting says that it waits for the tick, or for urgent.
+	wrote   time.Time  // wrote is when it took something last.
+	near    int        // near is how many times in a row that came within two gatherTimes.
+	ended   string     // ended is why the connection was closed, empty while it is open.
+
+	urgent chan struct{} // urgent ends the writer's rest. It has room for the one who finds it resting.
 }
 
 // newStreamConn puts TLS on a connection if there is a config for it.
 func newStreamConn(c *common, conn net.Conn, l layers, from FiveTuple, config *tls.Config) *streamConn {
-	s := &streamConn{common: c, from: from, raw: conn, stream: conn, secure: l.tls, batch: l.batch}
+	s := &streamConn{common: c, from: from, raw: conn, stream: conn, secure: l.tls, batch: l.batch, urgent: make(chan struct{}, 1)}
 	switch {
 	case l.batch != nil:
 		s.raw = l.batch
@@ -297,112 +299,6 @@ func (c *streamConn) Send(packet []byte, _ batch.Mark) error {
 		return errGone
 	}
 	return nil
-}
-
-// haveWritten has somebody write what is queued: at the next tick if the client was
-// written to just now, and not much waits. It is called with mu held.
-func (c *streamConn) haveWritten() {
-	switch {
-	case c.resting && len(c.queue.bytes) > writeChunk && c.later.Stop():
-		c.resting = false
-		c.writer.Go(c.write)
-		c.writer.Done() // That of the timer.
-	case c.writing:
-	case !c.common.Gather || time.Since(c.wrote) >= gatherTime:
-		c.writing = true
-		c.writer.Go(c.write)
-	default:
-		c.writing, c.resting = true, true
-		c.writer.Add(1)
-		c.writeLater(untilTick())
-	}
-}
-
-func (c *streamConn) writeLater(wait time.Duration) {
-	if c.later != nil {
-		c.later.Reset(wait)
-		return
-	}
-	c.later = time.AfterFunc(wait, func() {
-		defer c.writer.Done()
-		c.write()
-	})
-}
-
-// write writes what is queued, as much at once as there is, and ends when there
-// is nothing more.
-func (c *streamConn) write() {
-	for batch := c.take(); batch != nil; batch = c.take() {
-		err := c.writeAll(batch.bytes)
-		c.discard(batch)
-		if err != nil {
-			c.end(writeError(err))
-		}
-	}
-}
-
-// take returns what is queued, or nil when the writer has to end.
-func (c *streamConn) take() *sendQueue {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	batch := c.queue
-	c.queue, c.resting = nil, false
-	if batch != nil && c.ended != "" {
-		c.discard(batch)
-		batch = nil
-	}
-	if batch == nil {
-		c.writing, c.wrote = false, time.Now()
-	}
-	return batch
-}
-
-// discard gives back a queue whose frames are written, or lost.
-func (c *streamConn) discard(q *sendQueue) {
-	c.common.Metrics.queued.Add(-int64(len(q.bytes)))
-	q.release()
-}
-
-func writeError(err error) string {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return closedSlow
-	}
-	return closedByClient
-}
-
-// writeAll leaves no deadline behind, since TLS also answers key updates while
-// it reads.
-func (c *streamConn) writeAll(batch []byte) error {
-	defer func() { _ = c.raw.SetWriteDeadline(time.Time{}) }()
-	if c.batch != nil {
-		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
-		return c.writeRecords(batch)
-	}
-	for len(batch) > 0 {
-		n := min(len(batch), writeChunk)
-		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
-		if _, err := c.raw.Write(batch[:n]); err != nil {
-			return err
-		}
-		batch = batch[n:]
-	}
-	return nil
-}
-
-// writeRecords writes each frame of a batch into a record of its own: one that
-// holds several loses all but the first with clients that take a record for a
-// message, as coturn's do.
-func (c *streamConn) writeRecords(batch []byte) error {
-	c.batch.hold()
-	for len(batch) > 0 {
-		n := wire.FrameSize(batch)
-		if _, err := c.stream.Write(batch[:n]); err != nil {
-			return errors.Join(err, c.batch.flush())
-		}
-		batch = batch[n:]
-		_ = c.raw.SetWriteDeadline(time.Now().Add(c.common.writeTimeout))
-	}
-	return c.batch.flush()
 }
 
 // close ends the connection. What is queued is lost.

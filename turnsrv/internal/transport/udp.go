@@ -192,6 +192,9 @@ func (s *UDPServer) GiveAway(conn batch.Conn, begin, end func()) {
 // Conn returns the socket as it is.
 func (s *UDPServer) Conn() batch.Conn { return s.socket.conn }
 
+// Protocol returns whether the socket is of DTLS alone.
+func (s *UDPServer) Protocol() Protocol { return s.socket.transport }
+
 // Address returns the address that the socket is bound to.
 func (s *UDPServer) Address() netip.AddrPort { return s.socket.local }
 

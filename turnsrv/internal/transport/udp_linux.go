@@ -53,6 +53,25 @@ func limitUnsent(tcp *net.TCPConn) {
 	})
 }
 
+// tellFrom asks the kernel to tell that there is something to read when it is so many bytes. It
+// returns whether that is so then.
+func tellFrom(tcp *net.TCPConn, bytes int) bool {
+	failed := errors.ErrUnsupported
+	raw, err := tcp.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, bytes) })
+	}
+	return err == nil && failed == nil
+}
+
+// unread returns how many bytes there are to read, 0 where that is not known.
+func unread(tcp *net.TCPConn) (bytes int) {
+	if raw, err := tcp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { bytes, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	}
+	return bytes
+}
+
 // askedAddress finds the address that a datagram was sent to in what the kernel
 // says about it. It does so for every packet, hence without allocating.
 func askedAddress(control []byte, _ bool) netip.Addr {

@@ -45,3 +45,8 @@ func askedAddress(control []byte, ipv4Socket bool) netip.Addr {
 	addr, _ := netip.AddrFromSlice(dst)
 	return addr.Unmap()
 }
+
+// tellFrom asks nothing of systems that have no such thing.
+func tellFrom(*net.TCPConn, int) bool { return false }
+
+func unread(*net.TCPConn) int { return 0 }
