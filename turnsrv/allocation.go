@@ -55,6 +55,8 @@ type allocation struct {
 
 	toPeer, fromPeers traffic
 
+	changes atomic.Uint32 // changes counts what makes another decision about a flow possible.
+
 	waiting *train // waiting is nil until a client of a stream has sent data, and owned by the goroutine that reads it.
 
 	mu      sync.RWMutex
@@ -123,14 +125,16 @@ func (a *allocation) permit(peers []netip.AddrPort, limit int, now time.Time) bo
 	for _, p := range peers {
 		a.permits[p.Addr()] = now.Add(permissionLifetime)
 	}
+	a.changes.Add(1)
 	return true
 }
 
-// permitted reports whether a peer may send and be sent to.
-func (a *allocation) permitted(peer netip.Addr, now time.Time) bool {
+// permitted returns until when a peer may send and be sent to, and whether it may.
+func (a *allocation) permitted(peer netip.Addr, now time.Time) (until time.Time, ok bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return a.permits[peer].After(now)
+	until = a.permits[peer]
+	return until, until.After(now)
 }
 
 // bindable tells whether a channel number may be bound to a peer: neither is
@@ -157,6 +161,7 @@ func (a *allocation) bind(number uint16, peer netip.AddrPort, r *relay, now time
 	}
 	c := &channel{number: number, peer: peer, relay: r, expires: now.Add(channelLifetime)}
 	a.channels[number], a.byPeer[peer] = c, c
+	a.changes.Add(1)
 }
 
 // channelTo returns the live channel of a number, or nil.
@@ -228,6 +233,7 @@ func (a *allocation) lose(r *relay) {
 		}
 	}
 	last, why := len(a.relays) == 0, a.why
+	a.changes.Add(1)
 	a.mu.Unlock()
 	a.front.quotas.release(a.holder(), 1)
 	if last {

@@ -25,9 +25,14 @@ import (
 // forbid on this way. A relay is known by its port from before its client learns of
 // it until it is closed; the sockets of relays take what others send.
 
+// has says whether an address is one that relays are bound to.
+func (p *relayPool) has(at netip.AddrPort) bool {
+	return at.Addr() == p.address.Bind && at.Port() >= p.minPort && at.Port() <= p.maxPort
+}
+
 // relayAt returns the relay whose socket is bound to an address, or nil.
 func (p *relayPool) relayAt(at netip.AddrPort) *relay {
-	if at.Addr() != p.address.Bind || at.Port() < p.minPort || at.Port() > p.maxPort {
+	if !p.has(at) {
 		return nil
 	}
 	return p.relays[at.Port()-p.minPort].Load()

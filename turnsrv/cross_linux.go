@@ -7,13 +7,13 @@ type crossed struct{ packets, bytes int }
 
 // onChannel sends on what came on the recent channel.
 func (l *dataLoop) onChannel(packet, payload []byte) {
-	c := &l.recent
-	if c.out.across == nil {
-		c.slot.Mark = l.mark
-		l.out.Add(&c.slot, nil, payload, 0)
+	w := l.way
+	if w.out.across == nil {
+		w.slot.Mark = l.mark
+		l.out.Add(&w.slot, nil, payload, 0)
 		return
 	}
-	l.cross(c.out.relay, c.out.across, packet[:wire.ChannelHeader+len(payload)], payload)
+	l.cross(w.out.relay, w.out.across, packet[:wire.ChannelHeader+len(payload)], payload)
 }
 
 // cross hands a payload from a relay to the one that its peer is, which may be of

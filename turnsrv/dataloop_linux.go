@@ -53,12 +53,18 @@ type dataLoop struct {
 	crossed       crossed    // crossed is what was handed from relay to relay and is not counted yet.
 	share         fairShare  // share is that of the listener's clients.
 	now           time.Time  // now is the time of the turn.
-	recent        recent
-	peer          recentPeer
-	scratch       []byte // scratch is where frames to stream clients are put together.
-	excess        bool   // excess says that data of the datagram that is looked at is dropped.
-	records       records
-	unseal        transport.Deliver // unseal is fixed.
+
+	from     transport.FiveTuple // from is the client whose packet is looked at,
+	secure   *transport.DTLSConn // and secure its session, nil without DTLS.
+	way      *way                // way is that of its channel which was looked at last in this turn, nil before.
+	peer     *wayBack            // peer is the one that was looked at last in this turn, nil before.
+	ways     memory[way]
+	waysBack memory[wayBack]
+
+	scratch []byte // scratch is where frames to stream clients are put together.
+	excess  bool   // excess says that data of the datagram that is looked at is dropped.
+	records records
+	unseal  transport.Deliver // unseal is fixed.
 }
 
 // What the packets of a loop count as.
@@ -67,27 +73,6 @@ const (
 	toClients
 	answers // Answers are responses to clients' requests.
 )
-
-// recent is what a turn found out last about a client's channel. It is for
-// that turn alone, in which nothing can change but by requests.
-type recent struct {
-	from   transport.FiveTuple
-	alloc  *allocation
-	secure *transport.DTLSConn // secure is nil without DTLS.
-	number uint16              // number is 0 when no channel is known.
-	out    outbound            // out is where that channel leads,
-	slot   batch.Slot          // and slot where its packets are collected.
-}
-
-// recentPeer is what a turn found out last about a peer.
-type recentPeer struct {
-	relay     *relay
-	source    netip.AddrPort
-	inbound   inbound
-	permitted bool
-	slot      batch.Slot
-	secure    *transport.DTLSConn // secure is nil for a client without DTLS.
-}
 
 // newDataLoop takes the socket of a server that does not run yet.
 func newDataLoop(f *front, s *transport.UDPServer) (*dataLoop, error) {
@@ -243,7 +228,7 @@ func (l *dataLoop) turn() {
 // begin forgets what may not be so any more.
 func (l *dataLoop) begin() {
 	l.now = l.front.now()
-	l.recent, l.peer = recent{}, recentPeer{}
+	l.way, l.peer = nil, nil
 }
 
 func (l *dataLoop) sendOn() {
@@ -331,14 +316,19 @@ func (l *dataLoop) fromClient(i, segment int) {
 			l.server.Unseal(from.Client, from.Server, packet, l.mark, l.unseal)
 			continue
 		}
-		if from != l.recent.from {
-			l.recent = recent{from: from, alloc: l.front.allocation(from)}
-		}
+		l.lookAt(from, nil)
 		l.packet(packet)
 	}
 }
 
-// packet handles a packet of the recent client.
+// lookAt tells whose packets come next.
+func (l *dataLoop) lookAt(from transport.FiveTuple, secure *transport.DTLSConn) {
+	if from != l.from || secure != l.secure {
+		l.from, l.secure, l.way = from, secure, nil
+	}
+}
+
+// packet handles a packet of the client that is looked at.
 func (l *dataLoop) packet(packet []byte) {
 	switch {
 	case len(packet) < wire.ChannelHeader || !wire.IsDataFromClient(packet):
@@ -359,21 +349,19 @@ func (l *dataLoop) control(packet []byte) {
 	if l.out.Waiting(toPeers) {
 		l.out.Flush()
 	}
-	from, secure := l.recent.from, l.recent.secure
-	l.front.message(request{loop: l, from: from, via: l.path()}, packet)
-	l.recent, l.peer = recent{from: from, secure: secure, alloc: l.front.allocation(from)}, recentPeer{}
+	l.front.message(request{loop: l, from: l.from, via: l.path()}, packet)
+	l.way, l.peer = nil, nil
 }
 
-// path returns the way back to the recent client.
+// path returns the way back to the client that is looked at.
 func (l *dataLoop) path() transport.Path {
-	c := &l.recent
-	switch {
-	case c.alloc != nil:
-		return c.alloc.via
-	case c.secure != nil:
-		return c.secure
+	if a := l.front.allocation(l.from); a != nil {
+		return a.via
 	}
-	return l.server.PathTo(c.from.Client, c.from.Server)
+	if l.secure != nil {
+		return l.secure
+	}
+	return l.server.PathTo(l.from.Client, l.from.Server)
 }
 
 // reply sends an answer to a client of the listener with the rest of the turn. The
@@ -387,35 +375,34 @@ func (l *dataLoop) reply(via transport.Path, packet []byte) {
 	l.out.AddFrame(&to, packet, 0)
 }
 
-// data relays data of the recent client, as front.relayToPeer does, with a memory
-// of what was decided about its channel.
+// data relays data of the client that is looked at, as front.relayToPeer does, with a
+// memory of what was decided about its channels.
 func (l *dataLoop) data(packet []byte) {
-	c := &l.recent
-	switch {
-	case c.alloc == nil:
-		l.front.metrics.dropped(dropNoAllocation)
-	case !wire.IsChannelData(packet):
+	if !wire.IsChannelData(packet) {
 		l.indication(packet)
-	case c.number == binary.BigEndian.Uint16(packet):
-		_, payload, ok := wire.ParseChannelData(packet)
-		if !ok {
-			l.front.metrics.dropped(dropMalformed)
-			return
-		}
-		if c.out.admit(payload, l.now) {
-			l.onChannel(packet, payload)
-		}
-	default:
-		if p, ok := c.alloc.outboundChannelData(packet, l.now); ok {
-			c.number, c.out, c.slot = binary.BigEndian.Uint16(packet), p, peerSlot(p.relay, p.to)
+		return
+	}
+	number := binary.BigEndian.Uint16(packet)
+	if !l.find(number) {
+		if p, ok := l.front.route(l.from, packet, l.now); ok {
+			l.way.remember(l.from, number, p)
 			l.onChannel(packet, p.payload)
 		}
+		return
+	}
+	_, payload, ok := wire.ParseChannelData(packet)
+	if !ok {
+		l.front.metrics.dropped(dropMalformed)
+		return
+	}
+	if l.way.out.admit(payload, l.now) {
+		l.onChannel(packet, payload)
 	}
 }
 
-// indication relays a Send indication of the recent client.
+// indication relays a Send indication of the client that is looked at.
 func (l *dataLoop) indication(packet []byte) {
-	p, ok := l.recent.alloc.outboundIndication(packet, l.now)
+	p, ok := l.front.route(l.from, packet, l.now)
 	if !ok {
 		return
 	}
@@ -452,30 +439,9 @@ func (l *dataLoop) fromPeer(r *relay, i, segment int) {
 	}
 }
 
-// lookUp makes a peer the recent one.
-func (l *dataLoop) lookUp(r *relay, source netip.AddrPort) *recentPeer {
-	p := &l.peer
-	if p.relay != r || p.source != source {
-		*p = recentPeer{relay: r, source: source}
-		p.inbound, p.permitted = r.inbound(source, l.now)
-		p.slot, p.secure = clientSlot(r.alloc.via, toClients)
-	}
-	p.slot.Mark = l.mark
-	return p
-}
-
-// admits decides about a payload, and counts it.
-func (p *recentPeer) admits(payload []byte, now time.Time) bool {
-	if !p.permitted {
-		p.relay.alloc.front.metrics.dropped(dropNoPermission)
-		return false
-	}
-	return p.inbound.admit(payload, now)
-}
-
 // toClient sends a payload to the client of the recent peer.
 func (l *dataLoop) toClient(payload []byte) {
-	p := &l.peer
+	p := l.peer
 	if p.slot.Socket == nil {
 		l.toStream(p.relay, payload)
 		return

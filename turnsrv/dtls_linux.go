@@ -32,10 +32,7 @@ func (r *records) reset() { *r = (*r)[:0] }
 
 // fromSession handles a message of a client of DTLS.
 func (l *dataLoop) fromSession(from *transport.DTLSConn, message []byte, _ batch.Mark) {
-	if l.recent.secure != from {
-		tuple := from.From()
-		l.recent = recent{from: tuple, secure: from, alloc: l.front.allocation(tuple)}
-	}
+	l.lookAt(from.From(), from)
 	l.packet(message)
 }
 
@@ -58,4 +55,4 @@ func (l *dataLoop) seal(client *transport.DTLSConn, to *batch.Slot, header, body
 }
 
 // inPlace says whether a frame for the recent peer's client may leave from where it was read.
-func (p *recentPeer) inPlace() bool { return p.slot.Socket != nil && p.secure == nil }
+func (p *wayBack) inPlace() bool { return p.slot.Socket != nil && p.secure == nil }

@@ -6,13 +6,39 @@ import (
 
 	"cline-meet/signal/turnsrv/internal/batch"
 	"cline-meet/signal/turnsrv/internal/consent"
+	"cline-meet/signal/turnsrv/internal/peers"
 	"cline-meet/signal/turnsrv/internal/transport"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
 
+// basis is what a decision about a flow rests on. It holds while neither the allocation
+// has changed nor the policy, until a time.
+type basis struct {
+	alloc   *allocation
+	changes uint32
+	policy  *peers.Policy
+	until   time.Time
+}
+
+// basis is to be taken before a decision is made.
+func (a *allocation) basis() basis {
+	return basis{alloc: a, changes: a.changes.Load(), policy: a.front.policy.Load()}
+}
+
+func (b *basis) holds(now time.Time) bool {
+	return b.alloc != nil && b.changes == b.alloc.changes.Load() && b.policy == b.alloc.front.policy.Load() && now.Before(b.until)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
 // outbound is a payload on its way from a client to a peer.
 type outbound struct {
-	alloc        *allocation
+	basis
 	relay        *relay
 	to           netip.AddrPort // to is where the system sends it, which may differ from what the client calls the peer.
 	consent      consent.Flow
@@ -43,16 +69,19 @@ func (a *allocation) outboundChannelData(packet []byte, now time.Time) (outbound
 		a.front.metrics.dropped(dropMalformed)
 		return outbound{}, false
 	}
+	b := a.basis()
 	c := a.channelTo(number, now)
-	switch {
-	case c == nil:
+	if c == nil {
 		a.front.metrics.dropped(dropNoChannel)
 		return outbound{}, false
-	case !a.permitted(c.peer.Addr(), now): // A channel outlives its permission, unless either is refreshed.
+	}
+	until, ok := a.permitted(c.peer.Addr(), now)
+	if !ok { // A channel outlives its permission, unless either is refreshed.
 		a.front.metrics.dropped(dropNoPermission)
 		return outbound{}, false
 	}
-	return a.address(c.relay, c.peer, payload, now)
+	b.until = earlier(until, c.expires)
+	return b.address(c.relay, c.peer, payload, now)
 }
 
 // outboundIndication decides about a Send indication (RFC 8656, section 11.2).
@@ -62,25 +91,25 @@ func (a *allocation) outboundIndication(packet []byte, now time.Time) (outbound,
 		a.front.metrics.dropped(dropMalformed)
 		return outbound{}, false
 	}
-	peer := indication.Peer
+	peer, b := indication.Peer, a.basis()
 	r := a.relayFor(peer.Addr())
-	if r == nil || !a.permitted(peer.Addr(), now) {
+	if _, ok := a.permitted(peer.Addr(), now); r == nil || !ok {
 		a.front.metrics.dropped(dropNoPermission)
 		return outbound{}, false
 	}
-	p, ok := a.address(r, peer, indication.Data, now)
+	p, ok := b.address(r, peer, indication.Data, now)
 	p.dontFragment = indication.DontFragment
 	return p, ok
 }
 
 // address says where a payload goes, if policy, consent and bandwidth allow it.
-func (a *allocation) address(r *relay, peer netip.AddrPort, payload []byte, now time.Time) (outbound, bool) {
-	if !a.front.policy.Load().Permits(peer) {
-		a.front.metrics.peersDenied.Inc()
+func (b basis) address(r *relay, peer netip.AddrPort, payload []byte, now time.Time) (outbound, bool) {
+	if !b.policy.Permits(peer) {
+		b.alloc.front.metrics.peersDenied.Inc()
 		return outbound{}, false
 	}
 	to := r.pool.address.Translate(peer)
-	out := outbound{alloc: a, relay: r, to: to, across: r.pool.relayAt(to), consent: a.gate.Flow(consent.Out, peer)}
+	out := outbound{basis: b, relay: r, to: to, across: r.pool.relayAt(to), consent: b.alloc.gate.Flow(consent.Out, peer)}
 	return out, out.admit(payload, now)
 }
 
@@ -101,12 +130,12 @@ func (out *outbound) admit(payload []byte, now time.Time) bool {
 
 // sendAgain sends a check of the client to a peer once more, by the same rules as a Send indication.
 func (a *allocation) sendAgain(peer netip.AddrPort, check []byte) {
-	now := a.front.now()
+	now, b := a.front.now(), a.basis()
 	r := a.relayFor(peer.Addr())
-	if r == nil || !a.permitted(peer.Addr(), now) {
+	if _, ok := a.permitted(peer.Addr(), now); r == nil || !ok {
 		return
 	}
-	if out, ok := a.address(r, peer, check, now); ok {
+	if out, ok := b.address(r, peer, check, now); ok {
 		a.front.send(out)
 	}
 }
@@ -146,7 +175,7 @@ func (f *front) send(p outbound) {
 
 // inbound is what goes from a peer to a client.
 type inbound struct {
-	alloc   *allocation
+	basis
 	peer    netip.AddrPort // peer is as the client calls it.
 	channel uint16         // channel is 0 where none is bound to the peer.
 	consent consent.Flow
@@ -156,12 +185,14 @@ type inbound struct {
 // without a permission, or that the policy denies: a permission for the own relay
 // address is for other relays, not for whatever else sends from this machine.
 func (r *relay) inbound(source netip.AddrPort, now time.Time) (inbound, bool) {
-	in := inbound{alloc: r.alloc, peer: r.pool.address.Present(source)}
+	in := inbound{basis: r.alloc.basis(), peer: r.pool.address.Present(source)}
 	in.consent = r.alloc.gate.Flow(consent.In, in.peer)
+	until, ok := in.alloc.permitted(in.peer.Addr(), now)
+	in.until = until
 	if c := in.alloc.channelFrom(in.peer, now); c != nil {
-		in.channel = c.number
+		in.channel, in.until = c.number, earlier(until, c.expires)
 	}
-	return in, in.alloc.permitted(in.peer.Addr(), now) && in.alloc.front.policy.Load().Permits(in.peer)
+	return in, ok && in.policy.Permits(in.peer)
 }
 
 // admit decides about a payload, and counts it. It reports false for what is
