@@ -81,6 +81,9 @@ func (a *assembly) frames(b []byte, s *socket) (rest []byte, err error) {
 		a.skip -= dropped
 		b = b[dropped:]
 		h, size, err := parseHeader(b)
+		if err == nil && len(b) >= 2 {
+			err = a.expects(h)
+		}
 		if err != nil || size == 0 {
 			return b, err
 		}
@@ -96,6 +99,14 @@ func (a *assembly) frames(b []byte, s *socket) (rest []byte, err error) {
 			return nil, err
 		}
 	}
+}
+
+// expects fails when a frame, of which the first two bytes are there, is not one that may follow those before.
+func (a *assembly) expects(h frameHeader) error {
+	if h.op.isControl() || a.deaf || (a.op == opContinuation) != (h.op == opContinuation) {
+		return nil
+	}
+	return fmt.Errorf("%w: a continuation is missing or has no beginning", errProtocol)
 }
 
 // wanted returns how much of a frame's payload is to be read: all of it, unless it makes a message too large.
@@ -122,8 +133,6 @@ func (a *assembly) frame(h frameHeader, payload []byte, s *socket) error {
 	case a.deaf:
 		s.hasty = true
 		return nil
-	case begins != (h.op != opContinuation):
-		return fmt.Errorf("%w: a continuation is missing or has no beginning", errProtocol)
 	case a.refused || a.skip > 0 || a.count == maxFragments:
 		a.refuse(h, payload, s)
 	case begins && h.fin:

@@ -127,7 +127,7 @@ func FuzzReading(f *testing.F) {
 		{clientFrame(0x01, "a"), clientFrame(0x89, "between"), clientFrame(0x00, long), clientFrame(0x80, "c"), clientFrame(0x81, "next")},
 		{clientFrame(0x88, "")}, {clientFrame(0x88, "\x03")}, {clientFrame(0x88, "\x03\xed")}, {clientFrame(0x88, "\x03\xe9\xff")},
 		{clientFrame(0x01, "\xe2\x82"), clientFrame(0x80, "\xac"), clientFrame(0x81, "\xc3"), clientFrame(0x81, "next")},
-		{clientFrame(0x80, "no beginning")}, {clientFrame(0x01, "a"), clientFrame(0x81, "b")},
+		{clientFrame(0x80, "no beginning")}, {clientFrame(0x01, "a"), clientFrame(0x81, "b")}, {{0x00, 0x9b}}, {clientFrame(0x01, "a"), {0x81, 0x9b}},
 		{clientFrame(0x09, "fragmented ping")}, {clientFrame(0x89, long)}, {clientFrame(0xc1, "rsv")}, {clientFrame(0x83, "opcode")},
 		{{0x81, 1, 'x'}}, {{0x81, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}}, {{0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 5}},
 	} {
