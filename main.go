@@ -27,10 +27,10 @@ import (
 	"cline-meet/signal/assets"
 	"cline-meet/signal/packaging"
 	"cline-meet/signal/signal"
+	"cline-meet/signal/signal/admin"
 	wsbench "cline-meet/signal/signal/bench"
 	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/check"
-	"cline-meet/signal/signal/client"
 	"cline-meet/signal/signal/edge"
 	"cline-meet/signal/signal/service"
 	"cline-meet/signal/signal/setting"
@@ -66,7 +66,7 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		Writer:               stdout,
 		ErrWriter:            stderr,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error and picks the status.
-		Commands: []*cli.Command{serveCommand(args, stdout, stderr), healthCommand(), check.Command(stdout), service.InitCommand(stdout), turnsrv.CredentialsCommand(stdout),
+		Commands: []*cli.Command{serveCommand(args, stdout, stderr), service.HealthCommand(), check.Command(stdout), admin.Command(stdout, stderr), service.InitCommand(stdout), turnsrv.CredentialsCommand(stdout),
 			state.RotateCommand(stdout), benchCommand(stdout, stderr), packaging.VersionCommand(stdout), packaging.LicensesCommand(stdout), packaging.CompletionCommand(stdout), packaging.ManCommand(stdout)},
 	}
 }
@@ -102,28 +102,6 @@ func serveCommand(args []string, stdout, stderr io.Writer) *cli.Command {
 	}
 }
 
-// healthCommand is the health check of containers that hold nothing but this executable.
-func healthCommand() *cli.Command {
-	s := service.NewSettings()
-	path := client.PathReady
-	return &cli.Command{
-		Name:  "health",
-		Usage: "Ask the node on this machine whether it takes new users",
-		Description: "Give it the settings of the node; in a container it takes those of the node there. The exit status is 0\n" +
-			"when /ready says yes, else 1.",
-		Flags: append(s.Table.Flags(), &cli.BoolFlag{Name: "alive", Usage: "ask whether it lives instead: /health, for what restarts it",
-			Action: func(*cli.Context, bool) error { path = client.PathHealth; return nil }}),
-		Action: func(c *cli.Context) error {
-			if args := service.NodeArguments(); args != nil {
-				s.Reread(args) // The node has said what is wrong with them.
-			} else if err := s.Complete(c); err != nil {
-				return err
-			}
-			return client.Ask(c.Context, s.Signal.LocalURL(), path, s.Edge.Dial)
-		},
-	}
-}
-
 // heapFloor is how many bytes of garbage may always wait, beside as much as is in
 // use. Without it a node with a small heap that is busy would collect it dozens of
 // times a second.
@@ -139,7 +117,7 @@ func serve(ctx context.Context, s *service.Settings, args []string, stdout, stde
 	level, current := new(slog.LevelVar), s.Table.Texts()
 	service.SetLevel(level, s.LogLevel)
 	log := service.NewLogger(stderr, s.LogFormat, level)
-	n, err := newNode(s, log)
+	n, err := newNode(s, log, level)
 	if err != nil {
 		return err
 	}
@@ -148,7 +126,7 @@ func serve(ctx context.Context, s *service.Settings, args []string, stdout, stde
 	if s.LogFormat == service.FormatText {
 		n.introduction().Print(stdout)
 	}
-	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.signal.AdminAddr()),
+	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.admin.Addr()),
 		"turn", n.turn.Port(), "relay", n.relayIP(), "version", packaging.Version())
 	service.Tell(log, service.Ready)
 	defer check.Self(log, n.issuer.Told(), n.turn.RelayIP())()
@@ -179,6 +157,7 @@ type node struct {
 	directory *signal.Directory
 	certs     *certificate.Set
 	edge      *edge.Edge
+	admin     *admin.Server
 }
 
 // sharedState is what a node needs of memory or Redis.
@@ -190,7 +169,7 @@ type sharedState interface {
 }
 
 // newNode builds every part and binds every address. When one fails, what was built is closed.
-func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
+func newNode(s *service.Settings, log *slog.Logger, level *slog.LevelVar) (*node, error) {
 	registry := prometheus.NewRegistry()
 	n := &node{settings: s, log: log, registry: registry, secrets: state.NewSecrets()}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -220,16 +199,22 @@ func newNode(s *service.Settings, log *slog.Logger) (*node, error) {
 		return nil, errors.Join(err, n.state.Close(context.Background()))
 	}
 	if err = n.openCertificates(); err == nil {
+		n.admin, err = admin.New(s.Admin)
+	}
+	if err == nil {
 		err = n.buildTURN(s.TURN)
 	}
 	if err != nil {
 		n.certs.Close()
+		n.admin.Shutdown(context.Background())
 		return nil, errors.Join(err, n.signal.Shutdown(context.Background()), n.state.Close(context.Background()))
 	}
 	n.secrets.Use(state.SessionSecret, n.setSessionSecrets)
 	n.secrets.Use(state.TURNSecret, n.setTURNSecrets)
 	n.directory = n.newDirectory()
 	n.directory.Announce()
+	n.admin.Attach(admin.Parts{Signal: n.signal, TURN: n.turn, State: n.state, Registry: registry, Level: level, Log: log, Version: packaging.Version(),
+		URLs: n.directory.URLs, Drain: n.drain, Rotate: func(ctx context.Context, name string) error { return state.RotateSecret(ctx, s.Redis, name) }})
 	n.state.Subscribe(n.signal.Events()) // The last step: other nodes act on this one from now on.
 	return n, nil
 }
@@ -325,7 +310,7 @@ func (n *node) buildTURN(cfg turnsrv.Config) error {
 // ownServices are the addresses that a relay must never reach.
 func (n *node) ownServices() []netip.AddrPort {
 	var own []netip.AddrPort
-	for _, addr := range append(n.certs.PlainAddrs(), n.signal.Addr(), n.signal.AdminAddr()) {
+	for _, addr := range append(n.certs.PlainAddrs(), n.signal.Addr(), n.admin.Addr()) {
 		if tcp, ok := addr.(*net.TCPAddr); ok {
 			own = append(own, tcp.AddrPort())
 		}
@@ -337,8 +322,9 @@ func (n *node) ownServices() []netip.AddrPort {
 
 // run serves until ctx ends or a part fails, then stops every part within the drain timeout.
 func (n *node) run(ctx context.Context) error {
-	ended := make(chan error, 1)
+	ended := make(chan error, 2)
 	go func() { ended <- n.signal.Run() }()
+	go func() { ended <- n.admin.Run() }()
 	stopCertificates := n.certs.KeepCurrent()
 	stopAnnouncing := n.directory.KeepAnnouncing()
 	var failure error
@@ -351,11 +337,9 @@ func (n *node) run(ctx context.Context) error {
 	}
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.settings.DrainTimeout)
 	defer cancel()
-	n.directory.Drain()
-	n.turn.Drain() // Who restarts ICE now must not end up here again.
 	if failure == nil {
 		most, cancel := context.WithTimeout(limit, n.settings.DrainTimeout*3/4) // The rest is for those who do not go.
-		n.signal.Drain(most)
+		n.drain(most)
 		cancel()
 	}
 	if err := n.signal.Shutdown(limit); err != nil {
@@ -364,7 +348,16 @@ func (n *node) run(ctx context.Context) error {
 	stopAnnouncing()
 	stopCertificates()
 	n.closeState(limit) // From now on others may take in the clients that are left.
-	return errors.Join(failure, <-ended, n.drainTURN(limit))
+	err := n.drainTURN(limit)
+	n.admin.Shutdown(limit)
+	return errors.Join(failure, <-ended, <-ended, err)
+}
+
+// drain has the clients go to other nodes.
+func (n *node) drain(ctx context.Context) {
+	n.directory.Drain()
+	n.turn.Drain() // Who restarts ICE now must not end up here again.
+	n.signal.Drain(ctx)
 }
 
 // closeState gives the shared state a moment also when the drain has used up its time.
@@ -406,7 +399,7 @@ func (n *node) introduction() signal.Introduction {
 	for _, s := range servers {
 		in.ICE = append(in.ICE, s.URLs)
 	}
-	if addr := n.signal.AdminAddr(); addr != nil {
+	if addr := n.admin.Addr(); addr != nil {
 		in.Metrics = "http://" + addr.String() + "/metrics"
 	}
 	return in
@@ -436,7 +429,7 @@ func report(s *service.Settings, w io.Writer) error {
 // notes tell what about the node is open, unsafe or most likely not meant. It need not be wholly built.
 func (n *node) notes() setting.Notes {
 	s := n.settings
-	notes := slices.Concat(s.Table.Strangers(os.Environ()), s.Table.Quoted(os.Environ()), s.Table.Spaced(), s.Edge.Notes(), s.Signal.Notes(s.Edge.Proxied()), s.Signal.RelayNotes(s.TURN.Enabled), s.TURN.Notes(), s.Redis.Notes(), n.turn.Notes())
+	notes := slices.Concat(s.Table.Strangers(os.Environ()), s.Table.Quoted(os.Environ()), s.Table.Spaced(), s.Edge.Notes(), s.Signal.Notes(s.Edge.Proxied()), s.Signal.RelayNotes(s.TURN.Enabled), s.TURN.Notes(), s.Redis.Notes(), s.Admin.Notes(), n.turn.Notes())
 	notes = append(notes, n.certs.Notes(time.Now())...)
 	if host, ok := s.TURN.TLSHost(n.turn.RelayIP()); ok {
 		notes = append(notes, n.certs.TURNNotes(host)...)

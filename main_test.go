@@ -533,7 +533,7 @@ func TestREADMENamesEverySetting(t *testing.T) {
 // TestREADMEsNameEveryMetric compares the tables of the parts' READMEs with what a node registers.
 func TestREADMEsNameEveryMetric(t *testing.T) {
 	var readmes []byte
-	for _, part := range []string{"signal", "turnsrv", "state"} {
+	for _, part := range []string{"signal", "signal/admin", "turnsrv", "state"} {
 		text, err := os.ReadFile(part + "/README.md")
 		if err != nil {
 			t.Fatal(err)
@@ -596,10 +596,10 @@ func TestNodeWithoutTURNNamesThatOfOthers(t *testing.T) {
 func startNode(t *testing.T, change func(*service.Settings)) *node {
 	t.Helper()
 	s := service.NewSettings()
-	s.Signal.Host, s.Signal.Port, s.Signal.AdminAddr = "127.0.0.1", 0, ""
+	s.Signal.Host, s.Signal.Port, s.Admin.Addr = "127.0.0.1", 0, ""
 	s.TURN.Listen, s.TURN.Port, s.TURN.TLSPort, s.TURN.RelayIP = []string{"127.0.0.1"}, 0, 0, []string{"127.0.0.1"}
 	change(s)
-	n, err := newNode(s, slog.New(slog.DiscardHandler))
+	n, err := newNode(s, slog.New(slog.DiscardHandler), new(slog.LevelVar))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,6 +47,7 @@ var elsewhere = map[string]string{
 	"signal bench turn":                                    "TestServerPassesVerify",
 	"signal bench ws":                                      "TestScenarios",
 	"signal check":                                         "TestDeployments",
+	"signal admin":                                         "TestCommandDoesEachTask",
 	"signal init":                                          "TestInitWritesWhatServeTakes",
 	"signal credentials":                                   "TestCredentialsCommand",
 	"signal credentials --peer-proof room":                 "TestCredentialsCommand",

@@ -33,6 +33,8 @@ const (
 	closeReplaced closeCode = 4500
 	// closeExpired: the token has expired and no other came in its place. The client must not come back with it.
 	closeExpired closeCode = 4501
+	// closeKicked: a moderator or the owner has removed the user. The client must not come back by itself.
+	closeKicked closeCode = 4502
 )
 
 // frame returns the payload of the close frame.

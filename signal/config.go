@@ -58,8 +58,6 @@ type Config struct {
 	AddrRequests float64
 	MaxConns     int
 	MaxMemory    int
-	AdminAddr    string
-	AdminToken   string
 	Auth         auth.Config
 
 	// HTTPS says that browsers come by TLS, also before there is a TLS config.
@@ -74,7 +72,7 @@ type Config struct {
 	OnePort bool
 	// Logger receives all logs.
 	Logger *slog.Logger
-	// Registry holds the metrics of the whole process and is served by the admin address.
+	// Registry holds the metrics of the whole process.
 	Registry *prometheus.Registry
 	// Page is the root of the static files.
 	Page fs.FS
@@ -114,7 +112,6 @@ func DefaultConfig() Config {
 		AddrRequests: setting.Derived,
 		MaxConns:     setting.Derived,
 		MaxMemory:    setting.Derived,
-		AdminAddr:    "127.0.0.1:9090",
 		Auth:         auth.DefaultConfig(),
 	}
 }
@@ -153,8 +150,6 @@ func (c *Config) Settings() setting.Table {
 		setting.Category("Operation",
 			setting.Duration("resume-grace", &c.ResumeGrace, 0, setting.Longest, "`SECONDS` that a client which lost its connection, or its node, has to come back unnoticed, 0 for none"),
 			setting.Duration("drain-settle", &c.DrainSettle, 0, setting.Longest, "`SECONDS` between not being ready and asking clients to go to another node"),
-			setting.Text("admin-addr", &c.AdminAddr, "`HOST:PORT` of metrics and pprof, empty for none"),
-			setting.Text("admin-token", &c.AdminToken, "bearer `TOKEN` of the admin address; required unless that is loopback"),
 		),
 	)
 }
@@ -173,25 +168,7 @@ func (c *Config) Validate() error {
 	}
 	_, err := parseProxies(c.TrustedProxies)
 	p.Add("trusted-proxies", err)
-	c.checkAdmin(&p)
 	return errors.Join(p.Err(), c.Auth.Validate())
-}
-
-func (c *Config) checkAdmin(p *setting.Problems) {
-	if c.AdminAddr == "" {
-		return
-	}
-	host, port, err := net.SplitHostPort(c.AdminAddr)
-	if err != nil {
-		p.Addf("admin-addr", "%q is not host:port, such as 127.0.0.1:9090 or [::1]:9090", c.AdminAddr)
-		return
-	}
-	n, err := strconv.Atoi(port)
-	p.Check(err == nil && n >= 0 && n <= 65535, "admin-addr", "%q is not a port (0-65535)", port)
-	c.CheckPort(p, "admin-addr", n, host)
-	ip := net.ParseIP(host)
-	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
-	p.Check(loopback || c.AdminToken != "", "admin-token", "required because --admin-addr %s is not a loopback address", c.AdminAddr)
 }
 
 // LocalURL is where a process on the same machine reaches a node with these settings.

@@ -99,15 +99,20 @@ func (d *Directory) leastLoaded(than []string) state.NodeInfo {
 
 // Announce tells the other nodes about this one.
 func (d *Directory) Announce() {
-	info := state.NodeInfo{Load: d.cfg.Load(), Draining: d.draining.Load()}
-	if d.cfg.Relaying && !d.cfg.External {
-		for _, s := range d.cfg.Own("", "").Servers {
-			if s.Username != "" {
-				info.TURN = append(info.TURN, s.URLs...)
-			}
+	d.cfg.State.Announce(state.NodeInfo{Load: d.cfg.Load(), Draining: d.draining.Load(), TURN: d.URLs()})
+}
+
+// URLs returns those of the node's TURN server, none when it has no public ones.
+func (d *Directory) URLs() (urls []string) {
+	if !d.cfg.Relaying || d.cfg.External {
+		return nil
+	}
+	for _, s := range d.cfg.Own("", "").Servers {
+		if s.Username != "" {
+			urls = append(urls, s.URLs...)
 		}
 	}
-	d.cfg.State.Announce(info)
+	return urls
 }
 
 // Drain tells the other nodes that this one is about to go away, and names their TURN servers first from

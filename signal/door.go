@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +27,8 @@ const expiryNotice = time.Minute
 // visitor is who is at the other end of a connection, as its request says.
 type visitor struct {
 	bound   binding
+	addr    netip.Addr
+	secure  bool          // it came by TLS
 	claims  *auth.Claims  // nil where everybody may come in; others may hold in a room
 	request *auth.Request // what the owner's backend is asked with, nil where it is not
 }

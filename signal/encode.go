@@ -114,6 +114,11 @@ func appendRelay(dst []byte, env envelope, user, room string) []byte {
 	return appendData(dst, env.Data)
 }
 
+// ownersFrame returns an app message of the owner, whose data is JSON.
+func ownersFrame(room string, data []byte) []byte {
+	return appendData(appendHead(nil, appMessage.String(), "", ownersID, room), data)
+}
+
 func appendAck(dst, id []byte) []byte { return appendEnd(appendHead(dst, typeAck, id, "", "")) }
 
 // appendAckMissed appends an ack that names the users who could not be reached, if any.

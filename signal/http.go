@@ -134,6 +134,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request) {
 		_ = ws.NetConn().Close()
 		return
 	}
+	visitor.addr, visitor.secure = who.addr, who.secure
 	c := newConn(s, s.link(ws.NetConn()), visitor, who.host, from)
 	c.number = number
 	s.cfg.Logger.Debug("connected", "client", who.addr)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/signal/client"
@@ -130,30 +131,27 @@ func TestICEEndpoint(t *testing.T) {
 	}
 }
 
-func TestAdmin(t *testing.T) {
-	s := start(t, func(c *Config) { c.AdminToken = "letmein" })
+// metricsText returns what a Prometheus would read.
+func (s *testServer) metricsText() string {
+	s.t.Helper()
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	return w.Body.String()
+}
+
+func TestMetricsCountWhatIsThere(t *testing.T) {
+	s := start(t)
 	s.enter("r")
-	base := "http://" + s.AdminAddr().String()
-	for _, header := range []http.Header{nil, {"Authorization": {"Bearer wrong"}}} {
-		if res, _ := get(t, base+"/metrics", header); res.StatusCode != 401 {
-			t.Errorf("with %v: %s", header, res.Status)
-		}
-	}
-	token := http.Header{"Authorization": {"Bearer letmein"}}
 	for _, line := range []string{
 		"signal_connections 1", "signal_rooms 1", "signal_members 1",
 		`signal_messages_total{outcome="ok",type="join_room"} 1`,
 	} {
-		eventually(t, line, func() bool {
-			_, body := get(t, base+"/metrics", token)
-			return strings.Contains(body, line+"\n")
-		})
+		eventually(t, line, func() bool { return strings.Contains(s.metricsText(), line+"\n") })
 	}
-	if res, _ := get(t, base+"/debug/pprof/goroutine?debug=1", token); res.StatusCode != 200 {
-		t.Errorf("pprof: %s", res.Status)
-	}
-	if res, _ := s.get("/metrics", nil); res.StatusCode != 404 {
-		t.Errorf("metrics on the public address: %s", res.Status)
+	for _, path := range []string{"/metrics", "/debug/pprof/", "/v1/rooms"} {
+		if res, _ := s.get(path, nil); res.StatusCode != 404 {
+			t.Errorf("%s on the public address: %s", path, res.Status)
+		}
 	}
 }
 
@@ -363,13 +361,13 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 	c := DefaultConfig()
 	c.Port, c.Host, c.ReadTimeout, c.MaxRoomUsers = 70000, "nowhere", time.Nanosecond, 0
 	c.SessionSecrets, c.AllowedOrigins = []string{"short"}, []string{"example.org"}
-	c.TrustedProxies, c.AdminAddr = []string{"10.0.0.0/99"}, "0.0.0.0:9090"
+	c.TrustedProxies = []string{"10.0.0.0/99"}
 	err := c.Validate()
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, flag := range []string{"--server-port", "--server-host", "--read-timeout", "--max-room-users",
-		"--session-secret", "--allowed-origins", "--trusted-proxies", "--admin-token"} {
+		"--session-secret", "--allowed-origins", "--trusted-proxies"} {
 		if !strings.Contains(err.Error(), flag) {
 			t.Errorf("%s is not named in:\n%v", flag, err)
 		}
@@ -388,41 +386,33 @@ func TestPortInUse(t *testing.T) {
 	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "--server-port") {
 		t.Errorf("public port in use: %v", err)
 	}
-	cfg.Port, cfg.Registry = 0, prometheus.NewRegistry()
-	cfg.AdminAddr = s.AdminAddr().String()
-	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "--admin-addr") {
-		t.Errorf("admin port in use: %v", err)
-	}
 }
 
-// TestRunEndsWhenAListenerFails loses one of the two listeners of a server that
-// nobody has stopped.
-func TestRunEndsWhenAListenerFails(t *testing.T) {
-	for _, lost := range []string{"public", "admin"} {
-		cfg := DefaultConfig()
-		cfg.Host, cfg.Port, cfg.AdminAddr = "127.0.0.1", 0, "127.0.0.1:0"
-		cfg.Logger, cfg.Registry = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
-		cfg.Page = fstest.MapFS{"index.html": {}}
-		cfg.ICE = func(string, string) ICEConfig { return ICEConfig{} }
-		cfg.State = state.NewMemory().Node("n1")
-		s, err := New(cfg)
-		if err != nil {
-			t.Fatal(err)
+// TestRunEndsWhenItsListenerFails loses the listener of a server that nobody has stopped.
+func TestRunEndsWhenItsListenerFails(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Host, cfg.Port = "127.0.0.1", 0
+	cfg.Logger, cfg.Registry = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+	cfg.Page = fstest.MapFS{"index.html": {}}
+	cfg.ICE = func(string, string) ICEConfig { return ICEConfig{} }
+	cfg.State = state.NewMemory().Node("n1")
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run() }()
+	_ = s.listener.Close()
+	select {
+	case err := <-ran:
+		if err == nil {
+			t.Error("Run ended without an error")
 		}
-		ran := make(chan error, 1)
-		go func() { ran <- s.Run() }()
-		_ = map[string]net.Listener{"public": s.listener, "admin": s.admin}[lost].Close()
-		select {
-		case err := <-ran:
-			if err == nil {
-				t.Errorf("%s: Run ended without an error", lost)
-			}
-		case <-time.After(patience):
-			t.Errorf("%s: Run goes on", lost)
-		}
-		if err := s.Shutdown(t.Context()); err != nil {
-			t.Error(err)
-		}
+	case <-time.After(patience):
+		t.Error("Run goes on")
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -3,10 +3,8 @@ package signal
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -72,39 +70,25 @@ func (s *Server) moveIn(ctx context.Context, t resumeToken, snap snapshot) (*par
 // ask sends a request to another node and waits for its answer.
 func (s *Server) ask(ctx context.Context, node, user string, r moveRequest) (snapshot, error) {
 	var snap snapshot
-	r.Ask = rand.Text()
-	answers := make(chan handover, 1)
-	s.mu.Lock()
-	s.requests[r.Ask] = request{node, answers}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.requests, r.Ask)
-	}()
-	frame, _ := json.Marshal(r) // Plain fields always encode.
-	if err := s.sendTo(ctx, node, state.Message{Op: opResume, From: user, Frame: frame}); err != nil {
+	frame, err := s.request(ctx, node, func(id string) state.Message {
+		r.Ask = id
+		frame, _ := json.Marshal(r) // Plain fields always encode.
+		return state.Message{Op: opResume, From: user, Frame: frame}
+	})
+	if err != nil {
 		return snap, err
 	}
-	select {
-	case a := <-answers:
-		if a.err != nil {
-			return snap, fmt.Errorf("waiting for node %s: %w", node, a.err)
-		}
-		switch err := json.Unmarshal(a.frame, &snap); {
-		case err == nil && !snap.Gone:
-			return snap, nil
-		case err == nil && snap.Node != "":
-			return snap, elsewhere{state.Member{ID: user, Node: snap.Node, Epoch: snap.Epoch}}
-		}
-		return snap, errGone
-	case <-ctx.Done():
-		return snap, fmt.Errorf("waiting for node %s: %w", node, state.ErrUnavailable)
+	switch err := json.Unmarshal(frame, &snap); {
+	case err == nil && !snap.Gone:
+		return snap, nil
+	case err == nil && snap.Node != "":
+		return snap, elsewhere{state.Member{ID: user, Node: snap.Node, Epoch: snap.Epoch}}
 	}
+	return snap, errGone
 }
 
-// onHandover gives the answer to a request to who waits for it.
-func (s *Server) onHandover(m state.Message) {
+// onAnswer gives the answer to a request to who waits for it.
+func (s *Server) onAnswer(m state.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r, ok := s.requests[m.To]; ok {

@@ -3,7 +3,6 @@ package signal
 import (
 	"context"
 	"net"
-	"sync"
 	"time"
 )
 
@@ -33,17 +32,11 @@ func (l watchedListener) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-// stopHTTP ends the HTTP servers, which WebSockets have left.
+// stopHTTP ends the HTTP server, which WebSockets have left.
 func (s *Server) stopHTTP(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lastRequests)
 	defer cancel()
-	var stopping sync.WaitGroup
-	for _, h := range s.http {
-		stopping.Go(func() {
-			if h.Shutdown(ctx) != nil {
-				_ = h.Close()
-			}
-		})
+	if s.http.Shutdown(ctx) != nil {
+		_ = s.http.Close()
 	}
-	stopping.Wait()
 }

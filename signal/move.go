@@ -54,8 +54,10 @@ func (s *Server) onControl(m state.Message) {
 	switch m.Op {
 	case opResume:
 		s.tasks.run(func() { s.handOver(m) })
-	case opHandover:
-		s.onHandover(m)
+	case opHandover, opReply:
+		s.onAnswer(m)
+	case opQuestion:
+		s.tasks.run(func() { s.onQuestion(m) })
 	case opRelay:
 		s.onRelay(m)
 	case opFollowed:

@@ -19,9 +19,6 @@ func (c *Config) Notes(named bool) setting.Notes {
 	if c.HSTS > 0 && !c.HTTPS && len(c.TrustedProxies) == 0 && !named {
 		n.Warnf("unused_setting", "--hsts %v is for nobody, since nobody comes by HTTPS: set --domain or --tls-cert, or name the proxy that ends TLS in --trusted-proxies", c.HSTS)
 	}
-	if c.AdminToken != "" && len(c.AdminToken) < setting.LeastSecret {
-		n.Warnf("short_secret", "--admin-token has %d characters, which can be found by trial: use at least %d", len(c.AdminToken), setting.LeastSecret)
-	}
 	return n
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -34,10 +35,13 @@ type participant struct {
 	mu     sync.Mutex
 	owner  ownership
 	conn   *conn       // the attached one, nil unless live
+	addr   netip.Addr  // of the client there, or of the last one
+	secure bool        // it came by TLS
 	wanted bool        // somebody waits to take it from its conn
 	grace  *time.Timer // ends it while it is detached
 	until  time.Time   // when the grace is over
 	over   bool        // it ends with its conn and takes no more frames
+	kicked bool        // it ends because somebody said so
 	absent bool        // its connection had ended when the process ran again, and its client has not come since
 	gap    bool        // it missed something for good, which greetings say until the client has got one
 	former uint64      // the oldest epoch of which the client may show the token, 0 once it has got the one of here
@@ -112,6 +116,7 @@ func (p *participant) attach(c *conn, g greeting, got *uint64) error {
 	}
 	p.vacate()
 	c.participant, c.log, c.holding, p.relays = p, p.log, &p.holding, ice.Nodes
+	p.addr, p.secure = c.addr, c.secure
 	p.conn, p.owner, p.wanted, p.asked = c, ownerConn, false, false
 	p.absent = p.absent && c.link.hungUp() // Its client may have come, and gone again, while the process did not run.
 	p.greetings++
@@ -221,6 +226,7 @@ func (p *participant) yieldAnyway() {
 
 // end takes a participant, which is the caller's, out of everything.
 func (p *participant) end(why state.Reason) {
+	why = p.fateOr(why)
 	p.leave(why)
 	p.srv.forget(p)
 	p.log.Debug("participant is gone", "reason", why)

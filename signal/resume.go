@@ -144,6 +144,10 @@ func (s *Server) resume(c *conn, want resumption) error {
 	if err != nil {
 		return err
 	}
+	if s.kicked.has(p.user) {
+		p.end(state.ReasonKick)
+		return fmt.Errorf("%w: the user was removed", errGone)
+	}
 	if err := s.mayReturn(c, p); err != nil {
 		return err
 	}

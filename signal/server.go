@@ -67,8 +67,7 @@ type Server struct {
 	metrics  *metrics
 	files    map[string]file
 	listener net.Listener
-	admin    net.Listener
-	http     []*http.Server
+	http     *http.Server
 	ctx      context.Context // ends when the server stops
 	cancel   context.CancelFunc
 	begun    time.Time
@@ -88,8 +87,10 @@ type Server struct {
 	peers    *peerPasswords // nil unless TURN servers need them
 	reading  sync.WaitGroup // the read loops
 	tasks    tasks
+	reply    func(ctx context.Context, topic string, text []byte) []byte // answers other nodes, see Answer
 
-	moves outgoingMoves
+	moves  outgoingMoves
+	kicked removed
 
 	// mu is the outermost lock: the server's is taken before a room's, a room's before a
 	// participant's, a participant's before a send queue's. Who needs a lock that is not the innermost
@@ -175,7 +176,7 @@ func (s *Server) Events() state.Events {
 	}
 }
 
-// listen binds the public and the admin address, both or none.
+// listen binds the public address.
 func (s *Server) listen() error {
 	var err error
 	addr := net.JoinHostPort(s.cfg.Host, strconv.Itoa(s.cfg.Port))
@@ -191,52 +192,28 @@ func (s *Server) listen() error {
 		cfg.NextProtos = append([]string{"http/1.1"}, cfg.NextProtos...) // A WebSocket takes over its connection, which HTTP/2 does not allow.
 		s.listener = tls.NewListener(s.listener, cfg)
 	}
-	s.http = append(s.http, s.newPublicServer())
-	if s.cfg.AdminAddr == "" {
-		return nil
-	}
-	if s.admin, err = net.Listen("tcp", s.cfg.AdminAddr); err != nil {
-		return errors.Join(fmt.Errorf("--admin-addr: binding %s: %w", s.cfg.AdminAddr, err), s.listener.Close())
-	}
-	s.http = append(s.http, s.newHTTPServer(s.adminHandler(), 0))
+	s.http = s.newPublicServer()
 	return nil
 }
 
 // Addr returns the address that browsers connect to.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// AdminAddr returns the address of metrics and pprof, nil when it is off.
-func (s *Server) AdminAddr() net.Addr {
-	if s.admin == nil {
-		return nil
-	}
-	return s.admin.Addr()
-}
-
-// Run serves until Shutdown, and its error is nil then, or until a listener fails. WebSockets live
+// Run serves until Shutdown, and its error is nil then, or until the listener fails. WebSockets live
 // on until Shutdown. It may be called once.
 func (s *Server) Run() error {
-	errs := make(chan error, len(s.http))
 	var wg sync.WaitGroup
 	s.cfg.collectWithin()
 	wg.Go(func() { s.wheel.run(s.ctx) })
 	wg.Go(func() { s.door.Run(s.ctx) })
 	wg.Go(func() { s.keepBudget(s.ctx) })
 	wg.Go(func() { s.keepPasswords(s.ctx) })
-	for i, l := range []net.Listener{s.listener, s.admin}[:len(s.http)] {
-		wg.Go(func() {
-			if err := s.http[i].Serve(s.watched(l)); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {
-				errs <- fmt.Errorf("serving %s: %w", l.Addr(), err)
-				s.cancel()
-				for _, other := range s.http {
-					_ = other.Close() // Half a server is no use; the error says why it ends.
-				}
-			}
-		})
+	defer wg.Wait()
+	if err := s.http.Serve(s.watched(s.listener)); !errors.Is(err, http.ErrServerClosed) && !s.draining.Load() {
+		s.cancel()
+		return fmt.Errorf("serving %s: %w", s.listener.Addr(), err)
 	}
-	wg.Wait()
-	close(errs)
-	return <-errs
+	return nil
 }
 
 // Shutdown ends the server: it becomes not ready, accepts nobody, says 1001 to every client and
@@ -245,11 +222,7 @@ func (s *Server) Run() error {
 // shared state's to keep from then on.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
-	for _, l := range []net.Listener{s.listener, s.admin} {
-		if l != nil {
-			_ = l.Close() // The HTTP servers close only what they serve already.
-		}
-	}
+	_ = s.listener.Close() // The HTTP server closes only what it serves already.
 	for _, p := range s.everybody() {
 		p.dismiss()
 	}

@@ -38,7 +38,7 @@ type subscriber interface{ Subscribe(state.Events) }
 func start(t testing.TB, change ...func(*Config)) *testServer {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.Host, cfg.Port, cfg.AdminAddr = "127.0.0.1", 0, "127.0.0.1:0"
+	cfg.Host, cfg.Port = "127.0.0.1", 0
 	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg.Registry = prometheus.NewRegistry()
 	cfg.Page = fstest.MapFS{"index.html": {Data: []byte("<title>page</title>")}, "signal.js": {Data: []byte("export {}")}}

@@ -345,6 +345,9 @@ type Denial struct {
 
 // List returns the allocations that exist now, oldest first.
 func (s *Server) List() []Allocation {
+	if s == nil {
+		return nil
+	}
 	var list []Allocation
 	for _, a := range s.front.allocations() {
 		list = append(list, a.describe(s.front.now()))
@@ -408,4 +411,9 @@ func (s *Server) KillUser(user string) int {
 // Revoke ends a user's allocations and returns their number. Credentials that
 // were minted for the user open nothing for --turn-ttl, the longest that one can
 // live; new ones neither, so who may come back needs another name.
-func (s *Server) Revoke(user string) int { return s.front.revoke(user) }
+func (s *Server) Revoke(user string) int {
+	if s == nil {
+		return 0
+	}
+	return s.front.revoke(user)
+}

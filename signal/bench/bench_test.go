@@ -41,7 +41,7 @@ const patience = 30 * time.Second
 func startServer(t *testing.T) *target {
 	t.Helper()
 	cfg := signal.DefaultConfig()
-	cfg.Host, cfg.Port, cfg.AdminAddr = "127.0.0.1", 0, ""
+	cfg.Host, cfg.Port = "127.0.0.1", 0
 	cfg.AddrConns, cfg.MessageRate, cfg.MessageBurst = 10_000, 1e6, 1_000_000
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	cfg.Registry = prometheus.NewRegistry()

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"cline-meet/signal/signal"
+	"cline-meet/signal/signal/admin"
 	"cline-meet/signal/signal/certificate"
 	"cline-meet/signal/signal/edge"
 	"cline-meet/signal/signal/setting"
@@ -28,6 +29,7 @@ type Settings struct {
 	TURN         turnsrv.Config
 	Redis        state.RedisConfig
 	Edge         edge.Config
+	Admin        admin.Config
 	Table        setting.Table // fills all of the above
 }
 
@@ -41,8 +43,9 @@ func NewSettings() *Settings {
 		TURN:         turnsrv.DefaultConfig(),
 		Redis:        state.DefaultRedisConfig(),
 		Edge:         edge.DefaultConfig(),
+		Admin:        admin.DefaultConfig(),
 	}
-	s.Table = slices.Concat(s.Edge.Settings(), s.Signal.Settings(), s.Certificate.Settings(), s.TURN.Settings(), s.Redis.Settings(), s.own())
+	s.Table = slices.Concat(s.Edge.Settings(), s.Signal.Settings(), s.Certificate.Settings(), s.TURN.Settings(), s.Redis.Settings(), s.Admin.Settings(), s.own())
 	return s
 }
 
@@ -70,13 +73,16 @@ func (s *Settings) Validate() error {
 	if s.TURN.Enabled && !s.TURN.OnePort {
 		s.Signal.CheckPort(&p, "turn-port", s.TURN.Port, s.TURN.Listen...)
 	}
+	if host, port := s.Admin.HostPort(); port > 0 {
+		s.Signal.CheckPort(&p, "admin-addr", port, host)
+	}
 	s.Signal.CheckPort(&p, "http-port", s.Certificate.HTTPPort, s.WebHosts()...)
 	if s.TURN.Enabled && !s.TURN.OnePort && s.Certificate.TURN() {
 		s.Signal.CheckPort(&p, "turn-tls-port", s.TURN.TLSPort, s.TURN.Listen...)
 	}
 	p.Check(s.TURN.Enabled || s.Redis.Enabled() || len(s.TURN.TURNURLs) == 0 || len(s.TURN.Secrets) > 0, "turn-url",
 		"%s: the server there needs credentials: set its shared secret as --turn-secret", strings.Join(s.TURN.TURNURLs, ","))
-	return errors.Join(p.Err(), s.Edge.Validate(), s.Signal.Validate(), s.Certificate.Validate(s.Redis.Enabled()), s.TURN.Validate(), s.Redis.Validate())
+	return errors.Join(p.Err(), s.Edge.Validate(), s.Signal.Validate(), s.Certificate.Validate(s.Redis.Enabled()), s.TURN.Validate(), s.Redis.Validate(), s.Admin.Validate())
 }
 
 // UsageProblems finds all that is wrong after the CLI has stopped at the first value that it could

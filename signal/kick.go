@@ -1,0 +1,99 @@
+package signal
+
+import (
+	"sync"
+	"time"
+
+	"cline-meet/signal/state"
+)
+
+// removed holds the users that were kicked a moment ago, wherever they are: one that is on its way to this node, or
+// belonged to one that has died, is refused when it arrives.
+type removed struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+}
+
+// add notes a user for that long, and forgets those whose time is over.
+func (r *removed) add(user string, life time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for other, until := range r.until {
+		if now.After(until) {
+			delete(r.until, other)
+		}
+	}
+	if r.until == nil {
+		r.until = map[string]time.Time{}
+	}
+	r.until[user] = now.Add(life)
+}
+
+func (r *removed) has(user string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Before(r.until[user])
+}
+
+// Kick ends a user for good: its socket, its place in the room, which the others see it leave, and its resume token, also if it is about
+// to come to this node. It reports whether the user was here.
+func (s *Server) Kick(user string) bool {
+	s.kicked.add(user, 2*s.cfg.ResumeGrace+resumeTimeout)
+	p := s.participant(user)
+	if p == nil {
+		return false
+	}
+	p.kick()
+	return true
+}
+
+func (p *participant) kick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over, p.kicked = true, true
+	if p.conn != nil {
+		p.conn.cut(closeKicked, "removed from the room", lastWords)
+	}
+	p.expireLocked()
+}
+
+// fateOr returns why a participant ends, which its owner thinks is for that reason.
+func (p *participant) fateOr(why state.Reason) state.Reason {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kicked {
+		return state.ReasonKick
+	}
+	return why
+}
+
+// ownersID is who sends what the owner of the product says in a room.
+const ownersID = "owner"
+
+// Tell sends an app message of the owner, whose data is JSON, to the members of this node in a room, or to one user alone, and returns
+// how many there are. An empty room or user is any.
+func (s *Server) Tell(id, user string, data []byte) int {
+	told := 0
+	for _, r := range s.allRooms() {
+		if id == "" || r.id == id {
+			told += r.announce(user, data)
+		}
+	}
+	return told
+}
+
+// announce queues a message of the owner for the members here that know of the room.
+func (r *room) announce(user string, data []byte) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	told := 0
+	for id, l := range r.local {
+		if l.told == nil || user != "" && id != user {
+			continue
+		}
+		l.participant.send(ownersFrame(r.id, data))
+		told++
+	}
+	return told
+}

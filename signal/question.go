@@ -1,0 +1,84 @@
+package signal
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+
+	"cline-meet/signal/state"
+)
+
+// The owner talks to one node and means all of them: what that node does not know, or cannot do, it asks the others.
+//
+//	question  a topic and what is asked, in JSON
+//	reply     what the node says to it, in JSON
+//
+// A node that does not know questions skips them, so who asks must not wait for ever.
+const (
+	opQuestion = "question"
+	opReply    = "reply"
+)
+
+// question is what a question message carries.
+type question struct {
+	Ask   string          `json:"ask"` // names the question in the reply
+	Topic string          `json:"topic"`
+	Text  json.RawMessage `json:"text,omitempty"`
+}
+
+// Answer has a function answer the questions of other nodes, each in a goroutine of its own. It is called before the state has
+// the server's Events.
+func (s *Server) Answer(answer func(ctx context.Context, topic string, text []byte) []byte) {
+	s.reply = answer
+}
+
+// Ask returns what another node answers to a question, whose text is JSON or empty. It fails with state.ErrNoNode when the node is
+// dead and with state.ErrUnavailable when no answer comes before ctx ends.
+func (s *Server) Ask(ctx context.Context, node, topic string, text []byte) ([]byte, error) {
+	return s.request(ctx, node, func(id string) state.Message {
+		frame, _ := json.Marshal(question{id, topic, text}) // It is valid JSON.
+		return state.Message{Op: opQuestion, Frame: frame}
+	})
+}
+
+// onQuestion answers another node.
+func (s *Server) onQuestion(m state.Message) {
+	var q question
+	if err := json.Unmarshal(m.Frame, &q); err != nil || s.reply == nil {
+		s.cfg.Logger.Warn("reading a question", "node", m.Node, "error", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, stateTimeout)
+	defer cancel()
+	reply := state.Message{Op: opReply, To: q.Ask, Frame: s.reply(ctx, q.Topic, q.Text)}
+	if err := s.sendTo(ctx, m.Node, reply); err != nil {
+		s.cfg.Logger.Debug("answering a question", "node", m.Node, "topic", q.Topic, "error", err)
+	}
+}
+
+// request sends a message, which must carry the id that it is made with, to another node and waits for the answer, which names
+// that id.
+func (s *Server) request(ctx context.Context, node string, message func(id string) state.Message) ([]byte, error) {
+	id, answers := rand.Text(), make(chan handover, 1)
+	s.mu.Lock()
+	s.requests[id] = request{node, answers}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.requests, id)
+	}()
+	if err := s.sendTo(ctx, node, message(id)); err != nil {
+		return nil, err
+	}
+	select {
+	case a := <-answers:
+		if a.err != nil {
+			return nil, fmt.Errorf("waiting for node %s: %w", node, a.err)
+		}
+		return a.frame, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for node %s: %w", node, state.ErrUnavailable)
+	}
+}
