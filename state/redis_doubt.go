@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -218,12 +217,16 @@ func (r *Redis) guessLocked(m *mirror, c change) bool {
 // hadTimeLocked reports whether the nodes of members that a room lacks have had the time to restore them. Who does not answer for a lease is
 // not slow but dead.
 func (r *Redis) hadTimeLocked(m *mirror, lacking []entry) bool {
-	late := func(e entry) bool {
-		at := r.positionLocked(e.Node)
-		return at.unsure || time.Since(at.sure) < trustTime
-	}
 	since := time.Since(m.guessed)
-	return since >= r.cfg.Lease+trustTime || since >= trustTime && !slices.ContainsFunc(lacking, late)
+	if since < trustTime || since >= r.cfg.Lease+trustTime {
+		return since >= trustTime
+	}
+	for _, e := range lacking {
+		if at := r.positionLocked(e.Node); at.unsure || time.Since(at.sure) < trustTime {
+			return false
+		}
+	}
+	return true
 }
 
 // lackingLocked returns the members of other nodes that this one knows and a room lacks.
