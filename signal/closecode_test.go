@@ -22,7 +22,7 @@ func TestCloseCodesAreDocumented(t *testing.T) {
 		return codes
 	}
 	var declared []string
-	for _, c := range []closeCode{closeGoingAway, closeProtocol, closeNotUTF8, closePolicy, closeTooLarge, closeSlow, closeTimeout, closeLost, closeUnavailable, closeMemory, closeReplaced, closeExpired} {
+	for _, c := range []closeCode{closeGoingAway, closeProtocol, closeNotUTF8, closePolicy, closeTooLarge, closeSlow, closeTimeout, closeLost, closeUnavailable, closeMemory, closeReplaced, closeExpired, closeKicked} {
 		declared = append(declared, strconv.Itoa(int(c)))
 	}
 	if n := len(read("closecode.go", `(?m)^\t(close\w+) +closeCode = `)); n != len(declared) {

@@ -50,7 +50,7 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.srv": "here", "participant.user": "token", "participant.epoch": "anew", "participant.greetings": "of an epoch", "participant.proved": "of an epoch",
 		"participant.log": "here", "participant.room": "moves", "participant.mu": "here", "participant.owner": "here",
 		"participant.conn": "here", "participant.wanted": "here", "participant.grace": "here", "participant.until": "here",
-		"participant.over": "never packed", "participant.absent": "here", "participant.adopted": "moves", "participant.gap": "moves", "participant.sent": "moves", "participant.kept": "moves",
+		"participant.over": "never packed", "participant.kicked": "never packed", "participant.addr": "of the conn", "participant.secure": "of the conn", "participant.absent": "here", "participant.adopted": "moves", "participant.gap": "moves", "participant.sent": "moves", "participant.kept": "moves",
 		"participant.flying": "landed before", "participant.heard": "moves", "participant.said": "moves",
 		"participant.asked": "here", "participant.iceRefresh": "with the greeting", "participant.former": "moves", "participant.home": "of the conn", "participant.holding": "anew", "participant.account": "anew", "participant.place": "of memory", "participant.relays": "with the greeting",
 		"participant.claims": "of the connection", "participant.warned": "of the connection",
