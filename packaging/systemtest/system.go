@@ -5,9 +5,11 @@ package systemtest
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,16 +47,19 @@ func Unable(t testing.TB, why string) {
 	t.Skip(why)
 }
 
-// FreePort returns a TCP port of the loopback interface that nobody uses now. Port 0 is better where a program says
-// which one it got.
+// FreePort returns a TCP port of the loopback interface that nobody uses now. It is none of those that the system gives to
+// connections, lest one of another test has it in a moment. Port 0 is better where a program says which one it got.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 20_000 + rand.IntN(12_000)
+		if l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no TCP port is free")
+	return 0
 }
 
 var errNotYet = errors.New("not yet")
