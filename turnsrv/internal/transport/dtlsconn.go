@@ -92,7 +92,7 @@ func (c *DTLSConn) Carrier() *UDPPath { return c.out }
 func (c *DTLSConn) take(packet []byte, mark batch.Mark, deliver Deliver) string {
 	c.mu.Lock()
 	switch {
-	case c.shut:
+	case c.shut || c.ended != "": // Who waits for the readers waits for no more of them.
 		c.mu.Unlock()
 		return dropNoSession
 	case c.opener == nil && isSealed(packet):
