@@ -152,6 +152,7 @@ func (l *listener) Close() error {
 	_ = l.queue.Close()
 	l.cancel()
 	err := l.inner.Close()
+	l.starting.Do(func() {}) // What has not started does not any more.
 	l.running.Wait()
 	l.edge.forget(l)
 	return err
