@@ -184,9 +184,13 @@ func TestKilledNode(t *testing.T) {
 			}
 		}
 	}
+	room := func(all []*member, i, each int) []*member { return all[i*each : (i+1)*each] }
+	for i := range 4 { // Who has not been seen to come is not seen to leave.
+		everybody := slices.Concat(room(stay, i, 6), room(lost, i, 3))
+		eventually(t, "everybody sees everybody", func() error { return allSee(everybody, usersOf(everybody...)) })
+	}
 	nodes[2].Kill()
 	killed := time.Now()
-	room := func(all []*member, i, each int) []*member { return all[i*each : (i+1)*each] }
 	for i := range 4 {
 		eventually(t, "the survivors are alone", func() error { return allSee(room(stay, i, 6), usersOf(room(stay, i, 6)...)) })
 	}
