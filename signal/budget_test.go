@@ -146,6 +146,12 @@ func TestShedding(t *testing.T) {
 	s.tell(a, small.user, 1<<10)
 	s.tell(a, away.user, 600<<10)
 	s.tell(a, there.user, 600<<10)
+	eventually(t, "all is written", func() bool { // What waits to be written is held as well, and not for long.
+		p := s.participant(there.user)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.conn.idle()
+	})
 	s.budget.limit.Store(s.held() - 1) // Seven eighths are left when the first is gone.
 	s.budget.add(1)
 	s.budget.add(-1)
