@@ -21,8 +21,8 @@ func TestOwnPortsInANetwork(t *testing.T) { systemtest.InOwnNetwork(t, forbidOwn
 func relayOverIPv6(t *testing.T) {
 	systemtest.Need(t, uclient)
 	systemtest.IP(t, "link set lo up", "")
-	systemtest.IP(t, "-6 addr add 2001:db8::7/128 dev lo nodad", "")
-	systemtest.IP(t, "addr add 198.51.100.7/32 dev lo", "")
+	systemtest.Address(t, "2001:db8::7")
+	systemtest.Address(t, "198.51.100.7")
 	cfg := testConfig()
 	cfg.UserQuota = 0
 	s := startServer(t, cfg)
@@ -54,9 +54,9 @@ func relayOverIPv6(t *testing.T) {
 // machine.
 func forbidOwnPorts(t *testing.T) {
 	systemtest.IP(t, "link set lo up", "")
-	systemtest.IP(t, "-6 addr add 2001:db8::7/128 dev lo nodad", "")
-	for _, addr := range []string{"198.51.100.7/32", "10.7.7.7/32"} {
-		systemtest.IP(t, "addr add "+addr+" dev lo", "")
+	systemtest.Address(t, "2001:db8::7")
+	for _, addr := range []string{"198.51.100.7", "10.7.7.7"} {
+		systemtest.Address(t, addr)
 	}
 	cfg := testConfig()
 	cfg.AllowPeers = []string{"198.51.100.7", "2001:db8::7", "10.7.7.7"}

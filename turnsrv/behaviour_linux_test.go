@@ -39,11 +39,7 @@ func inBehaviourNetwork(t *testing.T, test func(*testing.T)) {
 	systemtest.InOwnNetwork(t, func(t *testing.T) {
 		systemtest.IP(t, "link set lo up", "")
 		for _, addr := range slices.Concat(firstIPs, secondIPs, clientIPs) {
-			suffix := "/32 dev lo"
-			if addr.Is6() {
-				suffix = "/128 dev lo nodad"
-			}
-			systemtest.IP(t, "addr add "+addr.String()+suffix, "")
+			systemtest.Address(t, addr.String())
 		}
 		test(t)
 	})

@@ -39,7 +39,7 @@ func TestDataPathsDoTheSame(t *testing.T) {
 	systemtest.InOwnNetwork(t, func(t *testing.T) {
 		systemtest.IP(t, "link set lo up", "")
 		for _, addr := range []netip.Addr{stageRelay6, stagePeer6, stageOther6, stageDenied6, stageWarden6} {
-			systemtest.IP(t, "addr add "+addr.String()+"/128 dev lo nodad", "")
+			systemtest.Address(t, addr.String())
 		}
 		seen := map[string]float64{}
 		for seed := range uint64(scripts) {

@@ -40,3 +40,18 @@ func InOwnNetwork(t *testing.T, test func(*testing.T)) {
 		t.Errorf("%v:\n%s", err, output)
 	}
 }
+
+// Address gives the loopback interface of a network of the test's own an address. It returns when the address is local: that of IPv6 is made so
+// by a worker of the kernel, which may come later than the answer to who adds it, and what is sent to it before is lost without a word.
+func Address(t testing.TB, addr string) {
+	t.Helper()
+	do := "addr add " + addr + " dev lo"
+	if strings.Contains(addr, ":") {
+		do += " nodad"
+	}
+	IP(t, do, "")
+	Eventually(t, addr+" is local", func() bool {
+		out, err := exec.Command("ip", "route", "get", addr).Output()
+		return err == nil && strings.HasPrefix(string(out), "local ")
+	})
+}

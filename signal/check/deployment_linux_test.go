@@ -42,7 +42,7 @@ func layNetwork(t *testing.T) {
 		systemtest.IP(t, "route replace local "+addr+" dev lo table local src "+user, "")
 	}
 	systemtest.IP(t, "route add 5.5.5.0/24 dev lo", "")
-	systemtest.IP(t, "-6 addr add "+east6+"/128 dev lo nodad", "")
+	systemtest.Address(t, east6)
 }
 
 // node runs one of ours at an address.

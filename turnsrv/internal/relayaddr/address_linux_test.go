@@ -21,11 +21,11 @@ func TestRelayAddressesOfANetwork(t *testing.T) { systemtest.InOwnNetwork(t, fin
 func findRelayAddresses(t *testing.T) {
 	systemtest.IP(t, "link set lo up", "")
 	expectRelays(t, "127.0.0.1", "")
-	systemtest.IP(t, "-6 addr add fd00::7/128 dev lo nodad", "")
-	systemtest.IP(t, "addr add 10.7.7.7/32 dev lo", "")
+	systemtest.Address(t, "fd00::7")
+	systemtest.Address(t, "10.7.7.7")
 	expectRelays(t, "10.7.7.7", "")
-	systemtest.IP(t, "-6 addr add 2001:db8::7/128 dev lo nodad", "")
-	systemtest.IP(t, "addr add 198.51.100.7/32 dev lo", "")
+	systemtest.Address(t, "2001:db8::7")
+	systemtest.Address(t, "198.51.100.7")
 	expectRelays(t, "198.51.100.7", "2001:db8::7")
 }
 
@@ -46,8 +46,8 @@ func TestCloudBeforeSTUN(t *testing.T) { systemtest.InOwnNetwork(t, askCloud) }
 
 func askCloud(t *testing.T) {
 	systemtest.IP(t, "link set lo up", "")
-	systemtest.IP(t, "addr add 10.7.7.7/32 dev lo", "")
-	systemtest.IP(t, "addr add 169.254.169.254/32 dev lo", "")
+	systemtest.Address(t, "10.7.7.7")
+	systemtest.Address(t, "169.254.169.254")
 	stunSays := stunServer(t, always(func(r *stun.Message) []byte { return bindingSuccess(r, "198.51.100.8") }))
 	expectSeen := func(want, external, stun string, metadata bool) {
 		t.Helper()
