@@ -37,6 +37,7 @@ type dataLoop struct {
 	started, ended chan struct{}
 	starting       sync.Once // starting guards started.
 	closing        atomic.Bool
+	stale          atomic.Bool // stale says that flows of a relay that was closed may be remembered.
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -136,7 +137,7 @@ func (l *dataLoop) watch(r *relay) error {
 	return nil
 }
 
-// forget is called by a relay that was closed, watched or not.
+// forget is called by a relay that is being closed, watched or not.
 func (l *dataLoop) forget(r *relay) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,6 +145,9 @@ func (l *dataLoop) forget(r *relay) {
 		delete(l.relays, r.number)
 	}
 }
+
+// closed is called when nothing leads to a relay of the loop any more.
+func (l *dataLoop) closed() { l.stale.Store(true) }
 
 func (l *dataLoop) relay(number uint32) *relay {
 	l.mu.Lock()
@@ -180,6 +184,7 @@ func (l *dataLoop) run() {
 		l.lane.Rouse()
 		l.turn()
 		l.lane.ReleaseClosed(false)
+		l.forgetClosed()
 	}
 	l.finish()
 }

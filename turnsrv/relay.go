@@ -252,6 +252,9 @@ func (r *relay) Close() error {
 		}
 		r.relaySocket.close()
 		r.alloc.lose(r)
+		if r.loop != nil {
+			r.loop.closed()
+		}
 	})
 	return nil
 }

@@ -15,7 +15,8 @@ import (
 // turn the flow that was looked at last is not even looked for. Which flows are
 // remembered is up to a hash: one that takes another's place has the allocation asked
 // again when the other comes, so that only time is lost. Consent and bandwidth are
-// asked for every packet.
+// asked for every packet. Flows of relays that were closed are forgotten, since each
+// keeps an allocation and all that it knows of its peers in memory.
 
 // rememberedBits says how many flows a loop remembers in each direction, as a power of two.
 const rememberedBits = 9
@@ -36,6 +37,15 @@ func (m *memory[T]) place(of netip.AddrPort, number uint16) *T {
 	return *at
 }
 
+// forget makes room of the flows that are over.
+func (m *memory[T]) forget(over func(*T) bool) {
+	for _, flow := range m {
+		if flow != nil && over(flow) {
+			*flow = *new(T)
+		}
+	}
+}
+
 // way is where what a client sends on a channel leads.
 type way struct {
 	from   transport.FiveTuple
@@ -47,8 +57,10 @@ type way struct {
 // leads says whether this is the way of a channel and leads where it did. A relay on it may have
 // been closed since, and its port be another's.
 func (w *way) leads(from transport.FiveTuple, number uint16, now time.Time) bool {
-	return w.number == number && w.from == from && w.out.holds(now) && (w.out.across == nil || !w.out.across.closed())
+	return w.number == number && w.from == from && w.out.holds(now) && !w.crossesClosed()
 }
+
+func (w *way) crossesClosed() bool { return w.out.across != nil && w.out.across.closed() }
 
 // remember makes what was decided about a packet the way of its channel.
 func (w *way) remember(from transport.FiveTuple, number uint16, out outbound) {
@@ -86,6 +98,16 @@ func (p *wayBack) admits(payload []byte, now time.Time) bool {
 		return false
 	}
 	return p.inbound.admit(payload, now)
+}
+
+// forgetClosed forgets, between two turns, the flows of relays that were closed. One that another
+// loop has closed goes with the next of this one.
+func (l *dataLoop) forgetClosed() {
+	if !l.stale.Swap(false) {
+		return
+	}
+	l.ways.forget(func(w *way) bool { return w.out.relay != nil && (w.out.relay.closed() || w.crossesClosed()) })
+	l.waysBack.forget(func(p *wayBack) bool { return p.relay != nil && p.relay.closed() })
 }
 
 // find makes the way of a channel of the client that is looked at the recent one, and says whether

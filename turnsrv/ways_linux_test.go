@@ -3,7 +3,9 @@ package turnsrv
 import (
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
+	"weak"
 
 	"github.com/pion/stun/v2"
 
@@ -113,5 +115,38 @@ func TestWaysShareAPlace(t *testing.T) {
 	}
 	if w := m.place(from, first); w.leads(transport.FiveTuple{}, first, s.front.now()) {
 		t.Error("a way that nobody has asked about is known")
+	}
+}
+
+// allocationOf returns a user's allocation without keeping it.
+func allocationOf(s *Server, user string) weak.Pointer[allocation] {
+	for _, a := range s.front.allocations() {
+		if a.owner().User == user {
+			return weak.Make(a)
+		}
+	}
+	return weak.Pointer[allocation]{}
+}
+
+// TestWaysEndWithTheirRelay has allocations of a loop end of which it has remembered a flow.
+func TestWaysEndWithTheirRelay(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.UDPSockets = 1
+	s := startServer(t, cfg)
+	other, _ := allocated(t, s, "udp", "other")
+	for _, network := range []string{"udp", "tcp"} {
+		newFlow(t, s, network, "alice")
+		left := allocationOf(s, "alice")
+		if left.Value() == nil {
+			t.Fatal("there is no allocation")
+		}
+		s.KillUser("alice")
+		systemtest.Eventually(t, "nothing keeps an allocation of "+network, func() bool {
+			if _, err := other.accepts(stun.MethodRefresh); err != nil { // The loop goes round.
+				t.Fatal(err)
+			}
+			runtime.GC()
+			return left.Value() == nil
+		})
 	}
 }
