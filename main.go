@@ -123,19 +123,17 @@ func serve(ctx context.Context, s *service.Settings, args []string, stdout, stde
 	}
 	defer hangups.Serve(func() { n.reload(args, level, current) })()
 	n.notes().Log(log)
-	if s.LogFormat == service.FormatText {
-		n.introduction().Print(stdout)
-	}
-	log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.admin.Addr()),
-		"turn", n.turn.Port(), "relay", n.relayIP(), "version", packaging.Version())
-	service.Tell(log, service.Ready)
 	defer check.Self(log, n.issuer.Told(), n.turn.RelayIP())()
-	defer service.Watch(log, n.touch)()
-	return n.run(ctx)
+	defer service.Watch(log, func() { _, _ = n.registry.Gather() })() // A metric or another takes each part's locks.
+	return n.run(ctx, func() {
+		if s.LogFormat == service.FormatText {
+			n.introduction().Print(stdout)
+		}
+		log.Info("serving", "http", n.signal.Addr().String(), "admin", text(n.admin.Addr()),
+			"turn", n.turn.Port(), "relay", n.relayIP(), "version", packaging.Version())
+		service.Tell(log, service.Ready)
+	})
 }
-
-// touch returns when every part has let go of its locks: a metric or another takes each of them.
-func (n *node) touch() { _, _ = n.registry.Gather() }
 
 func text(a net.Addr) string {
 	if a == nil {
@@ -320,21 +318,14 @@ func (n *node) ownServices() []netip.AddrPort {
 	return append(own, n.settings.Redis.AddrPorts(ctx)...)
 }
 
-// run serves until ctx ends or a part fails, then stops every part within the drain timeout.
-func (n *node) run(ctx context.Context) error {
+// run serves until ctx ends or a part fails, then stops every part within the drain timeout. It calls serving when users can come.
+func (n *node) run(ctx context.Context, serving func()) error {
 	ended := make(chan error, 2)
 	go func() { ended <- n.signal.Run() }()
 	go func() { ended <- n.admin.Run() }()
 	stopCertificates := n.certs.KeepCurrent()
 	stopAnnouncing := n.directory.KeepAnnouncing()
-	var failure error
-	select {
-	case <-ctx.Done():
-		n.log.Info("stopping")
-		service.Tell(n.log, service.Stopping)
-	case failure = <-ended:
-		ended <- nil
-	}
+	failure := n.await(ctx, ended, serving)
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.settings.DrainTimeout)
 	defer cancel()
 	if failure == nil {
@@ -351,6 +342,24 @@ func (n *node) run(ctx context.Context) error {
 	err := n.drainTURN(limit)
 	n.admin.Shutdown(limit)
 	return errors.Join(failure, <-ended, <-ended, err)
+}
+
+// await returns when ctx ends, or why a part has ended, whose place it fills. It calls serving when the node has started.
+func (n *node) await(ctx context.Context, ended chan error, serving func()) error {
+	for started := n.state.Started(); ; {
+		select {
+		case <-started:
+			serving()
+			started = nil
+		case <-ctx.Done():
+			n.log.Info("stopping")
+			service.Tell(n.log, service.Stopping)
+			return nil
+		case err := <-ended:
+			ended <- nil
+			return err
+		}
+	}
 }
 
 // drain has the clients go to other nodes.

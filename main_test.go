@@ -606,7 +606,7 @@ func startNode(t *testing.T, change func(*service.Settings)) *node {
 	t.Cleanup(func() {
 		ctx, stop := context.WithCancel(context.Background())
 		stop()
-		if err := n.run(ctx); err != nil {
+		if err := n.run(ctx, func() {}); err != nil {
 			t.Error(err)
 		}
 	})

@@ -31,12 +31,12 @@ func (s *Server) Drain(ctx context.Context) {
 }
 
 // awaitOthers waits a moment for another node, which may have started just now. It reports false
-// when there is none.
+// when there is none, or none can be heard of.
 func (s *Server) awaitOthers(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, othersTimeout)
 	defer cancel()
 	for !s.othersAreThere() {
-		if !pause(ctx, drainPoll) {
+		if s.state.Ready() != nil || !pause(ctx, drainPoll) {
 			return false
 		}
 	}

@@ -66,18 +66,32 @@ func (s *Server) wantTLS(h http.Handler) http.Handler {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /ws", s.serveWS)
+	mux.HandleFunc("GET /ws", s.whenStarted(s.serveWS))
 	mux.HandleFunc("GET /health", s.shared(false, s.serveHealth))
 	mux.HandleFunc("GET /ready", s.serveReady)
-	mux.HandleFunc("GET /ice", s.shared(true, s.serveICE))
+	mux.HandleFunc("GET /ice", s.shared(true, s.whenStarted(s.serveICE)))
 	mux.HandleFunc("GET /reach", s.serveReachWanted)
 	mux.HandleFunc("POST /reach", s.serveReach)
-	mux.HandleFunc("GET /", s.servePage)
+	mux.HandleFunc("GET /", s.whenStarted(s.servePage))
 	mux.HandleFunc("OPTIONS /ice", s.preflight(true))
 	for _, path := range []string{"/health", "/signal.js", "/signal/"} {
 		mux.HandleFunc("OPTIONS "+path, s.preflight(false))
 	}
 	return s.strictly(s.paced(mux))
+}
+
+// whenStarted refuses requests until it is known whether the shared state is there: with it come the secrets of the cluster, which sign
+// what clients get here.
+func (s *Server) whenStarted(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-s.state.Started():
+			next(w, r)
+		default:
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "the server is starting: try again", http.StatusServiceUnavailable)
+		}
+	}
 }
 
 // strictly tells browsers that came by HTTPS to come by nothing else, if that was asked for.
@@ -193,6 +207,11 @@ func (s *Server) readiness() (reasons map[string]string, problems []string) {
 	reasons, problems = map[string]string{}, append(s.state.Problems(), s.door.Problems()...)
 	if s.cfg.Impaired != nil {
 		problems = append(problems, s.cfg.Impaired()...)
+	}
+	select {
+	case <-s.state.Started():
+	default:
+		reasons["server"] = "starting"
 	}
 	if s.leaving.Load() || s.draining.Load() {
 		reasons["server"] = "draining"

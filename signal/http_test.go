@@ -155,6 +155,32 @@ func TestMetricsCountWhatIsThere(t *testing.T) {
 	}
 }
 
+// lateState is one of which it is not known yet whether it is there.
+type lateState struct {
+	*state.MemoryNode
+	started chan struct{}
+}
+
+func (s lateState) Started() <-chan struct{} { return s.started }
+
+// TestNobodyComesInBeforeTheStart asks a server that does not know its shared state yet. What says that it lives, or that it is not ready,
+// answers at once.
+func TestNobodyComesInBeforeTheStart(t *testing.T) {
+	started := make(chan struct{})
+	s := start(t, func(c *Config) { c.State = lateState{state.NewMemory().Node("n1"), started} })
+	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}}
+	for path, want := range map[string]int{"/health": 200, "/ready": 503, "/ws": 503, "/ice": 503, "/": 503, "/signal.js": 503} {
+		if res, body := s.get(path, upgrade); res.StatusCode != want || want == 503 && !strings.Contains(body, "starting") {
+			t.Errorf("%s: %s %s, want %d", path, res.Status, body, want)
+		}
+	}
+	close(started)
+	if res, body := s.get("/ready", nil); res.StatusCode != http.StatusOK {
+		t.Errorf("/ready: %s %s", res.Status, body)
+	}
+	s.enter("r")
+}
+
 func TestOrigin(t *testing.T) {
 	for _, test := range []struct {
 		origin, host string

@@ -25,7 +25,10 @@ type slowState struct {
 	slow map[string]chan struct{} // by node: closed when its sends may end
 	sent []string                 // "nodes op from"
 	join func() (state.View, error)
+	away error
 }
+
+func (s *slowState) Ready() error { return s.away }
 
 func (s *slowState) Join(context.Context, string, state.Member, int) (state.View, error) {
 	return s.join()

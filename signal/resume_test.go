@@ -327,10 +327,12 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainWaitsForOthersForClientsAlone has the only node of a cluster stop: with a client it waits for a node to send it to.
+// TestDrainWaitsForOthersForClientsAlone has the only node of a cluster stop: with a client it waits for a node to send it to, unless it
+// can hear of none.
 func TestDrainWaitsForOthersForClientsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := socketless(t, &slowState{})
+		shared := &slowState{}
+		s := socketless(t, shared)
 		s.cfg.Clustered = true
 		drained := func() time.Duration {
 			began := time.Now()
@@ -343,6 +345,10 @@ func TestDrainWaitsForOthersForClientsAlone(t *testing.T) {
 		s.place("r", member("a", "near", 1))
 		if got := drained(); got < s.cfg.DrainSettle+othersTimeout {
 			t.Errorf("with a client it takes %v", got)
+		}
+		shared.away = state.ErrUnavailable
+		if got := drained(); got != s.cfg.DrainSettle {
+			t.Errorf("without the shared state it takes %v", got)
 		}
 	})
 }

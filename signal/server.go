@@ -44,6 +44,7 @@ type State interface {
 	AwaitTrust(ctx context.Context, room string)
 	Ready() error
 	Admits() error
+	Started() <-chan struct{}
 	Problems() []string
 }
 

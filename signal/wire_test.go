@@ -70,6 +70,8 @@ func (n *wireNode) AwaitTrust(context.Context, string) {
 func (n *wireNode) Problems() []string { return nil }
 func (n *wireNode) Admits() error      { return nil }
 
+func (n *wireNode) Started() <-chan struct{} { return state.NewMemory().Node("").Started() }
+
 func (n *wireNode) Nodes() (infos []state.NodeInfo) {
 	for id := range n.nodes {
 		if id != n.id {

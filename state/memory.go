@@ -61,6 +61,16 @@ func (n *MemoryNode) Ready() error { return nil }
 // Problems is nothing always.
 func (n *MemoryNode) Problems() []string { return nil }
 
+// started is closed, since there is nothing to wait for.
+var started = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// Started is closed always.
+func (n *MemoryNode) Started() <-chan struct{} { return started }
+
 // Admits is nil always.
 func (n *MemoryNode) Admits() error { return nil }
 

@@ -20,6 +20,8 @@ const (
 	// startPatience is how long a node waits for Redis before it works without. As a rule that is there at once, and
 	// whom the node lets in without it knows nobody else.
 	startPatience = 2 * time.Second
+	// usualStart is what that takes as a rule. Nobody who comes meanwhile needs to be turned away.
+	usualStart = 250 * time.Millisecond
 	// maxScripts bounds the scripts at a time, so that a rush of joins leaves connections for
 	// what keeps the node alive, which spareConns are for.
 	maxScripts = 24
@@ -67,9 +69,9 @@ type Redis struct {
 	probe   atomic.Uint64 // number of the last probe
 	echoed  atomic.Pointer[time.Time]
 	renewed atomic.Pointer[time.Time]
-	beats   atomic.Bool // the lease was renewed once
-	begun   atomic.Bool // the wait for Redis at the start is over
-	covered atomic.Bool // it is known what the Cluster does when a part of it is gone
+	beats   atomic.Bool   // the lease was renewed once
+	begun   chan struct{} // closed when the wait for Redis at the start is over
+	covered atomic.Bool   // it is known what the Cluster does when a part of it is gone
 	// unrenewable says that no node can renew its lease.
 	unrenewable atomic.Bool
 	pulse       pulse
@@ -132,7 +134,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	silence()
 	r := &Redis{
 		id: id, cfg: cfg, log: cfg.Logger, down: errStarting,
-		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), reached: make(chan struct{}),
+		scripts: make(chan struct{}, maxScripts), publishes: make(chan struct{}, maxPublishes), poke: make(chan struct{}, 1), work: make(chan struct{}, 1), reached: make(chan struct{}), begun: make(chan struct{}),
 		rooms: map[string]*mirror{}, dirty: map[string]struct{}{}, peers: map[string]*peer{}, dead: map[string]*death{}, estates: map[string]*estate{}, filing: map[string]bool{}, undeclared: map[string]bool{},
 		streams: map[string]*stream{}, positions: map[string]*position{}, strangers: map[string]bool{}, asks: map[string]bool{}, secrets: map[string]string{}, told: map[string][]string{}, masters: map[string]master{}, data: map[string]sentinel{}, broken: map[string]part{}, evicting: map[string]string{}, mismatched: map[string]bool{}, given: map[string][]string{},
 	}
@@ -161,9 +163,8 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	return r, nil
 }
 
-// Subscribe makes the node one of the deployment: from now on it has a lease and hears its events. It
-// waits a moment for the connection, but the absence of Redis is no error: the node works as during any
-// outage, see Ready, until Redis is there. It may be called once, and not after Close.
+// Subscribe makes the node one of the deployment: from now on it has a lease and hears its events, as soon as Redis is there,
+// which it waits a moment for; Started tells. It may be called once, and not after Close.
 func (r *Redis) Subscribe(ev Events) {
 	r.events = ev
 	r.pulse.last.Store(int64(time.Since(r.started)))
@@ -173,14 +174,27 @@ func (r *Redis) Subscribe(ev Events) {
 	r.wg.Go(r.repair)
 	r.wg.Go(r.watchData)
 	r.wg.Go(r.watch)
+	r.wg.Go(r.awaitFirst)
+	select {
+	case <-r.begun:
+	case <-time.After(usualStart):
+	}
+}
+
+// awaitFirst waits for Redis, whose absence is no error: without it the node works as during any outage.
+func (r *Redis) awaitFirst() {
 	patience := time.NewTimer(startPatience)
 	defer patience.Stop()
 	select {
 	case <-r.reached:
 	case <-patience.C:
+	case <-r.ctx.Done():
 	}
-	r.begun.Store(true)
+	close(r.begun)
 }
+
+// Started is closed when a node that has subscribed knows whether Redis is there.
+func (r *Redis) Started() <-chan struct{} { return r.begun }
 
 // silence keeps the client from writing to stderr: what matters of it comes back as errors.
 var silence = sync.OnceFunc(func() { redis.SetLogger(mute{}) })
@@ -211,10 +225,15 @@ func (r *Redis) Ready() error {
 
 // Admits is nil while a join is let in, by the policy for outages.
 func (r *Redis) Admits() error {
-	if r.cfg.Outage == OutageLocal && r.begun.Load() {
-		return nil
+	if r.cfg.Outage == OutageReject {
+		return r.Ready()
 	}
-	return r.Ready()
+	select {
+	case <-r.begun:
+		return nil
+	default:
+		return r.Ready()
+	}
 }
 
 // away says why the state is of no use, or nil.
