@@ -39,20 +39,11 @@ type denial struct {
 	Bytes     uint64 `json:"bytes"`
 }
 
-// relaysAsked asks a node for its allocations: those of some users, or all after a number.
-type relaysAsked struct {
-	User  string `json:"user,omitempty"`
-	After string `json:"after,omitempty"`
-	Limit int    `json:"limit,omitempty"`
-}
-
-type relaysTold struct {
-	Allocations []allocation `json:"allocations"`
-	More        bool         `json:"more,omitempty"`
-}
+func (a allocation) name() string { return a.ID }
+func (a allocation) age() int64   { return 0 } // One node alone has it.
 
 var (
-	aboutRelays = topic[relaysAsked, relaysTold]{"allocations"}
+	aboutRelays = topic[listAsked, listTold[allocation]]{"allocations"}
 	aboutRevoke = topic[string, int]{"revoke"}
 	aboutKill   = topic[string, bool]{"kill"}
 	aboutPlaces = topic[[]string, map[string]string]{"places"}
@@ -69,14 +60,7 @@ func (s *Server) listAllocations(ctx context.Context, in *struct {
 	Page
 	User string `query:"user" maxLength:"64" doc:"Only those of that user."`
 }) (*response[list[allocation]], error) {
-	all := aboutRelays.askAll(ctx, s, relaysAsked{User: in.User, After: in.After, Limit: in.Limit})
-	var relays []allocation
-	more := false
-	all.each(func(_ string, told relaysTold) {
-		relays, more = append(relays, told.Allocations...), more || told.More
-	})
-	slices.SortFunc(relays, func(a, b allocation) int { return cmp.Compare(a.ID, b.ID) })
-	l := cut(relays, func(a allocation) string { return a.ID }, in.Page, more, all.missing)
+	l := ask(ctx, s, aboutRelays, listAsked{User: in.User, After: in.After, Limit: in.Limit})
 	s.place(ctx, l.Items)
 	return answer(l), nil
 }
@@ -113,22 +97,17 @@ func (s *Server) ownPlaces(_ context.Context, users []string) map[string]string 
 }
 
 // ownRelays answers another node.
-func (s *Server) ownRelays(_ context.Context, q relaysAsked) (told relaysTold) {
-	var all []allocation
-	for _, a := range s.parts.TURN.List() {
-		if d := s.describeRelay(a); (q.User == "" || q.User == d.UserID) && d.ID > q.After {
-			all = append(all, d)
-		}
-	}
-	slices.SortFunc(all, func(a, b allocation) int { return cmp.Compare(a.ID, b.ID) })
-	if told.Allocations = all; len(all) > q.Limit {
-		told.Allocations, told.More = all[:q.Limit], true
-	}
-	return told
+func (s *Server) ownRelays(_ context.Context, q listAsked) listTold[allocation] {
+	all := s.parts.TURN.List()
+	slices.SortFunc(all, func(a, b turnsrv.Allocation) int { return cmp.Compare(number(a.ID), number(b.ID)) })
+	return pick(q, all, s.relayID, func(a turnsrv.Allocation) bool { return q.User == "" || a.User == q.User }, s.describeRelay)
 }
 
+// relayID names an allocation of this node among those of all.
+func (s *Server) relayID(a turnsrv.Allocation) string { return s.parts.State.ID() + "." + number(a.ID) }
+
 func (s *Server) describeRelay(a turnsrv.Allocation) allocation {
-	d := allocation{ID: s.parts.State.ID() + "." + number(a.ID), Node: s.parts.State.ID(), UserID: a.User, Client: a.Client.String(), Transport: a.Transport,
+	d := allocation{ID: s.relayID(a), Node: s.parts.State.ID(), UserID: a.User, Client: a.Client.String(), Transport: a.Transport,
 		Relays: []string{}, Since: a.Created, Expires: a.Expires, BytesToPeers: a.BytesToPeers, BytesFromPeers: a.BytesFromPeers,
 		Permissions: len(a.Permissions), Channels: len(a.Channels), Denied: []denial{}}
 	for _, relay := range a.Relays {

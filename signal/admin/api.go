@@ -85,35 +85,7 @@ func (s *Server) registerDocument(api huma.API, mux *http.ServeMux) {
 	})))
 }
 
-// Page is the part of a list that is asked for.
-type Page struct {
-	After string `query:"after" maxLength:"512" doc:"The next of the page before; empty for the first page."`
-	Limit int    `query:"limit" minimum:"1" maximum:"200" default:"100" doc:"How many items a page has at most."`
-}
-
-// list is a page of items.
-type list[T any] struct {
-	Items        []T      `json:"items" nullable:"false" doc:"In the order of their names."`
-	Next         string   `json:"next,omitempty" doc:"What to ask for as after to have the next page; absent on the last."`
-	MissingNodes []string `json:"missing_nodes" nullable:"false" doc:"Nodes that did not answer in time; what they know is not here."`
-}
-
 // response is what an operation answers.
 type response[T any] struct{ Body T }
 
 func answer[T any](v T) *response[T] { return &response[T]{v} }
-
-// cut returns the page of items that are in order, whose names are after the page's beginning. More says that there may be more than these.
-func cut[T any](items []T, name func(T) string, p Page, more bool, missing []string) list[T] {
-	l := list[T]{Items: items, MissingNodes: missing}
-	if len(items) > p.Limit {
-		l.Items, more = items[:p.Limit], true
-	}
-	if n := len(l.Items); more && n > 0 {
-		l.Next = name(l.Items[n-1])
-	}
-	if l.Items == nil {
-		l.Items = []T{}
-	}
-	return l
-}

@@ -141,7 +141,7 @@ func TestClosedRoomIsEmpty(t *testing.T) {
 	nodes[1].enter("blue")
 	other := nodes[1].enter("red")
 	systemtest.Eventually(t, "the room is known", func() bool { return len(get[room](nodes[0], "/v1/rooms/blue").Members) == 2 })
-	if status, text := nodes[0].call(writeToken, http.MethodDelete, "/v1/rooms/blue", ""); status != 200 || text != `{"kicked":2}`+"\n" {
+	if status, text := nodes[0].call(writeToken, http.MethodDelete, "/v1/rooms/blue", ""); status != 200 || text != `{"kicked":2,"missing_nodes":[]}`+"\n" {
 		t.Fatalf("close: %d %s", status, text)
 	}
 	systemtest.Eventually(t, "the room is gone", func() bool {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/urfave/cli/v2"
 )
@@ -154,9 +155,19 @@ func table[T any](w io.Writer, columns string, items []T, row func(T) []string) 
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(tw, columns)
 	for _, item := range items {
-		_, _ = fmt.Fprintln(tw, strings.Join(row(item), "\t"))
+		_, _ = fmt.Fprintln(tw, plain(strings.Join(row(item), "\t")))
 	}
 	return tw.Flush()
+}
+
+// plain takes out what would command a terminal: names are whatever their users like.
+func plain(line string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, line)
 }
 
 // deeds are the commands that change something.

@@ -67,6 +67,14 @@ func TestCommandDoesEachTask(t *testing.T) {
 	}
 }
 
+// TestTablesCommandNoTerminal prints what a user may be called.
+func TestTablesCommandNoTerminal(t *testing.T) {
+	var out bytes.Buffer
+	if err := table(&out, "NAME", []connection{{Name: "é\x1b[2J\u202e\n"}}, func(c connection) []string { return []string{c.Name} }); err != nil || out.String() != "NAME\né?[2J??\n" {
+		t.Errorf("printed %q (%v)", out.String(), err)
+	}
+}
+
 // TestCommandSaysWhatIsWrong has wrong arguments and refusals of the node.
 func TestCommandSaysWhatIsWrong(t *testing.T) {
 	n := startNodes(t, "a")[0]

@@ -57,9 +57,9 @@ func (s *Server) registerNodes(api huma.API) {
 
 func (s *Server) listNodes(ctx context.Context, _ *nothing) (*response[list[node]], error) {
 	all := aboutNode.askAll(ctx, s, nothing{})
-	var nodes []node
+	nodes := []node{}
 	all.each(func(_ string, n node) { nodes = append(nodes, n) })
-	return answer(cut(nodes, func(n node) string { return n.ID }, Page{Limit: len(nodes)}, false, all.missing)), nil
+	return answer(list[node]{Items: nodes, MissingNodes: all.missing}), nil
 }
 
 func (s *Server) ownNode(context.Context, nothing) node {

@@ -1,12 +1,9 @@
 package admin
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
-	"maps"
 	"net/http"
-	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -26,21 +23,11 @@ type member struct {
 	Node   string `json:"node" doc:"The node that the user is connected to."`
 }
 
-// roomsAsked asks a node for its rooms: one, or some after a name.
-type roomsAsked struct {
-	ID    string `json:"id,omitempty"`
-	After string `json:"after,omitempty"`
-	Limit int    `json:"limit,omitempty"`
-}
-
-// roomsTold are rooms by name. More says that there are more.
-type roomsTold struct {
-	Rooms []room `json:"rooms"`
-	More  bool   `json:"more,omitempty"`
-}
+func (r room) name() string { return r.ID }
+func (r room) age() int64   { return -int64(r.Version) }
 
 var (
-	aboutRooms = topic[roomsAsked, roomsTold]{"rooms"}
+	aboutRooms = topic[listAsked, listTold[room]]{"rooms"}
 	aboutTell  = topic[tellAsked, int]{"tell"}
 )
 
@@ -60,9 +47,7 @@ func (s *Server) registerRooms(api huma.API) {
 }
 
 func (s *Server) listRooms(ctx context.Context, in *struct{ Page }) (*response[list[room]], error) {
-	all := aboutRooms.askAll(ctx, s, roomsAsked{After: in.After, Limit: in.Limit})
-	rooms, more := merge(all)
-	return answer(cut(rooms, func(r room) string { return r.ID }, in.Page, more, all.missing)), nil
+	return answer(ask(ctx, s, aboutRooms, listAsked{After: in.After, Limit: in.Limit})), nil
 }
 
 func (s *Server) getRoom(ctx context.Context, in *RoomPath) (*response[room], error) {
@@ -73,14 +58,8 @@ func (s *Server) getRoom(ctx context.Context, in *RoomPath) (*response[room], er
 	return answer(r), nil
 }
 
-// findRoom asks the nodes for a room.
 func (s *Server) findRoom(ctx context.Context, id string) (room, error) {
-	all := aboutRooms.askAll(ctx, s, roomsAsked{ID: id, Limit: 1})
-	rooms, _ := merge(all)
-	if len(rooms) == 0 {
-		return room{}, absent("nobody is in room "+id, all.missing)
-	}
-	return rooms[0], nil
+	return find(ctx, s, aboutRooms, id, "nobody is in room "+id)
 }
 
 // absent is the error for what no node knows of.
@@ -91,42 +70,18 @@ func absent(what string, missing []string) error {
 	return huma.Error404NotFound(what)
 }
 
-// merge puts together what the nodes know. Of a room that several know the newest is right.
-func merge(all answers[roomsTold]) (rooms []room, more bool) {
-	newest := map[string]room{}
-	all.each(func(_ string, told roomsTold) {
-		more = more || told.More
-		for _, r := range told.Rooms {
-			if known, ok := newest[r.ID]; !ok || r.Version > known.Version {
-				newest[r.ID] = r
-			}
-		}
-	})
-	return slices.SortedFunc(maps.Values(newest), func(a, b room) int { return cmp.Compare(a.ID, b.ID) }), more
-}
-
 // ownRooms answers another node.
-func (s *Server) ownRooms(_ context.Context, q roomsAsked) (told roomsTold) {
-	if q.ID != "" {
-		if info, ok := s.parts.Signal.Room(q.ID); ok {
-			told.Rooms = append(told.Rooms, describe(info))
-		}
-		return told
+func (s *Server) ownRooms(_ context.Context, q listAsked) (told listTold[room]) {
+	if q.Name == "" {
+		return pick(q, s.parts.Signal.Rooms(), func(info signal.RoomInfo) string { return info.ID }, func(signal.RoomInfo) bool { return true }, describeRoom)
 	}
-	for _, info := range s.parts.Signal.Rooms() {
-		if info.ID <= q.After {
-			continue
-		}
-		if len(told.Rooms) == q.Limit {
-			told.More = true
-			break
-		}
-		told.Rooms = append(told.Rooms, describe(info))
+	if info, ok := s.parts.Signal.Room(q.Name); ok {
+		told.Items = append(told.Items, describeRoom(info))
 	}
 	return told
 }
 
-func describe(info signal.RoomInfo) room {
+func describeRoom(info signal.RoomInfo) room {
 	r := room{ID: info.ID, Version: info.Version, Members: []member{}}
 	for _, m := range info.Members {
 		r.Members = append(r.Members, member{m.ID, m.Node})
@@ -136,7 +91,8 @@ func describe(info signal.RoomInfo) room {
 
 // closed says how many were in a room that was closed.
 type closed struct {
-	Kicked int `json:"kicked" doc:"How many members were removed."`
+	Kicked       int      `json:"kicked" doc:"How many members were removed."`
+	MissingNodes []string `json:"missing_nodes" nullable:"false" doc:"Nodes that did not answer in time."`
 }
 
 func (s *Server) closeRoom(ctx context.Context, in *RoomPath) (*response[closed], error) {
@@ -144,13 +100,12 @@ func (s *Server) closeRoom(ctx context.Context, in *RoomPath) (*response[closed]
 	if err != nil {
 		return nil, err
 	}
-	var out closed
+	var users []string
 	for _, m := range r.Members {
-		if gone, _ := s.kick(ctx, m.UserID); gone {
-			out.Kicked++
-		}
+		users = append(users, m.UserID)
 	}
-	return answer(out), nil
+	gone, missing := s.kick(ctx, users...)
+	return answer(closed{gone.Users, missing}), nil
 }
 
 // message is what the owner says.

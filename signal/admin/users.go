@@ -1,10 +1,8 @@
 package admin
 
 import (
-	"cmp"
 	"context"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -28,28 +26,18 @@ type connection struct {
 	Bytes     int64      `json:"bytes" doc:"Memory that is held for the user."`
 }
 
-// usersAsked asks a node for its users: one, those of a room, or some after a name.
-type usersAsked struct {
-	User  string `json:"user,omitempty"`
-	Room  string `json:"room,omitempty"`
-	After string `json:"after,omitempty"`
-	Limit int    `json:"limit,omitempty"`
-}
+func (c connection) name() string { return c.UserID }
+func (c connection) age() int64   { return -c.Since.UnixNano() }
 
-type usersTold struct {
-	Users []connection `json:"users"`
-	More  bool         `json:"more,omitempty"`
-}
-
-// kickTold says what a node has ended of a user.
+// kickTold says how many users a node had of those that were to go, and how many of their relays.
 type kickTold struct {
-	Here   bool `json:"here,omitempty"`
-	Relays int  `json:"relays,omitempty"`
+	Users  int `json:"users,omitempty"`
+	Relays int `json:"relays,omitempty"`
 }
 
 var (
-	aboutUsers = topic[usersAsked, usersTold]{"users"}
-	aboutKick  = topic[string, kickTold]{"kick"}
+	aboutUsers = topic[listAsked, listTold[connection]]{"users"}
+	aboutKick  = topic[[]string, kickTold]{"kick"}
 )
 
 // UserPath names a user.
@@ -73,49 +61,26 @@ func (s *Server) listConnections(ctx context.Context, in *struct {
 	Page
 	Room string `query:"room" maxLength:"128" doc:"Only those in that room."`
 }) (*response[list[connection]], error) {
-	all := aboutUsers.askAll(ctx, s, usersAsked{Room: in.Room, After: in.After, Limit: in.Limit})
-	users, more := mergeUsers(all)
-	return answer(cut(users, func(c connection) string { return c.UserID }, in.Page, more, all.missing)), nil
-}
-
-func mergeUsers(all answers[usersTold]) (users []connection, more bool) {
-	all.each(func(node string, told usersTold) {
-		more = more || told.More
-		for _, c := range told.Users {
-			c.Node = node
-			users = append(users, c)
-		}
-	})
-	slices.SortFunc(users, func(a, b connection) int { return cmp.Compare(a.UserID, b.UserID) })
-	return users, more
+	return answer(ask(ctx, s, aboutUsers, listAsked{Room: in.Room, After: in.After, Limit: in.Limit})), nil
 }
 
 func (s *Server) getUser(ctx context.Context, in *UserPath) (*response[connection], error) {
-	all := aboutUsers.askAll(ctx, s, usersAsked{User: in.User, Limit: 1})
-	users, _ := mergeUsers(all)
-	if len(users) == 0 {
-		return nil, absent("there is no user "+in.User, all.missing)
+	c, err := find(ctx, s, aboutUsers, in.User, "there is no user "+in.User)
+	if err != nil {
+		return nil, err
 	}
-	return answer(users[0]), nil
+	return answer(c), nil
 }
 
 // ownUsers answers another node.
-func (s *Server) ownUsers(_ context.Context, q usersAsked) (told usersTold) {
-	for _, p := range s.parts.Signal.Participants() {
-		if q.User != "" && p.User != q.User || q.Room != "" && p.Room != q.Room || p.User <= q.After {
-			continue
-		}
-		if len(told.Users) == q.Limit {
-			told.More = true
-			break
-		}
-		told.Users = append(told.Users, describeUser(p))
-	}
-	return told
+func (s *Server) ownUsers(_ context.Context, q listAsked) listTold[connection] {
+	return pick(q, s.parts.Signal.Participants(), func(p signal.ParticipantInfo) string { return p.User }, func(p signal.ParticipantInfo) bool {
+		return (q.Name == "" || p.User == q.Name) && (q.Room == "" || p.Room == q.Room)
+	}, s.describeUser)
 }
 
-func describeUser(p signal.ParticipantInfo) connection {
-	c := connection{UserID: p.User, Room: p.Room, Subject: p.Subject, Name: p.Name, Address: p.Client.String(), Family: "ipv6", Transport: "ws",
+func (s *Server) describeUser(p signal.ParticipantInfo) connection {
+	c := connection{UserID: p.User, Node: s.parts.State.ID(), Room: p.Room, Subject: p.Subject, Name: p.Name, Address: p.Client.String(), Family: "ipv6", Transport: "ws",
 		Connected: p.Connected, Since: p.Since, Bytes: p.Held}
 	if p.Client.Is4() {
 		c.Family = "ipv4"
@@ -136,27 +101,32 @@ type kicked struct {
 }
 
 func (s *Server) kickUser(ctx context.Context, in *UserPath) (*response[kicked], error) {
-	gone, out := s.kick(ctx, in.User)
-	if !gone {
-		return nil, absent("there is no user "+in.User, out.MissingNodes)
+	gone, missing := s.kick(ctx, in.User)
+	if gone.Users == 0 {
+		return nil, absent("there is no user "+in.User, missing)
 	}
-	return answer(out), nil
+	return answer(kicked{gone.Relays, missing}), nil
 }
 
-// kick has every node end what it has of a user; it reports whether one had the user.
-func (s *Server) kick(ctx context.Context, user string) (gone bool, out kicked) {
-	all := aboutKick.askAll(ctx, s, user)
+// kick has every node end what it has of some users, and returns what that was.
+func (s *Server) kick(ctx context.Context, users ...string) (gone kickTold, missing []string) {
+	all := aboutKick.askAll(ctx, s, users)
 	all.each(func(_ string, told kickTold) {
-		gone = gone || told.Here
-		out.Relays += told.Relays
+		gone.Users += told.Users
+		gone.Relays += told.Relays
 	})
-	out.MissingNodes = all.missing
-	return gone, out
+	return gone, all.missing
 }
 
-// kickOwn ends what this node has of a user, and what may be about to come to it.
-func (s *Server) kickOwn(ctx context.Context, user string) kickTold {
-	return kickTold{Here: s.parts.Signal.Kick(user), Relays: s.revokeOwn(ctx, user)}
+// kickOwn ends what this node has of users, and what may be about to come to it.
+func (s *Server) kickOwn(ctx context.Context, users []string) (told kickTold) {
+	for _, user := range users {
+		if s.parts.Signal.Kick(user) {
+			told.Users++
+		}
+		told.Relays += s.revokeOwn(ctx, user)
+	}
+	return told
 }
 
 func (s *Server) sendToUser(ctx context.Context, in *struct {
