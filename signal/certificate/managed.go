@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -196,7 +197,7 @@ func (m *managed) keep(ctx context.Context, domain string, wake <-chan struct{})
 		if ctx.Err() != nil {
 			return
 		}
-		wait := m.untilNextLook(domain)
+		wait := jittered(untilNextLook(m.newest(domain)))
 		if failures++; err == nil {
 			failures = 0
 		} else {
@@ -217,7 +218,11 @@ func (m *managed) keep(ctx context.Context, domain string, wake <-chan struct{})
 func (m *managed) ensure(ctx context.Context, domain string) error {
 	cert := m.newest(domain)
 	if cert == nil {
-		return m.acme.ManageSync(ctx, []string{domain})
+		first, err := m.first(ctx, domain)
+		if err != nil {
+			return err
+		}
+		cert = &first
 	}
 	if !cert.NeedsRenewal(m.acme) {
 		return nil
@@ -225,8 +230,36 @@ func (m *managed) ensure(ctx context.Context, domain string) error {
 	if err := m.acme.RenewCertSync(ctx, domain, false); err != nil {
 		return err
 	}
-	_, err := m.acme.CacheManagedCertificate(ctx, domain)
+	_, err := m.load(ctx, domain)
 	return err
+}
+
+// first loads the certificate of a domain, and asks for one when there is none. It may be time to renew it.
+func (m *managed) first(ctx context.Context, domain string) (certmagic.Certificate, error) {
+	cert, err := m.load(ctx, domain)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return cert, err
+	}
+	if err := m.acme.ObtainCertSync(ctx, domain); err != nil {
+		return cert, err
+	}
+	return m.load(ctx, domain)
+}
+
+// load puts the certificate of a domain into use that is in the storage. certmagic renews what has less than five looks left: it is
+// told of shorter ones before it is asked, or every node that starts would renew a certificate that lives for an hour.
+func (m *managed) load(ctx context.Context, domain string) (certmagic.Certificate, error) {
+	cert, err := m.acme.CacheManagedCertificate(ctx, domain)
+	if err != nil {
+		return cert, fmt.Errorf("loading the certificate: %w", err)
+	}
+	if look := untilNextLook(&cert); look < looks {
+		m.cache.SetOptions(certmagic.CacheOptions{
+			GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return m.acme, nil },
+			RenewCheckInterval: look, Logger: m.acme.Logger,
+		})
+	}
+	return cert, nil
 }
 
 // tell logs what has become of a domain's certificate.
@@ -245,19 +278,12 @@ func (m *managed) tell(domain string, had *certmagic.Certificate, err error, wai
 // looks are how often it is looked whether it is time to renew.
 const looks = 10 * time.Minute
 
-// untilNextLook is a hundredth of the certificate's life, since some live for hours, but at most looks.
-func (m *managed) untilNextLook(domain string) time.Duration {
-	look := looks
-	if cert := m.newest(domain); cert != nil {
-		look = max(time.Second, min(look, cert.Lifetime()/100))
+// untilNextLook is a hundredth of a certificate's life, since some live for hours, but at most looks.
+func untilNextLook(cert *certmagic.Certificate) time.Duration {
+	if cert == nil {
+		return looks
 	}
-	if look < looks { // certmagic renews what has less than five looks left.
-		m.cache.SetOptions(certmagic.CacheOptions{
-			GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return m.acme, nil },
-			RenewCheckInterval: look, Logger: m.acme.Logger,
-		})
-	}
-	return jittered(look)
+	return max(time.Second, min(looks, cert.Lifetime()/100))
 }
 
 // Times between tries. An authority that has refused counts that, and then refuses for hours; one that was not reached,

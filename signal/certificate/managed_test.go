@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3/acme"
+
+	"cline-meet/signal/packaging/systemtest"
 )
 
 func TestTriesAreSpread(t *testing.T) {
@@ -88,6 +91,88 @@ func TestCheckAsksNobody(t *testing.T) {
 	for _, wrong := range []Config{{Domains: c.Domains, DNSHook: "/does/not/exist"}, {Domains: c.Domains, Roots: "/does/not/exist"}, {Domains: c.Domains, Roots: "managed_test.go"}} {
 		if _, err := Load(wrong, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--acme-") {
 			t.Errorf("%+v: %v", wrong, err)
+		}
+	}
+}
+
+// domain is the name that a certificate is asked for in these tests.
+const domain = "signal.example.org"
+
+// lonely is a node that shares a vault and reaches no authority: it fails when it asks.
+func lonely(t *testing.T, shared Vault) *managed {
+	t.Helper()
+	s, err := Load(Config{Domains: []string{domain}, Directory: "https://127.0.0.1:1/dir"}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(Node{Hosts: []string{"127.0.0.1"}, Port: 443, Shared: shared}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	s.SetSecrets([]string{"a secret"})
+	return s.managed
+}
+
+// store puts a certificate that lives for an hour where the nodes look for it.
+func store(t *testing.T, m *managed, left time.Duration) {
+	t.Helper()
+	ends := time.Now().Add(left)
+	certFile, keyFile := systemtest.WriteCertificate(t, t.TempDir(), systemtest.CertificateBetween(t, ends.Add(-time.Hour), ends, domain))
+	read := func(file string) []byte {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	keys, issuer := certmagic.StorageKeys, m.http.IssuerKey()
+	for key, value := range map[string][]byte{
+		keys.SiteCert(issuer, domain):       read(certFile),
+		keys.SitePrivateKey(issuer, domain): read(keyFile),
+		keys.SiteMeta(issuer, domain):       []byte(`{"sans":["` + domain + `"]}`),
+	} {
+		if err := m.acme.Storage.Store(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestStartAsksForNothingEarly starts nodes that find a certificate in the middle of its life, and at its end.
+func TestStartAsksForNothingEarly(t *testing.T) {
+	for left, due := range map[time.Duration]bool{30 * time.Minute: false, 10 * time.Minute: true} {
+		m := lonely(t, box{})
+		store(t, m, left)
+		err := m.ensure(t.Context(), domain)
+		if asked := err != nil; asked != due || m.newest(domain) == nil {
+			t.Errorf("with %v left: %v", left, err)
+		}
+	}
+}
+
+// contested is a vault whose lock another node had.
+type contested struct {
+	box
+	meanwhile func() // meanwhile is what the other node did.
+}
+
+func (c *contested) Lock(ctx context.Context, name string) (func(context.Context) error, error) {
+	c.meanwhile()
+	return c.box.Lock(ctx, name)
+}
+
+// TestWhoWaitedAsksForNothing has a node look again when another one has got the certificate that it wanted to ask for.
+func TestWhoWaitedAsksForNothing(t *testing.T) {
+	for name, had := range map[string]bool{"first": false, "renewal": true} {
+		vault := &contested{box: box{}}
+		m, other := lonely(t, vault), lonely(t, vault.box)
+		if had {
+			store(t, other, 10*time.Minute)
+		}
+		waited := 0
+		vault.meanwhile = func() { waited++; store(t, other, 50*time.Minute) }
+		err := m.ensure(t.Context(), domain)
+		if cert := m.newest(domain); err != nil || waited != 1 || cert == nil || time.Until(cert.Leaf.NotAfter) < 40*time.Minute {
+			t.Errorf("%s: waited %d times: %v", name, waited, err)
 		}
 	}
 }
