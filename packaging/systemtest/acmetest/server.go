@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -169,6 +170,18 @@ func (s *Server) Log() string {
 
 // Orders is how many certificates were ordered, of all runs.
 func (s *Server) Orders() int { return strings.Count(s.Log(), "POST /order-plz") }
+
+// replacement matches what the server logs of an order that names the certificate which it is to replace.
+var replacement = regexp.MustCompile(`is a replacement of "([^"]+)"`)
+
+// Replaced is how many certificates orders were to replace, each counted once.
+func (s *Server) Replaced() int {
+	replaced := map[string]bool{}
+	for _, order := range replacement.FindAllStringSubmatch(s.Log(), -1) {
+		replaced[order[1]] = true
+	}
+	return len(replaced)
+}
 
 // Roots are who must be trusted to trust the certificates of the server that runs now.
 func (s *Server) Roots() *x509.CertPool {
