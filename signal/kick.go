@@ -8,32 +8,24 @@ import (
 )
 
 // removed holds the users that were kicked a moment ago, wherever they are: one that is on its way to this node, or
-// belonged to one that has died, is refused when it arrives.
+// belonged to one that has died, is refused when it arrives. Longer than necessary does no harm: no other user gets that id.
 type removed struct {
 	mu    sync.Mutex
-	until map[string]time.Time
+	users memory[string, struct{}]
 }
 
-// add notes a user for that long, and forgets those whose time is over.
 func (r *removed) add(user string, life time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := time.Now()
-	for other, until := range r.until {
-		if now.After(until) {
-			delete(r.until, other)
-		}
-	}
-	if r.until == nil {
-		r.until = map[string]time.Time{}
-	}
-	r.until[user] = now.Add(life)
+	r.users.age(life)
+	r.users.put(user, struct{}{})
 }
 
 func (r *removed) has(user string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return time.Now().Before(r.until[user])
+	_, ok := r.users.get(user)
+	return ok
 }
 
 // Kick ends a user for good: its socket, its place in the room, which the others see it leave, and its resume token, also if it is about

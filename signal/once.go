@@ -14,7 +14,7 @@ import (
 // rememberBeyond is how long beyond the grace an id is remembered.
 const rememberBeyond = 10 * time.Second
 
-// maxRemembered bounds how many ids a generation of a memory holds: with more the older generation is forgotten
+// maxRemembered bounds how many keys a generation of a memory holds: with more the older generation is forgotten
 // before its time.
 const maxRemembered = 2048
 
@@ -43,12 +43,12 @@ func keyOf(from string, env envelope) uint64 {
 // memory holds something by key for at least a time, and at most twice that. It is two generations: what is
 // new goes into the young one, which becomes the old one when it has lasted, and what was old is
 // forgotten. An empty memory holds nothing.
-type memory[V any] struct {
-	young, old map[uint64]V
+type memory[K comparable, V any] struct {
+	young, old map[K]V
 	begun      time.Duration // the uptime at which the young one began
 }
 
-func (m *memory[V]) get(key uint64) (V, bool) {
+func (m *memory[K, V]) get(key K) (V, bool) {
 	v, ok := m.young[key]
 	if !ok {
 		v, ok = m.old[key]
@@ -56,9 +56,9 @@ func (m *memory[V]) get(key uint64) (V, bool) {
 	return v, ok
 }
 
-func (m *memory[V]) put(key uint64, v V) {
+func (m *memory[K, V]) put(key K, v V) {
 	if m.young == nil {
-		m.young, m.begun = map[uint64]V{}, uptime()
+		m.young, m.begun = map[K]V{}, uptime()
 	}
 	if len(m.young) >= maxRemembered {
 		m.turn()
@@ -66,19 +66,19 @@ func (m *memory[V]) put(key uint64, v V) {
 	m.young[key] = v
 }
 
-func (m *memory[V]) remove(key uint64) {
+func (m *memory[K, V]) remove(key K) {
 	delete(m.young, key)
 	delete(m.old, key)
 }
 
 // age forgets what is older than twice a time.
-func (m *memory[V]) age(life time.Duration) {
+func (m *memory[K, V]) age(life time.Duration) {
 	if m.young != nil && uptime()-m.begun >= life {
 		m.turn()
 	}
 }
 
-func (m *memory[V]) turn() {
+func (m *memory[K, V]) turn() {
 	spare := m.old
 	m.old, m.young, m.begun = m.young, nil, uptime()
 	if len(m.old) == 0 {
@@ -86,7 +86,7 @@ func (m *memory[V]) turn() {
 		return
 	}
 	if spare == nil {
-		spare = map[uint64]V{}
+		spare = map[K]V{}
 	}
 	clear(spare)
 	m.young = spare

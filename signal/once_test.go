@@ -165,7 +165,7 @@ func TestIDMeansOnceAfterAMove(t *testing.T) {
 // TestMemoryIsBounded sends more ids than are remembered, and then none.
 func TestMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var m memory[struct{}]
+		var m memory[uint64, struct{}]
 		for i := range uint64(5 * maxRemembered) {
 			m.put(i, struct{}{})
 			if _, ok := m.get(max(i, maxRemembered-1) - maxRemembered + 1); !ok {

@@ -53,9 +53,9 @@ type participant struct {
 
 	adopted adoption // where it comes from, if it was adopted
 
-	flying window           // what it has sent to other nodes
-	heard  memory[struct{}] // the ids of the messages that it was sent
-	said   memory[*outcome] // what became of its own, nil when all have got it
+	flying window                   // what it has sent to other nodes
+	heard  memory[uint64, struct{}] // the ids of the messages that it was sent
+	said   memory[uint64, *outcome] // what became of its own, nil when all have got it
 
 	holding holding // what is held for it, whatever lock guards that
 	account account // of what it keeps itself
