@@ -2,7 +2,6 @@ package signal
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -64,7 +63,7 @@ func (s *Server) Participants() []ParticipantInfo {
 	rooms := map[string]string{}
 	for _, r := range s.allRooms() {
 		r.mu.Lock()
-		for user := range maps.Keys(r.local) {
+		for user := range r.local {
 			rooms[user] = r.id
 		}
 		r.mu.Unlock()

@@ -80,11 +80,15 @@ func (r *room) announce(user string, data []byte) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	told := 0
+	var frame []byte
 	for id, l := range r.local {
 		if l.told == nil || user != "" && id != user {
 			continue
 		}
-		l.participant.send(ownersFrame(r.id, data))
+		if frame == nil {
+			frame = ownersFrame(r.id, data)
+		}
+		l.participant.send(frame)
 		told++
 	}
 	return told

@@ -85,7 +85,7 @@ func (r *room) deliver(c cast) delivery {
 	case len(remote) == 0 && len(missed) == 0:
 		return delivered
 	}
-	return r.castLocked(c, h.Joined, remote, reached, missed)
+	return r.castLocked(c, h, remote, reached, missed)
 }
 
 func (r *room) lineLocked(m *state.Member) *line {
@@ -97,16 +97,15 @@ func (r *room) lineLocked(m *state.Member) *line {
 
 // castLocked sends a message to members elsewhere, by their place in the room. A member that is known to be
 // here and is not has just gone to another node: the message follows it. Others are reached or missed already.
-func (r *room) castLocked(c cast, joined uint64, members []int, reached int, missed []stay) delivery {
-	m := state.Message{Node: r.node, Room: r.id, From: c.from.user, Joined: joined, Epoch: c.from.epoch, To: string(c.to), Key: c.key, Run: r.run, Frame: bytes.Clone(c.frame)}
+func (r *room) castLocked(c cast, h heldMessage, members []int, reached int, missed []stay) delivery {
+	m := state.Message{Node: r.node, Room: r.id, From: h.From, Joined: h.Joined, Epoch: h.Epoch, To: string(c.to), Key: h.Key, Run: r.run, Frame: bytes.Clone(c.frame)}
 	r.number++
-	search := r.srv.newSearch()
 	var copies []state.Copy
 	for _, i := range members {
 		to := r.numberLocked(r.members[i], r.number)
 		node := r.members[i].Node
 		if node == r.node {
-			r.handLocked(m, to, search)
+			r.handLocked(m, to, h.search)
 			r.lines[stayOf(r.members[i])].result(to, true)
 			reached++
 			continue
