@@ -5,7 +5,46 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
+
+// TestKickEndsWhoeverHasTheUser kicks a user who is there, one who is away, and one whom somebody is taking over and gives up: the room is
+// told at once, although there is an hour to come back.
+func TestKickEndsWhoeverHasTheUser(t *testing.T) {
+	s := start(t, func(c *Config) { c.ResumeGrace = time.Hour })
+	stays := s.enter("r")
+	for name, kick := range map[string]func(*peer, *participant){
+		"there": func(u *peer, _ *participant) {
+			s.Kick(u.user)
+			if err := u.ended(); !websocket.IsCloseError(err, int(closeKicked)) {
+				t.Errorf("the socket ended with %v", err)
+			}
+		},
+		"away": func(u *peer, p *participant) {
+			u.Cut()
+			eventually(t, "the user is away", p.isDetached)
+			s.Kick(u.user)
+		},
+		"being taken over": func(u *peer, p *participant) {
+			if _, err := s.takeOver(t.Context(), u.user, p.epoch); err != nil {
+				t.Fatal(err)
+			}
+			s.Kick(u.user)
+			p.letGo()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := s.enter("r")
+			stays.expect("user_joined")
+			kick(u, s.participant(u.user))
+			var why struct{ Reason string }
+			if left := stays.expect("user_left"); left.Document(&why) != nil || why.Reason != "kick" || left.UserID != u.user {
+				t.Errorf("the room is told %s", left.Raw)
+			}
+		})
+	}
+}
 
 // TestRemovedAreBounded removes more users than are remembered, and one who may come back for as long as that.
 func TestRemovedAreBounded(t *testing.T) {

@@ -177,12 +177,16 @@ func (p *participant) seizeLocked() bool {
 	return true
 }
 
-// letGo gives up a participant, which is the caller's: it is detached again, with what is left of its grace.
+// letGo gives up a participant, which is the caller's: it is detached again, with what is left of its grace, unless it was to end
+// meanwhile.
 func (p *participant) letGo() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.owner = ownerDetached
 	p.grace = time.AfterFunc(time.Until(p.until), p.graceEnds)
+	if p.over {
+		p.expireLocked()
+	}
 }
 
 func (p *participant) isDetached() bool {
