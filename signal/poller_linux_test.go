@@ -145,6 +145,40 @@ func TestLongWritesTakeTurns(t *testing.T) {
 	}
 }
 
+// TestBroadcastsTakeTurns queues a large message for a whole room and a word for somebody else behind it: as many get the message as one
+// turn is for, the word is written as well, and the others are left to later turns.
+func TestBroadcastsTakeTurns(t *testing.T) {
+	const clients, size = 10, turnBytes/3 - 16 // Three of them and their headers are just short of a turn.
+	var f flusher
+	f.begin()
+	var room []*script
+	for range clients {
+		l := &script{room: -1}
+		if err := newSocket(l, new(record), &testLimits, &f).push(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		room = append(room, l)
+	}
+	other := &script{room: -1}
+	if err := newSocket(other, new(record), &testLimits, &f).push(make([]byte, shortWrite/2)); err != nil {
+		t.Fatal(err)
+	}
+	rest := f.endShortly(nil)
+	written := 0
+	for _, l := range room {
+		written += l.out.Len()
+	}
+	if written < size || written > turnBytes {
+		t.Errorf("%d bytes were written to the room at once", written)
+	}
+	if got := len(rest); got != clients-written/size {
+		t.Errorf("%d clients are left to later turns, after %d bytes", got, written)
+	}
+	if other.out.Len() < shortWrite/2 {
+		t.Error("a word waits for the turns of a room")
+	}
+}
+
 // ownPoller returns a poller whose worker is the test's.
 func ownPoller(t *testing.T, f *flusher) (*pollers, *worker) {
 	t.Helper()
