@@ -1,6 +1,7 @@
 package turnsrv
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -70,6 +71,9 @@ func TestMarksAreCopied(t *testing.T) {
 	}
 }
 
+// markedPayload is what is sent with marks. It is longer than any answer, of which a late one may come among what a client is sent.
+var markedPayload = bytes.Repeat([]byte{7}, 500)
+
 // marked is a client and a peer whose sockets tell marks.
 type marked struct {
 	client *wireClient
@@ -135,15 +139,14 @@ func (m *marked) allocate(t *testing.T) {
 // up sends a packet to the peer with each of the marks, and returns those that they arrive with.
 func (m *marked) up(t *testing.T, channel bool, marks []batch.Mark) []batch.Mark {
 	t.Helper()
-	payload := make([]byte, 100)
 	var got []batch.Mark
 	for _, mark := range marks {
 		if m.socket != nil {
 			markAll(t, m.socket, mark, m.from.Is6())
 		}
-		send := func() error { return m.client.sendTo(m.addr, payload) }
+		send := func() error { return m.client.sendTo(m.addr, markedPayload) }
 		if channel {
-			send = func() error { return m.client.sendOn(flowChannel, payload) }
+			send = func() error { return m.client.sendOn(flowChannel, markedPayload) }
 		}
 		if err := send(); err != nil {
 			t.Fatal(err)
@@ -158,13 +161,8 @@ func (m *marked) up(t *testing.T, channel bool, marks []batch.Mark) []batch.Mark
 // down sends a packet to the client with each of the marks, and returns those that they arrive with.
 func (m *marked) down(t *testing.T, marks []batch.Mark) []batch.Mark {
 	t.Helper()
-	if m.wire != nil { // Those of the answers so far.
-		for len(m.wire.marks) > 0 {
-			<-m.wire.marks
-		}
-	}
 	for _, mark := range marks {
-		if _, _, err := m.peer.WriteMsgUDPAddrPort(make([]byte, 100), batch.MarkControl(mark, m.addr.Addr().Is6()), m.relay); err != nil {
+		if _, _, err := m.peer.WriteMsgUDPAddrPort(markedPayload, batch.MarkControl(mark, m.addr.Addr().Is6()), m.relay); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -177,18 +175,20 @@ func (m *marked) down(t *testing.T, marks []batch.Mark) []batch.Mark {
 	return marksAt(t, m.socket, len(marks))
 }
 
-// marksAt returns the marks of the next packets at a socket.
+// marksAt returns the marks of the next packets at a socket that have the payload.
 func marksAt(t *testing.T, conn *net.UDPConn, packets int) []batch.Mark {
 	t.Helper()
 	var marks []batch.Mark
 	buffer, control := make([]byte, 2000), make([]byte, batch.ControlSpace)
 	_ = conn.SetReadDeadline(time.Now().Add(wirePatience))
-	for range packets {
-		_, n, _, _, err := conn.ReadMsgUDPAddrPort(buffer, control)
+	for len(marks) < packets {
+		n, oobn, _, _, err := conn.ReadMsgUDPAddrPort(buffer, control)
 		if err != nil {
 			t.Fatalf("after %x: %v", marks, err)
 		}
-		marks = append(marks, batch.MarkOf(control[:n]))
+		if bytes.HasSuffix(buffer[:n], markedPayload) {
+			marks = append(marks, batch.MarkOf(control[:oobn]))
+		}
 	}
 	return marks
 }
@@ -232,7 +232,7 @@ func newMarkedWire(t *testing.T, server netip.AddrPort) *markedWire {
 			if err != nil {
 				return
 			}
-			if n > 0 && buffer[0] == 23 { // A record with a message in it.
+			if n > len(markedPayload) && buffer[0] == 23 { // A record with the payload in it.
 				w.marks <- batch.MarkOf(control[:oobn])
 			}
 			_, _ = near.WriteToUDPAddrPort(buffer[:n], *client.Load())

@@ -243,10 +243,13 @@ func TestEarlyMessagesAreKept(t *testing.T) {
 		break
 	}
 	server.mu.Unlock()
-	c.mu.Lock()
-	opener := c.opener
-	c.opener = nil
-	c.mu.Unlock()
+	var opener *opener
+	systemtest.Eventually(t, "the session is established", func() bool { // Its beginning may have answered the ping.
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		opener, c.opener = c.opener, nil
+		return opener != nil
+	})
 	const early = 5
 	for i := range early {
 		if _, err := conn.Write(wiretest.ChannelData(i)); err != nil {
