@@ -35,7 +35,11 @@ func TestBurstOfRequestsIsAnswered(t *testing.T) {
 	cfg := loopbackConfig()
 	cfg.UnauthRate = 10_000
 	s := startServer(t, cfg)
-	c := wired(t, s, "udp", "alice")
+	c, err := newWireClient("udp", loopbackIPv4, addressOfServer(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.conn.Close() }()
 	waiting := map[[stun.TransactionIDSize]byte]bool{}
 	for range 200 {
 		m := wireRequest(stun.MethodBinding)
