@@ -22,11 +22,12 @@ const (
 	limitAddressRequests
 	limitMessages
 	limitMemory
+	limitAuthRequests
 	limits
 )
 
 var limitNames = [limits]string{"", "max-connections", "address-connections", "address-upgrade-rate", "address-message-rate",
-	"address-credential-rate", "address-request-rate", "message-rate", "max-memory"}
+	"address-credential-rate", "address-request-rate", "message-rate", "max-memory", "auth-requests"}
 
 func (l limit) String() string { return limitNames[l] }
 
@@ -49,6 +50,8 @@ func (c *Config) limit(l limit) float64 {
 		return c.MessageRate
 	case limitMemory:
 		return float64(c.limitMemory())
+	case limitAuthRequests:
+		return c.Auth.AtATime()
 	}
 	return 0
 }

@@ -198,3 +198,27 @@ func TestStrangersDoNotFloodTheBackend(t *testing.T) {
 		t.Errorf("it was asked %q", asked)
 	}
 }
+
+// TestCrowdedBackendIsCounted asks a backend that does not answer more than may be under way.
+func TestCrowdedBackendIsCounted(t *testing.T) {
+	hang := make(chan struct{})
+	b := newBackend(t)
+	defer close(hang)
+	b.sayBy("connect", func(http.ResponseWriter) { <-hang })
+	s := start(t, func(c *Config) { c.Auth.URL, c.Auth.Timeout, c.Auth.Requests = b.URL, 50*time.Millisecond, 1 })
+	if high := count(s, "signal_limit", "auth-requests"); high != 1 {
+		t.Errorf("the limit is %v, want 1", high)
+	}
+	eventually(t, "there is no place for a question", func() bool {
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if status, _, body := knockAt(t, s, "", nil); status != http.StatusServiceUnavailable {
+					t.Errorf("it answers %d: %s", status, body)
+				}
+			})
+		}
+		wg.Wait()
+		return count(s, "signal_limit_reached_total", "auth-requests") > 0
+	})
+}

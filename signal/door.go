@@ -129,6 +129,9 @@ func (s *Server) refusal(err error) *clientError {
 		refused = &auth.Error{Reason: auth.ReasonUnavailable, Text: "try again"}
 	}
 	s.metrics.authRefusals.WithLabelValues(string(refused.Reason)).Inc()
+	if refused.Reason == auth.ReasonCrowded {
+		s.metrics.reached(limitAuthRequests)
+	}
 	return &clientError{refused.Code(), refused.Text, refused.Reason}
 }
 

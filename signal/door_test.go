@@ -124,7 +124,7 @@ func TestAuthMatrix(t *testing.T) {
 	}
 }
 
-// count returns a counter by the value of its only label.
+// count returns a counter or gauge by the value of its only label.
 func count(s *testServer, name, label string) float64 {
 	families, err := s.cfg.Registry.Gather()
 	if err != nil {
@@ -133,7 +133,7 @@ func count(s *testServer, name, label string) float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			if f.GetName() == name && m.GetLabel()[0].GetValue() == label {
-				return m.GetCounter().GetValue()
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
 	}

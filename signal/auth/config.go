@@ -39,6 +39,14 @@ func DefaultConfig() Config {
 // Enabled reports whether not everybody may come in.
 func (c *Config) Enabled() bool { return c.tokens() || c.URL != "" }
 
+// AtATime is how many requests to the backend may be under way, 0 where it is not asked.
+func (c *Config) AtATime() float64 {
+	if c.URL == "" {
+		return 0
+	}
+	return float64(c.Requests)
+}
+
 func (c *Config) tokens() bool { return len(c.Secrets) > 0 || c.JWKS != "" }
 
 // Who says who may come in.

@@ -20,11 +20,12 @@ const (
 	ReasonRoom        Reason = "room"        // the room is not allowed
 	ReasonPublish     Reason = "publish"     // only who may publish may do this
 	ReasonUnavailable Reason = "unavailable" // keys or backend cannot be reached
+	ReasonCrowded     Reason = "crowded"     // the backend is asked as much as it may be
 )
 
 // Reasons are all there are.
 var Reasons = []Reason{ReasonMissing, ReasonMalformed, ReasonAlgorithm, ReasonKey, ReasonSignature, ReasonExpired, ReasonEarly,
-	ReasonClaims, ReasonDenied, ReasonForbidden, ReasonSubject, ReasonRoom, ReasonPublish, ReasonUnavailable}
+	ReasonClaims, ReasonDenied, ReasonForbidden, ReasonSubject, ReasonRoom, ReasonPublish, ReasonUnavailable, ReasonCrowded}
 
 // An Error says why somebody may not do something, in words that it may read.
 type Error struct {
@@ -40,7 +41,7 @@ func (e *Error) Code() int {
 	switch e.Reason {
 	case ReasonForbidden, ReasonSubject, ReasonRoom, ReasonPublish:
 		return http.StatusForbidden
-	case ReasonUnavailable:
+	case ReasonUnavailable, ReasonCrowded:
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusUnauthorized

@@ -72,14 +72,20 @@ func (h *hook) ask(ctx context.Context, q question) (*Claims, error) {
 	case ctx.Err() == nil: // Else it is the client who has not waited.
 		h.warn(err)
 	}
-	return nil, &Error{ReasonUnavailable, "who you are cannot be asked now: try again"}
+	reason := ReasonUnavailable
+	if errors.Is(err, errCrowded) {
+		reason = ReasonCrowded
+	}
+	return nil, &Error{reason, "who you are cannot be asked now: try again"}
 }
+
+var errCrowded = errors.New("too many requests wait for it")
 
 // answer returns what the backend says. Its error is an *Error if that is no, and any other if it says nothing.
 func (h *hook) answer(ctx context.Context, q question) (*Claims, error) {
 	leave, err := h.places.take(ctx, q.prefix())
 	if err != nil {
-		return nil, errors.New("too many requests wait for it")
+		return nil, errCrowded
 	}
 	defer leave()
 	status, body, err := h.post(ctx, q)
