@@ -51,9 +51,13 @@ func (r *room) followed(user, node string) bool {
 	return true
 }
 
-// newsLocked tells a member's client what is new by the last view, unless there are departures that have to wait.
+// newsLocked tells a member's client what is new by the last view, unless there are departures that have to wait. A view that does not
+// name the member yet is none of its room: that all has followed may be heard before the change that has put it here returns.
 func (r *room) newsLocked(l *localMember, left []state.Departure) {
 	l.left = append(l.left, left...)
+	if !slices.ContainsFunc(r.members, l.participant.member().Is) {
+		return
+	}
 	departs := func(m state.Member) bool { return !stays(m, r.members, l.left) }
 	if l.awaitsFollowers() && slices.ContainsFunc(l.told, departs) {
 		r.tellLaterLocked(l)

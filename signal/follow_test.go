@@ -96,3 +96,24 @@ func TestDepartureDoesNotWaitForLong(t *testing.T) {
 		}
 	})
 }
+
+// TestAllFollowsBeforeTheRoomIsKnown has D, where nobody else is, hear that all has followed x before it knows whom the room has.
+func TestAllFollowsBeforeTheRoomIsKnown(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		g.x = g.hop(g.x, "D")
+		g.show(g.view(2), "D")
+		g.arrive("A", "D")
+		if got := heard(g.x); len(got) > 0 {
+			t.Errorf("x was told %q", got)
+		}
+		d := g.nodes["D"].srv
+		d.onView(g.view(2))
+		if got := heard(g.x); len(got) > 0 {
+			t.Errorf("x was told %q of a room in which nothing is new", got)
+		}
+		d.onView(view(3, g.c.at(1), g.x.at(2), g.y.at(3)))
+		if got := heard(g.x); !slices.Equal(got, []string{string(userLeftFrame("r", "z", "leave"))}) {
+			t.Errorf("x was told %q", got)
+		}
+	})
+}

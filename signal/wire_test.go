@@ -258,14 +258,14 @@ func (w *wire) hears(p *participant, what string, want ...string) {
 	}
 }
 
-// gathering is a room of c at node C, x and y at node A, z at node B.
+// gathering is a room of c at node C, x and y at node A, z at node B, and nobody at D.
 type gathering struct {
 	*wire
 	c, x, y, z *participant
 }
 
 func gather(t *testing.T) *gathering {
-	w := newWire(t, "A", "B", "C")
+	w := newWire(t, "A", "B", "C", "D")
 	g := &gathering{wire: w}
 	for _, one := range []struct {
 		p        **participant
