@@ -3,6 +3,7 @@ package turnsrv
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"net/netip"
 	"runtime"
 	"testing"
@@ -13,6 +14,86 @@ import (
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
+
+// flow is a client with a channel to a peer, both ways proven.
+type flow struct {
+	client *wireClient
+	relay  netip.AddrPort
+	peer   *net.UDPConn
+}
+
+const flowChannel = 0x4001
+
+func newFlow(t testing.TB, s *Server, network, user string) *flow {
+	t.Helper()
+	f := new(flow)
+	f.client, f.relay = allocated(t, s, network, user)
+	f.bind(t)
+	return f
+}
+
+// bind binds the channel to a peer of its own.
+func (f *flow) bind(t testing.TB) {
+	t.Helper()
+	var addr netip.AddrPort
+	f.peer, addr = udpPeer(t)
+	if _, err := f.client.accepts(stun.MethodChannelBind, attrChannel(flowChannel), attrPeer(addr)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.roundTrip("first"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// roundTrip sends a text to the peer and back.
+func (f *flow) roundTrip(text string) error {
+	if err := f.client.sendOn(flowChannel, []byte(text)); err != nil {
+		return err
+	}
+	if err := f.arrives(text); err != nil {
+		return err
+	}
+	if _, err := f.peer.WriteToUDPAddrPort([]byte(text), f.relay); err != nil {
+		return err
+	}
+	got, err := f.client.receive()
+	if err != nil {
+		return err
+	}
+	if got.channel != flowChannel || string(got.data) != text {
+		return fmt.Errorf("the client got %q on channel %x", got.data, got.channel)
+	}
+	return nil
+}
+
+func (f *flow) arrives(text string) error {
+	_ = f.peer.SetReadDeadline(time.Now().Add(wirePatience))
+	buf := make([]byte, 2000)
+	n, from, err := f.peer.ReadFromUDPAddrPort(buf)
+	if err != nil {
+		return fmt.Errorf("waiting at the peer: %w", err)
+	}
+	if string(buf[:n]) != text || from != f.relay {
+		return fmt.Errorf("the peer got %q from %v", buf[:n], from)
+	}
+	return nil
+}
+
+// dead fails if the peer gets anything that the client sends now. A Binding of
+// the same client, answered later, proves that the server has seen it.
+func (f *flow) dead(t *testing.T) {
+	t.Helper()
+	if err := f.client.sendOn(flowChannel, []byte("ghost")); err != nil {
+		return // The connection is gone, all the better.
+	}
+	if _, err := f.client.exchange(wireRequest(stun.MethodBinding)); err != nil {
+		return
+	}
+	_ = f.peer.SetReadDeadline(time.Now().Add(wireLate))
+	if n, _, err := f.peer.ReadFromUDPAddrPort(make([]byte, 100)); err == nil {
+		t.Errorf("a packet of %d bytes was relayed", n)
+	}
+}
 
 // load is a flow whose frames are built once, so that what it allocates is what
 // the server allocates.

@@ -120,3 +120,50 @@ func TestOfficeIsNoStranger(t *testing.T) {
 		}
 	}
 }
+
+func TestQuotas(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.UserQuota, cfg.AddrQuota, cfg.TotalQuota = 2, 0, 3
+	s := startServer(t, cfg)
+	first, _ := allocated(t, s, "udp", "alice")
+	allocated(t, s, "udp", "alice")
+	if err := wired(t, s, "udp", "alice").refuses(486, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
+		t.Error(err)
+	}
+	allocated(t, s, "udp", "bob")
+	carol := wired(t, s, "udp", "carol")
+	if err := carol.refuses(508, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
+		t.Error(err)
+	}
+	if _, err := first.accepts(stun.MethodRefresh, attrLifetime(0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := carol.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
+		t.Errorf("after one was released: %v", err)
+	}
+}
+
+func TestPermissionAndChannelQuotas(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.MaxPermissions, cfg.MaxChannels = 2, 1
+	s := startServer(t, cfg)
+	c, _ := allocated(t, s, "udp", "alice")
+	peer := func(last byte) stun.Setter {
+		return attrPeer(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, last}), 9))
+	}
+	if _, err := c.accepts(stun.MethodCreatePermission, peer(2), peer(3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.refuses(508, stun.MethodCreatePermission, peer(4)); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.accepts(stun.MethodCreatePermission, peer(3)); err != nil {
+		t.Errorf("refreshing one: %v", err)
+	}
+	if _, err := c.accepts(stun.MethodChannelBind, attrChannel(0x4000), peer(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.refuses(508, stun.MethodChannelBind, attrChannel(0x4001), peer(3)); err != nil {
+		t.Error(err)
+	}
+}

@@ -116,3 +116,16 @@ func TestPaceForgets(t *testing.T) {
 		t.Errorf("%d are remembered, of whom 100 have allocated within the last tenth of a second", len(p.full))
 	}
 }
+
+func TestAllocateRate(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.AllocateRate = 0.5 // A burst of one.
+	s := startServer(t, cfg)
+	allocated(t, s, "udp", "alice")
+	if _, code := allocatedFrom(t, s, "127.0.0.1", "bob"); code != 486 {
+		t.Errorf("the same address got %d", code)
+	}
+	if _, code := allocatedFrom(t, s, "127.0.0.2", "bob"); code != 508 {
+		t.Errorf("another address got %d", code)
+	}
+}

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"cline-meet/signal/packaging/systemtest"
+	"cline-meet/signal/turnsrv/internal/peers/peerstest"
 	"cline-meet/signal/turnsrv/internal/turntest"
 	"cline-meet/signal/turnsrv/internal/wire"
 )
@@ -229,4 +231,63 @@ func TestFreePorts(t *testing.T) {
 	if empty := newFreePorts(2, 1); empty.has(1) || empty.has(2) {
 		t.Error("an empty range has a port")
 	}
+}
+
+// TestDisguisedPeersAreRefused tries every way to name a peer that must not be
+// reached, with every request that names one. A permission is granted where it is but
+// the port that must not be reached; then nothing is sent there.
+func TestDisguisedPeersAreRefused(t *testing.T) {
+	cfg := testConfig()
+	cfg.Listen = []string{"127.0.0.1"}
+	cfg.RelayIP = []string{"127.0.0.1"}
+	if hasIPv6Loopback() {
+		cfg.RelayIP = append(cfg.RelayIP, "::1")
+	}
+	cfg.UnauthRate = 1e6
+	cfg.ForbiddenPeers = peerstest.Forbidden
+	registry := prometheus.NewRegistry()
+	cfg.Registerer = registry
+	s := startServer(t, cfg)
+	v4, _ := allocated(t, s, "udp", "alice")
+	v6 := v4
+	if hasIPv6Loopback() {
+		v6, _ = allocated(t, s, "udp", "alice", attrFamily(wire.FamilyIPv6))
+	}
+	for _, peer := range peerstest.Disguised {
+		c := v4
+		if peer.Addr().Is6() {
+			c = v6
+		}
+		for _, m := range []*stun.Message{
+			c.signed(stun.MethodCreatePermission, wirePeerAddress(peer)),
+			c.signed(stun.MethodChannelBind, attrChannel(0x4000), wirePeerAddress(peer)),
+		} {
+			answer, err := c.exchange(m)
+			if err != nil {
+				t.Fatalf("%s of %v: %v", m.Type.Method, peer, err)
+			}
+			byAddress := m.Type.Method == stun.MethodCreatePermission && s.front.policy.Load().PermitsAddress(peer.Addr())
+			if code := answerCode(answer); code != 403 && code != 443 && !byAddress {
+				t.Errorf("%s of %v got %s", m.Type.Method, peer, describeAnswer(answer))
+			}
+		}
+		if err := c.send(wireMessage(stun.NewType(stun.MethodSend, stun.ClassIndication),
+			wirePeerAddress(peer), attrRaw(stun.AttrData, 1, 2, 3)).Raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []*wireClient{v4, v6} {
+		if _, err := c.exchange(wireRequest(stun.MethodBinding)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := metric(t, registry, "signal_turn_relayed_packets_total", toPeer); n != 0 {
+		t.Errorf("%v packets reached peers", n)
+	}
+}
+
+// wirePeerAddress is XOR-PEER-ADDRESS of exactly that address: the library would
+// send an IPv4-mapped one as IPv4.
+func wirePeerAddress(peer netip.AddrPort) stun.Setter {
+	return wire.SetXORAddress(stun.AttrXORPeerAddress, peer)
 }

@@ -4,9 +4,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/stun/v2"
+
 	"cline-meet/signal/packaging/systemtest"
 	"cline-meet/signal/turnsrv/internal/auth"
 	"cline-meet/signal/turnsrv/internal/turntest"
+	"cline-meet/signal/turnsrv/internal/wire"
 )
 
 // TestSetSecrets rotates the secret of a server and an issuer that run.
@@ -66,5 +69,27 @@ func TestCredentialsOverTheWire(t *testing.T) {
 		if got := turntest.ValueOf(t, s.front.metrics.created.WithLabelValues(network, "ipv4")); got != 2 {
 			t.Errorf("%v allocations over %s were counted, want 2", got, network)
 		}
+	}
+}
+
+func TestStaticUsersAndRotation(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.Secrets = []string{"the newest of all secrets", testSecret}
+	cfg.Users = []string{"gate:with:colon"}
+	s := startServer(t, cfg)
+	allocated(t, s, "udp", "old secret")
+	c := wired(t, s, "udp", "x")
+	c.username, c.password = Credentials("the newest of all secrets", "new secret", time.Now().Add(time.Hour))
+	if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
+		t.Error(err)
+	}
+	c = wired(t, s, "udp", "x")
+	c.username, c.password = "gate", "wrong"
+	if err := c.refuses(401, stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
+		t.Error(err)
+	}
+	c.password = "with:colon"
+	if _, err := c.accepts(stun.MethodAllocate, attrTransport(wire.ProtocolUDP)); err != nil {
+		t.Error(err)
 	}
 }

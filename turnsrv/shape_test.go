@@ -5,6 +5,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/pion/stun/v2"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // bytesPassed sends packets of a size until one is refused and returns their bytes.
@@ -156,5 +159,30 @@ func BenchmarkShaper(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+func TestBandwidthOfAnAllocation(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.Bandwidth = 1000 // With a burst of 64 KiB.
+	registry := prometheus.NewRegistry()
+	cfg.Registerer = registry
+	s := startServer(t, cfg)
+	f := newFlow(t, s, "udp", "alice")
+	payload := make([]byte, 1000)
+	for range 100 {
+		if err := f.client.sendOn(flowChannel, payload); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.client.exchange(wireRequest(stun.MethodBinding)); err != nil {
+		t.Fatal(err)
+	}
+	a := s.List()[0]
+	if a.PacketsToPeers < 50 || a.PacketsToPeers > 80 {
+		t.Errorf("%d packets passed", a.PacketsToPeers)
+	}
+	if n := metric(t, registry, "signal_turn_drops_total", "bandwidth"); n < 20 {
+		t.Errorf("%v drops were counted", n)
 	}
 }

@@ -312,3 +312,33 @@ func (c *wireClient) once(code int, m *stun.Message) error {
 	}
 	return wantCode(answer, code)
 }
+
+func TestStrangersAreAnsweredSparingly(t *testing.T) {
+	cfg := loopbackConfig()
+	cfg.UnauthRate = 1
+	s := startServer(t, cfg)
+	c, err := newWireClient("udp", loopbackIPv4, addressOfServer(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.conn.Close() }()
+	sent, answered := 0, 0
+	for range 50 {
+		for _, m := range []*stun.Message{wireRequest(stun.MethodBinding), wireRequest(stun.MethodAllocate, attrTransport(17))} {
+			sent += len(m.Raw)
+			if err := c.send(m.Raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for {
+		frame, err := c.read(wireQuiet)
+		if err != nil {
+			break
+		}
+		answered += len(frame)
+	}
+	if answered == 0 || answered > sent/2 {
+		t.Errorf("%d bytes came back for %d", answered, sent)
+	}
+}

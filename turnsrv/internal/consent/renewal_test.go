@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cline-meet/signal/turnsrv/internal/wire"
+
 	"github.com/pion/stun/v2"
 )
 
@@ -116,4 +118,109 @@ func TestDrafts(t *testing.T) {
 			t.Errorf("draft %d is %x", n, got)
 		}
 	}
+}
+
+func TestConsentLapses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		s.prove(peerAddr)
+		out := s.gate.Flow(Out, peerAddr)
+		if out.Admit(rtp, time.Now()) != Passed {
+			t.Fatal("there is no consent")
+		}
+		time.Sleep(Life - 1)
+		if got := out.Admit(rtp, time.Now()); got != Passed {
+			t.Errorf("just before: %q", got)
+		}
+		time.Sleep(time.Nanosecond)
+		if got := out.Admit(rtp, time.Now()); got != Lapsed {
+			t.Errorf("then: %q", got)
+		}
+		s.want("data of the peer", Lapsed, In, peerAddr, rtp)
+		s.want("the peer's check renews nothing that is over", Passed, In, peerAddr, check(1))
+		s.want("data", Lapsed, Out, peerAddr, rtp)
+		s.prove(peerAddr)
+		s.want("data", Passed, Out, peerAddr, rtp)
+	})
+}
+
+// TestNothingButAnswersRenewsConsent has all sent that passes, 20 s apart, the pings and the keepalives of agents and what an echo makes of them.
+func TestNothingButAnswersRenewsConsent(t *testing.T) {
+	ping, pong := stun.NewType(0x80, stun.ClassRequest), stun.NewType(0x80, stun.ClassSuccessResponse)
+	short := wire.SetValue(attrIntegrity32, 1, 2, 3, 4)
+	sent := func(kind stun.MessageType, n byte) []byte {
+		return stun.MustBuild(stun.NewTransactionIDSetter([12]byte{n}), kind, short).Raw
+	}
+	echo := func(s *scene, packet []byte) {
+		if s.pass(Out, peerAddr, packet) == Passed {
+			s.pass(In, peerAddr, packet)
+		}
+	}
+	for what, idle := range map[string]func(*scene, byte){
+		"the client's checks":           func(s *scene, n byte) { s.pass(Out, peerAddr, check(n)) },
+		"the client's data":             func(s *scene, _ byte) { s.pass(Out, peerAddr, rtp) },
+		"the peer's data":               func(s *scene, _ byte) { s.pass(In, peerAddr, rtp) },
+		"the peer's checks":             func(s *scene, n byte) { s.pass(In, peerAddr, checkOf("client:peer", n)) },
+		"the client's keepalives":       func(s *scene, _ byte) { s.pass(Out, peerAddr, keepalive(stun.Fingerprint)) },
+		"the peer's keepalives":         func(s *scene, _ byte) { s.pass(In, peerAddr, keepalive(stun.Fingerprint)) },
+		"answers to nothing":            func(s *scene, n byte) { s.pass(In, peerAddr, success(n, relayAddr)) },
+		"the same answer":               func(s *scene, _ byte) { s.pass(In, peerAddr, success(200, relayAddr)) },
+		"an echo of checks":             func(s *scene, n byte) { echo(s, check(n)) },
+		"an echo of the peer's checks":  func(s *scene, n byte) { echo(s, checkOf("client:peer", n)) },
+		"an echo of keepalives":         func(s *scene, _ byte) { echo(s, keepalive(stun.Fingerprint)) },
+		"an echo of checks and answers": func(s *scene, n byte) { echo(s, check(n)); echo(s, success(n, peerAddr)) },
+		"an echo of forged answers":     func(s *scene, n byte) { echo(s, check(n)); echo(s, success(n, relayAddr)) },
+		"an echo of pings":              func(s *scene, n byte) { echo(s, sent(ping, n)); echo(s, sent(pong, n)) },
+		"answers of another port":       func(s *scene, n byte) { s.pass(Out, peerAddr, check(n)); s.pass(In, otherPort, success(n, relayAddr)) },
+		"answers that nobody signed": func(s *scene, n byte) {
+			s.pass(Out, peerAddr, check(n))
+			s.pass(In, peerAddr, stun.MustBuild(stun.NewTransactionIDSetter([12]byte{n}), stun.BindingSuccess, wire.SetXORAddress(stun.AttrXORMappedAddress, relayAddr)).Raw)
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t)
+			s.prove(peerAddr)
+			for n := range byte(3) {
+				time.Sleep(Life / 3)
+				idle(s, n)
+			}
+			s.want(what, Lapsed, Out, peerAddr, rtp)
+		})
+	}
+}
+
+func TestAnswersRenewConsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		s.prove(peerAddr)
+		for n := range byte(20) {
+			time.Sleep(Life - time.Second)
+			s.want("check", Passed, Out, peerAddr, check(n))
+			s.want("answer", Passed, In, peerAddr, success(n, relayAddr))
+		}
+		s.want("data", Passed, Out, peerAddr, rtp)
+		s.want("data of the peer", Passed, In, peerAddr, rtp)
+	})
+}
+
+// keepalive is what an agent sends that does not ask again.
+func keepalive(more ...stun.Setter) []byte {
+	return stun.MustBuild(append([]stun.Setter{stun.TransactionID, stun.NewType(stun.MethodBinding, stun.ClassIndication)}, more...)...).Raw
+}
+
+// TestAnsweredLapses has a peer go on that the client no longer answers.
+func TestAnsweredLapses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		s.want("check", Passed, In, peerAddr, check(1))
+		s.want("answer", Passed, Out, peerAddr, success(1, peerAddr))
+		time.Sleep(Life - 1)
+		s.want("data", Passed, In, peerAddr, rtp)
+		s.want("check", Passed, In, peerAddr, check(2))
+		s.want("answer", Passed, Out, peerAddr, success(2, peerAddr))
+		time.Sleep(Life - 1)
+		s.want("data", Passed, In, peerAddr, rtp)
+		time.Sleep(time.Nanosecond)
+		s.want("data", Unproved, In, peerAddr, rtp)
+	})
 }
