@@ -90,6 +90,12 @@ func (s *testServer) learns(what, user string, p passwords.Password) {
 	eventually(s.t, what, func() bool { return s.knows(user, p) })
 }
 
+// isTold waits until the node knows a password, and has it ask nobody.
+func (s *testServer) isTold(what, user string, p passwords.Password) {
+	s.t.Helper()
+	eventually(s.t, what, func() bool { return len(s.peers.Of(user, p.Ufrag)) > 0 })
+}
+
 // together are two members of a room.
 func together(one, two *testServer) (a, b *peer) {
 	a = one.enter("r")
@@ -139,21 +145,23 @@ func TestPasswordsComeToTheRelay(t *testing.T) {
 	if !one.knows(a.user, p) {
 		t.Error("the node of the receiver does not know it")
 	}
-	named.learns("the named node knows it", a.user, p)
+	named.isTold("the named node knows it", a.user, p)
 	if told, asked := sent.count(opPasswords), sent.count(opPasswordsWanted); told != 1 || asked != 0 {
 		t.Errorf("it took %d messages and %d questions, want 1 and none", told, asked)
 	}
-	other.learns("the node that was asked knows it", a.user, p)
-	if told, asked := sent.count(opPasswords), sent.count(opPasswordsWanted); told > 3 || asked != 3 { // Two nodes know.
-		t.Errorf("it took %d messages and %d questions, want up to 3 and 3", told, asked)
+	if other.knows(a.user, p) {
+		t.Error("a node knows it that nobody has told")
 	}
-	before := sent.count(opPasswords)
+	other.isTold("the node that has asked knows it", a.user, p)
+	eventually(t, "both nodes that know it have said so", func() bool { return sent.count(opPasswords) == 3 })
+	if asked := sent.count(opPasswordsWanted); asked != 3 {
+		t.Errorf("it took %d questions, want 3", asked)
+	}
 	p = b.describes(a, "offer", 2)
-	eventually(t, "both relays know the next one", func() bool {
-		return len(named.peers.Of(a.user, p.Ufrag)) > 0 && len(other.peers.Of(a.user, p.Ufrag)) > 0
-	})
-	if told := sent.count(opPasswords) - before; told != 2 {
-		t.Errorf("the next one took %d messages, want 2", told)
+	named.isTold("the named node knows the next one", a.user, p)
+	other.isTold("the node that has asked knows the next one", a.user, p)
+	if told := sent.count(opPasswords); told != 5 {
+		t.Errorf("the next one took %d messages, want 2", told-3)
 	}
 }
 
@@ -229,7 +237,7 @@ func TestPasswordsOutliveTheNode(t *testing.T) {
 	nodes, dead := startMortals(t, 3, provingMembers("n2"))
 	a, b := together(nodes[1], nodes[0])
 	p := b.describes(a, "offer", 1)
-	nodes[2].learns("the relay's node knows it", a.user, p)
+	nodes[2].isTold("the relay's node knows it", a.user, p)
 	dead.kill("n1", 0)
 	a = a.resumed(nodes[0], a.user, b.user)
 	nodes[0].learns("the new node knows it", a.user, p)
@@ -237,7 +245,7 @@ func TestPasswordsOutliveTheNode(t *testing.T) {
 	if !nodes[0].knows(a.user, p) {
 		t.Error("the new node does not know the next one")
 	}
-	nodes[2].learns("the relay's node knows the next one", a.user, p)
+	nodes[2].isTold("the relay's node knows the next one", a.user, p)
 }
 
 // TestPasswordsAreForgotten looks after passwords with members who are here, relays that are here, and neither.
@@ -278,7 +286,7 @@ func TestPasswordsAreNotTold(t *testing.T) {
 	})
 	a, b := together(nodes[0], nodes[0])
 	p := b.describes(a, "offer", 1)
-	nodes[1].learns("the relay's node knows it", a.user, p)
+	nodes[1].isTold("the relay's node knows it", a.user, p)
 	metrics := nodes[0].metricsText()
 	if !strings.Contains(metrics, "signal_peer_passwords 1\n") {
 		t.Errorf("the metrics are %s", metrics)
