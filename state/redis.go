@@ -334,6 +334,7 @@ func (r *Redis) goodbye(ctx context.Context) (orphans bool, err error) {
 	r.mu.Unlock()
 	r.assertDirty(ctx)
 	r.mu.Lock()
+	orphans = orphans || len(r.dirty) > 0 // Redis may have members of this node there.
 	for id, p := range r.peers {
 		if p.alive && id != r.id {
 			r.streamLocked(id).push(&record{kind: recordBye})

@@ -241,6 +241,27 @@ func TestNodeLeavesOrphans(t *testing.T) {
 	}
 }
 
+// TestNodeEndsBesideAnAssertion closes a node without a grace that cannot take its members out itself, since one of its rooms is being
+// asserted: another node does.
+func TestNodeEndsBesideAnAssertion(t *testing.T) {
+	t.Parallel()
+	cfg := single(redistest.Start(t))
+	cfg.Lease = time.Minute // A third of the time that Redis keeps a room is longer than the patience: then its members look at it anyway.
+	one, two := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
+	one.must(one.enter("r", "a"))
+	two.must(two.enter("r", "b"))
+	agree(t, "r", []string{"a", "b"}, one, two)
+	eventually(t, "it is known that the other keeps an index", func() bool { return len(one.Nodes()) == 1 })
+	two.Redis.mu.Lock()
+	two.rooms["r"].asserting = make(chan struct{})
+	two.Redis.mu.Unlock()
+	one.must(two.Close(t.Context()))
+	agree(t, "r", []string{"a"}, one)
+	if n := one.count(one.left, "r/b"); n != 1 || one.reasons["r/b"] != ReasonNodeLost {
+		t.Errorf("seen to leave %d times: %s", n, one.reasons["r/b"])
+	}
+}
+
 // TestAwakenedNodeHasNoOrphans has a node live again of which another has not heard yet, for which its grace is over: who has
 // come to it since is not taken for gone.
 func TestAwakenedNodeHasNoOrphans(t *testing.T) {
