@@ -32,13 +32,13 @@ type streamServer struct {
 
 	// Guarded by mu.
 	mu     sync.Mutex
-	conns  map[*streamConn]struct{}
+	conns  map[FiveTuple]*streamConn // conns are the latest of their 5-tuples.
 	closed bool
 }
 
 func newStreamServer(c *common, listener net.Listener, config *tls.Config) *streamServer {
 	s := &streamServer{
-		common: c, transport: TCP, listener: listener, conns: map[*streamConn]struct{}{},
+		common: c, transport: TCP, listener: listener, conns: map[FiveTuple]*streamConn{},
 	}
 	if config != nil {
 		s.transport = TLS
@@ -123,16 +123,19 @@ func (s *streamServer) serve(conn net.Conn, l layers, from FiveTuple) {
 func (s *streamServer) track(c *streamConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
-		s.conns[c] = struct{}{}
+	if s.closed {
+		return false
 	}
-	return !s.closed
+	c.before, s.conns[c.from] = s.conns[c.from], c
+	return true
 }
 
 func (s *streamServer) forget(c *streamConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.conns, c)
+	if s.conns[c.from] == c {
+		delete(s.conns, c.from)
+	}
 }
 
 // close closes the listener and all connections, and waits for them.
@@ -141,7 +144,7 @@ func (s *streamServer) close() {
 	s.mu.Lock()
 	s.closed = true
 	open := make([]*streamConn, 0, len(s.conns))
-	for c := range s.conns {
+	for _, c := range s.conns {
 		open = append(open, c)
 	}
 	s.mu.Unlock()
@@ -159,13 +162,15 @@ type streamConn struct {
 	common *common
 	from   FiveTuple
 	raw    net.Conn
-	stream net.Conn     // stream is raw or the TLS on it.
-	secure *tls.Conn    // secure is the TLS, nil without.
-	batch  *recordBatch // batch is between raw and TLS, nil without TLS.
-	socket *gatherer    // socket is what is read below TLS.
+	stream net.Conn      // stream is raw or the TLS on it.
+	secure *tls.Conn     // secure is the TLS, nil without.
+	batch  *recordBatch  // batch is between raw and TLS, nil without TLS.
+	socket *gatherer     // socket is what is read below TLS.
+	over   chan struct{} // over is closed when the receiver knows that the client has gone.
 
 	// Owned by the goroutine of serve.
-	received bool // received says that the receiver knows the client.
+	before   *streamConn // before is the connection of the same 5-tuple that this one follows, nil once that is over.
+	received bool        // received says that the receiver knows the client.
 	patience patience
 
 	writer sync.WaitGroup // writer counts the goroutine that writes, added to under mu.
@@ -184,7 +189,7 @@ type streamConn struct {
 
 // newStreamConn puts TLS on a connection if there is a config for it.
 func newStreamConn(c *common, conn net.Conn, l layers, from FiveTuple, config *tls.Config) *streamConn {
-	s := &streamConn{common: c, from: from, raw: conn, stream: conn, secure: l.tls, batch: l.batch, urgent: make(chan struct{}, 1)}
+	s := &streamConn{common: c, from: from, raw: conn, stream: conn, secure: l.tls, batch: l.batch, over: make(chan struct{}), urgent: make(chan struct{}, 1)}
 	switch {
 	case l.batch != nil:
 		s.raw = l.batch
@@ -204,6 +209,8 @@ func newStreamConn(c *common, conn net.Conn, l layers, from FiveTuple, config *t
 
 // serve reads until the connection ends, and returns when all is over.
 func (c *streamConn) serve() {
+	defer close(c.over)
+	c.awaitEnd()
 	c.end(c.read())
 	c.writer.Wait()
 	if c.received {
@@ -213,6 +220,16 @@ func (c *streamConn) serve() {
 	reason := c.reason()
 	c.common.Metrics.closed.WithLabelValues(c.from.Protocol.String(), reason).Inc()
 	c.common.Log.Debug("turn connection ended", "transport", c.from.Protocol.String(), "client", c.from.Client, "reason", reason)
+}
+
+// awaitEnd returns when a connection of the same 5-tuple is over, whose port the client has taken again, so that what it
+// opened is gone before anything new is there.
+func (c *streamConn) awaitEnd() {
+	if before := c.before; before != nil {
+		before.end(closedReplaced)
+		<-before.over
+		c.before = nil
+	}
 }
 
 // read returns why it can go on no more.

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -98,10 +100,16 @@ func TestAcceptErrorsPass(t *testing.T) {
 	}
 }
 
+// pipeClients counts those without a network, to give each a port.
+var pipeClients atomic.Uint32
+
 // pipeClient is a client of a stream server without a network.
-func pipeClient(s *streamServer) net.Conn {
+func pipeClient(s *streamServer) net.Conn { return pipeClientAt(s, uint16(pipeClients.Add(1))) }
+
+func pipeClientAt(s *streamServer, port uint16) net.Conn {
 	client, server := net.Pipe()
-	s.serve(server, layers{}, FiveTuple{s.transport, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2")})
+	from := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)
+	s.serve(server, layers{}, FiveTuple{s.transport, from, netip.MustParseAddrPort("192.0.2.2:2")})
 	return client
 }
 
@@ -185,4 +193,42 @@ func TestPathClose(t *testing.T) {
 		}
 	}
 	systemtest.Eventually(t, "all clients are gone", e.goneOnce)
+}
+
+// TestNewConnectionFromTheSamePort has a client come from the same port again while the receiver is told that it has gone, and once
+// more while that connection lives.
+func TestNewConnectionFromTheSamePort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []string
+		e, cfg, gone := newEcho(), testOptions(), make(chan struct{})
+		e.hook = func(_ FiveTuple, _ Path, packet []byte) { events = append(events, "received") }
+		e.going = func() {
+			<-gone
+			events = append(events, "gone")
+		}
+		s := pipeServer(cfg, e)
+		sends := func() net.Conn {
+			client := pipeClientAt(s, 1)
+			go func() { _, _ = client.Write(wiretest.STUN(0)) }()
+			synctest.Wait()
+			return client
+		}
+		_ = sends().Close()
+		synctest.Wait()
+		second := sends()
+		if !slices.Equal(events, []string{"received"}) {
+			t.Errorf("before the first has gone: %v", events)
+		}
+		close(gone)
+		synctest.Wait()
+		_ = sends().Close()
+		_ = second.Close()
+		s.close()
+		if !slices.Equal(events, []string{"received", "gone", "received", "gone", "received", "gone"}) {
+			t.Errorf("events %v", events)
+		}
+		if n := turntest.ValueOf(t, cfg.Metrics.closed.WithLabelValues("tcp", closedReplaced)); n != 1 {
+			t.Errorf("%v connections were replaced", n)
+		}
+	})
 }

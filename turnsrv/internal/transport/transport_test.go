@@ -20,7 +20,8 @@ import (
 
 // echo is a receiver that sends everything back.
 type echo struct {
-	hook func(from FiveTuple, via Path, packet []byte) // hook, if set, is called instead.
+	hook  func(from FiveTuple, via Path, packet []byte) // hook, if set, is called instead.
+	going func()                                        // going, if set, is called when a client has gone.
 
 	mu       sync.Mutex
 	received map[FiveTuple]int
@@ -47,6 +48,9 @@ func (e *echo) Receive(from FiveTuple, via Path, packet []byte, _ batch.Mark) {
 func (e *echo) Rest(FiveTuple) {}
 
 func (e *echo) Gone(from FiveTuple) {
+	if e.going != nil {
+		e.going()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.left[from]++
