@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/pion/stun/v2"
 )
@@ -49,7 +48,7 @@ func TestBurstOfRequestsIsAnswered(t *testing.T) {
 		}
 	}
 	for len(waiting) > 0 {
-		answer, err := c.next(10 * time.Second)
+		answer, err := c.next(wirePatience)
 		if err != nil {
 			t.Fatalf("%d requests are not answered: %v", len(waiting), err)
 		}

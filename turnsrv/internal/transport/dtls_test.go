@@ -90,6 +90,9 @@ func (s *dtlsServer) sessions() int {
 	return len(s.conns)
 }
 
+// longTime is longer than any test waits.
+const longTime = time.Hour
+
 // halfOpen is how many handshakes may be under way.
 var halfOpen = standardLimits().handshakes
 
@@ -97,7 +100,7 @@ var halfOpen = standardLimits().handshakes
 // further. A live client is unaffected and a new one gets in.
 func TestHalfOpenDTLS(t *testing.T) {
 	cfg := testTransports(t)
-	cfg.handshakeTimeout = time.Hour // On a busy machine 2,000 may take longer than each of them has.
+	cfg.handshakeTimeout = longTime // On a busy machine 2,000 may take longer than each of them has.
 	s := startTransports(t, cfg, newEcho())
 	live := dialTransport(t, s, DTLS)
 	if err := ping(live, wiretest.STUN(0)); err != nil {
@@ -172,7 +175,7 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 // that has shown the cookie takes its time.
 func TestVerifiedHandshakesStay(t *testing.T) {
 	cfg := testTransports(t)
-	cfg.handshakesOfAddress = 4
+	cfg.handshakeTimeout, cfg.handshakesOfAddress = longTime, 4
 	s := startTransports(t, cfg, newEcho())
 	remote := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at("127.0.0.1", s.TLSPort())))
 	socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -189,7 +192,7 @@ func TestVerifiedHandshakesStay(t *testing.T) {
 	defer resume()
 	done := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), systemtest.Patience)
 		defer cancel()
 		done <- client.HandshakeContext(ctx)
 	}()
@@ -224,7 +227,7 @@ func (s *pausedSocket) WriteTo(p []byte, to net.Addr) (int, error) {
 	return s.UDPConn.WriteTo(p, to)
 }
 
-// TestDTLSDeadlines ends a handshake, a silent and an idle session.
+// TestDTLSDeadlines ends a handshake, a silent and an idle session, of which each has a deadline alone that comes before the test's.
 func TestDTLSDeadlines(t *testing.T) {
 	const soon = 100 * time.Millisecond
 	for reason, tt := range map[string]struct {
@@ -245,9 +248,9 @@ func TestDTLSDeadlines(t *testing.T) {
 	} {
 		t.Run(reason, func(t *testing.T) {
 			cfg, e := testTransports(t), newEcho()
+			cfg.handshakeTimeout, cfg.firstMessageTimeout, cfg.IdleTimeout = longTime, longTime, longTime
 			tt.change(&cfg)
 			s := startTransports(t, cfg, e)
-			start := time.Now()
 			conn := tt.dial(t, s)
 			if isDTLSConn(conn) {
 				if err := expectClosed(conn); err != nil {
@@ -258,9 +261,6 @@ func TestDTLSDeadlines(t *testing.T) {
 			systemtest.Eventually(t, "the session has ended", func() bool {
 				return s.secure[0].sessions() == 0 && turntest.ValueOf(t, closed) == 1 && e.goneOnce()
 			})
-			if took := time.Since(start); took > standardLimits().firstMessageTimeout/2 {
-				t.Errorf("it took %v", took)
-			}
 			if timedOut := turntest.ValueOf(t, cfg.Metrics.handshakes.WithLabelValues("dtls", handshakeTimeout)); timedOut > 0 != (reason == closedHandshake) {
 				t.Errorf("%v handshakes timed out", timedOut)
 			}
