@@ -11,6 +11,9 @@ import (
 // if the network had been slow with its first copy. Who still takes part in ICE answers it as it did (RFC 8489, section 6.3.1), and the client
 // ignores an answer that it does not await. Who does not take part, such as an echo at the address that an agent has left, can never renew:
 // neither what is sent nor what comes back is an answer that names another than the echo.
+//
+// With Room a renewal needs no password: a call outlives what the nodes know of a member who has left the room, and who answers without
+// one takes part in ICE all the same, as with STUN.
 const (
 	// Life is how long a consent lasts after the peer's last answer: twice what RFC 7675 gives a sender, since the answers to the checks
 	// that a gate has sent again may be lost.
