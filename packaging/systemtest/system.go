@@ -47,16 +47,24 @@ func Unable(t testing.TB, why string) {
 	t.Skip(why)
 }
 
-// FreePort returns a TCP port of the loopback interface that nobody uses now. It is none of those that the system gives to
-// connections, lest one of another test has it in a moment. Port 0 is better where a program says which one it got.
+// FreePort returns a TCP port of the loopback interface that nobody uses now, and that no other test on this machine gets until this
+// one ends, in whatever process: the name of a socket stands for it, since the port itself must be free for a program of the test, also
+// between two runs of it. It is none of those that the system gives to connections, lest one of another test has it in a moment.
+// Port 0 is better where a program says which one it got.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		port := 20_000 + rand.IntN(12_000)
+		taken, err := net.Listen("unix", fmt.Sprintf("@signal-test-port-%d", port))
+		if err != nil {
+			continue
+		}
 		if l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			_ = l.Close()
+			t.Cleanup(func() { _ = taken.Close() })
 			return port
 		}
+		_ = taken.Close()
 	}
 	t.Fatal("no TCP port is free")
 	return 0
