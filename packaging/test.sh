@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 make --no-print-directory executable OUT=bin/test/signal >/dev/null
 export SIGNAL_EXECUTABLE=$PWD/bin/test/signal
+packages=$(go list ./... | grep -v '/turnsrv$') # What cannot be listed ends the run here: it would not be tested.
 parts=$(mktemp -d)
 trap 'rm -r "$parts"' EXIT
 status=0
@@ -28,8 +29,7 @@ relays >"$parts/relays" &
 relays=$!
 
 # The packages that take longest start first, and more at a time than there are cores: they wait more than they compute.
-tests -race -p 4 ./packaging ./state ./signal ./assets ./signal/certificate ./signal/check . \
-  $(go list ./... | grep -v '/turnsrv$') || status=1
+tests -race -p 4 ./packaging ./state ./signal ./assets ./signal/certificate ./signal/check . $packages || status=1
 
 wait $k8s || status=1
 wait $relays || status=1
