@@ -117,3 +117,59 @@ func TestAllFollowsBeforeTheRoomIsKnown(t *testing.T) {
 		}
 	})
 }
+
+// TestDepartureWaitsForWhatWasSaidBefore has y say something to z and leave, and z's node hear from C first that y has left.
+func TestDepartureWaitsForWhatWasSaidBefore(t *testing.T) {
+	without := func(g *gathering, from string, version uint64) state.View {
+		v := view(version, g.c.at(1), g.x.at(2), g.z.at(4))
+		v.From = from
+		return v
+	}
+	left := []string{string(userLeftFrame("r", "y", "leave"))}
+	bubble(t, func(t *testing.T, g *gathering) {
+		b := g.nodes["B"].srv
+		say(g.y, "1", "z", "1")
+		b.onView(without(g, "C", 12))
+		if got := heard(g.z); len(got) > 0 {
+			t.Errorf("z was told %q before it has heard all", got)
+		}
+		with := g.view(5)
+		with.From = "A"
+		b.onSaid(with) // From before.
+		g.arrive("A", "B")
+		g.hears(g.z, "what y has said", "1")
+		b.onSaid(without(g, "A", 11))
+		if got := heard(g.z); !slices.Equal(got, left) {
+			t.Errorf("z was told %q", got)
+		}
+	})
+	for name, early := range map[string]func(g *gathering){
+		"its own node says so": func(g *gathering) { g.nodes["B"].srv.onView(without(g, "A", 12)) },
+		"its node has said so": func(g *gathering) {
+			g.nodes["B"].srv.onSaid(without(g, "A", 11))
+			g.nodes["B"].srv.onView(without(g, "B", 12))
+		},
+		"its node is dead":      func(g *gathering) { delete(g.nodes, "A"); g.nodes["B"].srv.onView(without(g, "C", 12)) },
+		"its node has no order": func(g *gathering) { g.old["A"] = true; g.nodes["B"].srv.onView(without(g, "C", 12)) },
+		"its node dies": func(g *gathering) {
+			g.nodes["B"].srv.onView(without(g, "C", 12))
+			delete(g.nodes, "A")
+			g.nodes["B"].srv.onDied("A")
+		},
+		"all come in one order": func(g *gathering) { g.nodes["B"].srv.onView(without(g, "", 12)) },
+		"its node says no more": func(g *gathering) {
+			g.nodes["B"].srv.onView(without(g, "C", 12))
+			time.Sleep(followTimeout)
+			synctest.Wait()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, g *gathering) {
+				early(g)
+				if got := heard(g.z); !slices.Equal(got, left) {
+					t.Errorf("z was told %q", got)
+				}
+			})
+		})
+	}
+}

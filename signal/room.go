@@ -23,6 +23,9 @@ type room struct {
 	mu      sync.Mutex
 	version uint64
 	members []state.Member
+	// said is the newest that each other node has said of the room, and streams whether they do so, each in its own order.
+	said    map[string]state.View
+	streams bool
 	// local holds the node's own participants by user id. One is there from before its join, so
 	// that no view can miss it, but hears nothing until its join is done and a view names it.
 	local map[string]*localMember
@@ -59,11 +62,11 @@ type localMember struct {
 	leaving bool
 	// doubtful is when it was last given a message here while its place may have been elsewhere, zero for never.
 	doubtful time.Time
-	// owing are the nodes that it has left and that have not said that all has followed it. Meanwhile its client is not told of
-	// departures: left are those of the views since, and telling says that a timer runs that will tell.
-	owing   []debtor
-	left    []state.Departure
-	telling bool
+	// owing are the nodes that it has left and that have not said that all has followed it. While its client is not told of
+	// departures, left are those of the views since, and waits says since when.
+	owing []debtor
+	left  []state.Departure
+	waits time.Time
 	// move is nil unless the participant has come from another node a moment ago and nodes of protocol 1
 	// are concerned.
 	move *incomingMove
@@ -91,7 +94,7 @@ type namedMessage struct {
 }
 
 func newRoom(id string, s *Server) *room {
-	return &room{srv: s, id: id, node: s.state.ID(), run: newEpoch(), local: map[string]*localMember{}, lines: map[stay]*line{}}
+	return &room{srv: s, id: id, node: s.state.ID(), run: newEpoch(), local: map[string]*localMember{}, lines: map[stay]*line{}, said: map[string]state.View{}}
 }
 
 // apply takes over a view unless a newer one was applied, and tells the local members what changed
@@ -104,6 +107,7 @@ func (r *room) apply(v state.View) {
 
 func (r *room) applyLocked(v state.View) {
 	r.srv.moves.begin(v)
+	r.noteLocked(v)
 	if v.Version <= r.version {
 		return
 	}

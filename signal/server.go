@@ -168,6 +168,7 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Events() state.Events {
 	return state.Events{
 		View:    func(v state.View) { s.flusher.batch(func() { s.onView(v) }) },
+		Said:    s.onSaid,
 		Message: func(m state.Message) { s.flusher.batch(func() { s.onMessage(s.soundMessage(m)) }) },
 		Lost:    s.onLost,
 		Missed:  s.onMissed,

@@ -56,7 +56,7 @@ func TestSnapshotForgetsNothing(t *testing.T) {
 		"participant.claims": "of the connection", "participant.warned": "of the connection",
 		"localMember.room": "moves", "localMember.participant": "here", "localMember.told": "moves", "localMember.early": "moves", "localMember.earlyBytes": "of early", "localMember.voices": "moves",
 		"localMember.stays": "moves", "localMember.unnamed": "empty by then", "localMember.marks": "moves",
-		"localMember.heldBytes": "of marks", "localMember.awaiting": "here", "localMember.owing": "moves", "localMember.left": "moves", "localMember.telling": "here", "localMember.leaving": "never packed", "localMember.doubtful": "told to the new node", "localMember.move": "settled before", "localMember.joining": "never packed",
+		"localMember.heldBytes": "of marks", "localMember.awaiting": "here", "localMember.owing": "moves", "localMember.left": "moves", "localMember.waits": "here", "localMember.leaving": "never packed", "localMember.doubtful": "told to the new node", "localMember.move": "settled before", "localMember.joining": "never packed",
 	}
 	for _, kind := range []reflect.Type{reflect.TypeFor[participant](), reflect.TypeFor[localMember]()} {
 		for i := range kind.NumField() {

@@ -95,6 +95,7 @@ func (e *ear) events() Events {
 			e.views = append(e.views, v)
 			e.log = append(e.log, fmt.Sprintf("view %s %v", v.Room, ids(v)))
 		},
+		Said: func(View) {},
 		Message: func(m Message) {
 			e.mu.Lock()
 			defer e.mu.Unlock()

@@ -53,6 +53,7 @@ func (s *site) events() Events {
 				s.applyLocked(v)
 			}
 		},
+		Said: func(View) {},
 		Message: func(m Message) {
 			s.mu.Lock()
 			defer s.mu.Unlock()

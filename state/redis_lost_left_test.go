@@ -114,19 +114,19 @@ func TestWhoLeftIsNotRestored(t *testing.T) {
 	here, gone := entry{"a", "n1", 7, 3}, entry{"x", "n2", 8, 5}
 	m := r.mirrorLocked("r")
 	m.version, m.founded, m.members, m.own["a"] = 10, 3, []entry{here, gone}, stay{7, 3, true, true}
-	r.update(change{Room: "r", Left: []Departure{{Member: gone.member(), Reason: ReasonLeave}}})
+	r.update("n2", change{Room: "r", Left: []Departure{{Member: gone.member(), Reason: ReasonLeave}}})
 	if _, doubtful := r.dirty["r"]; !doubtful {
 		t.Error("the room is not asserted")
 	}
 	if _, args := r.assertionLocked(m, nil); slices.Contains(args, any("n2")) || !slices.Contains(args, any("x")) {
 		t.Errorf("asserted: %v", args)
 	}
-	v, _ := r.update(change{Room: "r", Version: 20, Founded: 20, Members: []entry{here, gone}})
+	v, _ := r.update("n2", change{Room: "r", Version: 20, Founded: 20, Members: []entry{here, gone}})
 	if _, there := v.Find("x"); there || len(v.Left) != 1 || v.Left[0].ID != "x" {
 		t.Errorf("shown as there: %v, as gone: %v", v.Members, v.Left)
 	}
 	gone.Joined = 21
-	if v, _ := r.update(change{Room: "r", Version: 21, Founded: 20, Members: []entry{here, gone}}); len(v.Members) != 2 {
+	if v, _ := r.update("n2", change{Room: "r", Version: 21, Founded: 20, Members: []entry{here, gone}}); len(v.Members) != 2 {
 		t.Errorf("who has entered again is not shown: %v", v.Members)
 	}
 }

@@ -95,7 +95,7 @@ func TestHeardDuringAssertion(t *testing.T) {
 	here, other := entry{"a", "n1", 7, 3}, entry{"x", "n2", 8, 12}
 	m := r.mirrorLocked("r")
 	m.version, m.founded, m.members, m.own["a"] = 10, 3, []entry{here}, stay{7, 3, true, true}
-	r.update(change{Room: "r", Version: 12, Founded: 3, Members: []entry{here, other}})
+	r.update("n2", change{Room: "r", Version: 12, Founded: 3, Members: []entry{here, other}})
 	v, _ := r.agreeLocked("r", m, reply{version: 20, founded: 20, changed: true, members: []entry{here}}, 10, true)
 	if len(v.Members) != 2 || len(v.Left) > 0 {
 		t.Errorf("shown as there: %v, as gone: %v", v.Members, v.Left)
@@ -112,8 +112,8 @@ func TestMovedBeforeLoss(t *testing.T) {
 	here, before, after := entry{"a", "n1", 7, 3}, entry{"x", "n2", 8, 5}, entry{"x", "n3", 9, 5}
 	m := r.mirrorLocked("r")
 	m.version, m.founded, m.members, m.own["a"] = 20, 20, []entry{here, before}, stay{7, 3, true, true}
-	r.update(change{Room: "r", Version: 15, Founded: 3, Members: []entry{here, after}})
-	v, _ := r.update(change{Room: "r", Version: 21, Founded: 20, Members: []entry{here}, Left: []Departure{{Member: before.member(), Reason: ReasonDisconnect}}})
+	r.update("n2", change{Room: "r", Version: 15, Founded: 3, Members: []entry{here, after}})
+	v, _ := r.update("n2", change{Room: "r", Version: 21, Founded: 20, Members: []entry{here}, Left: []Departure{{Member: before.member(), Reason: ReasonDisconnect}}})
 	if m, _ := v.Find("x"); m != after.member() || len(v.Left) > 0 {
 		t.Errorf("shown as there: %v, as gone: %v", v.Members, v.Left)
 	}

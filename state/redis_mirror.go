@@ -109,12 +109,12 @@ type change struct {
 	Founded uint64      `json:",omitempty"` // as in a reply
 }
 
-func (c change) view() View {
+func (c change) view(from string) View {
 	members := make([]Member, len(c.Members))
 	for i, e := range c.Members {
 		members[i] = e.member()
 	}
-	return View{Room: c.Room, Version: c.Version, Members: members, Left: c.Left}
+	return View{Room: c.Room, Version: c.Version, Members: members, Left: c.Left, From: from}
 }
 
 func find(members []entry, id string) (entry, bool) {
@@ -125,10 +125,10 @@ func find(members []entry, id string) (entry, bool) {
 	return members[i], true
 }
 
-// update takes over a room as another node, or the burial of one, left it. It reports whether the
+// update takes over a room as a node, which may be this one when it buries another, left it. It reports whether the
 // view is for this node's members: not when it is old, and not when it is wrong about them; then they
 // are asserted, and the room as it is after that is for them.
-func (r *Redis) update(c change) (View, bool) {
+func (r *Redis) update(from string, c change) (View, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.raise(c.Version)
@@ -162,7 +162,7 @@ func (r *Redis) update(c change) (View, bool) {
 	r.explainLocked(m, &c)
 	m.take(c)
 	r.tidyLocked(c.Room, m)
-	return c.view(), true
+	return c.view(from), true
 }
 
 // lost reports whether Redis lost the room since the mirror's state of it and the room was founded anew:

@@ -436,7 +436,7 @@ func (r *Redis) reap(ctx context.Context, room, dead string) error {
 		r.tellLocked(c)
 		r.mu.Unlock()
 	}
-	if v, news := r.update(c); news {
+	if v, news := r.update(r.id, c); news {
 		r.events.View(v)
 	}
 	return nil

@@ -144,9 +144,11 @@ func (r *Redis) deliver(source string, rec record) {
 		r.events.Message(rec.message)
 	case recordView:
 		r.log.Debug("room heard of", "node", r.id, "from", source, "room", rec.change.Room, "version", rec.change.Version, "members", len(rec.change.Members))
-		if v, news := r.update(rec.change); news {
+		if v, news := r.update(source, rec.change); news {
 			r.events.View(v)
+			return
 		}
+		r.events.Said(rec.change.view(source))
 	case recordBye:
 		r.farewell(source)
 	case recordBroken:

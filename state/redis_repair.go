@@ -204,7 +204,7 @@ func (r *Redis) agreeLocked(room string, m *mirror, rep reply, known uint64, hea
 		return View{}, false
 	}
 	m.take(c)
-	return c.view(), true
+	return c.view(r.id), true
 }
 
 // eachMaster runs one of the functions: the first on every master of a Cluster, else the second.

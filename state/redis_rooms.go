@@ -292,7 +292,7 @@ func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reas
 	}
 	m.touched = time.Now()
 	r.tellLocked(c, also...) // What Redis holds: whom it lacks it may lack rightly.
-	return shown.view()
+	return shown.view(r.id)
 }
 
 // correctLocked makes what is shown of a change right about this node's own members: who has joined or left while Redis could not
@@ -398,7 +398,7 @@ func (r *Redis) leaveLocally(room string, m *mirror, id string) View {
 func (r *Redis) locallyLocked(room string, m *mirror, members []entry, left []Departure) View {
 	m.version, m.members, m.ahead = r.localVersionLocked(m), members, false
 	r.dirty[room] = struct{}{}
-	return change{Room: room, Version: m.version, Members: members, Left: left}.view()
+	return change{Room: room, Version: m.version, Members: members, Left: left}.view(r.id)
 }
 
 // localVersionLocked returns the next version of a room without asking Redis, whose next one is

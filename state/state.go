@@ -77,6 +77,9 @@ type View struct {
 	Members []Member
 	// Left are the members that this change removed.
 	Left []Departure
+	// From is the node that says so, which may be this one. Views and messages of one node come in the order of what happened there, those
+	// of two in any. It is empty where all come in one order.
+	From string
 }
 
 // Find returns the member with that user id.
@@ -159,6 +162,8 @@ type Events struct {
 	// View tells of a change that another node made to a room in which this node has members.
 	// The node's own changes come back from Join and Leave instead.
 	View func(View)
+	// Said tells of a view of another node that came too late to be news. What that node says of its own members comes behind their messages.
+	Said func(View)
 	// Message delivers a message for members of this node.
 	Message func(Message)
 	// Lost says that messages of a node to this one may be missing for good. Whatever it sends afterwards
