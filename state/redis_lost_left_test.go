@@ -131,6 +131,27 @@ func TestWhoLeftIsNotRestored(t *testing.T) {
 	}
 }
 
+// TestWhoLeavesIsNotShownAgain has a node hear of a room that Redis lost and another founded anew, and then of one that another node has
+// completed, while a member of its own leaves: that goes once.
+func TestWhoLeavesIsNotShownAgain(t *testing.T) {
+	r := offline(t)
+	here, leaves, other := entry{"a", r.id, 7, 3}, entry{"b", r.id, 8, 4}, entry{"x", "n2", 9, 5}
+	m := r.mirrorLocked("r")
+	m.version, m.founded, m.members, m.busy = 10, 3, []entry{here, leaves, other}, 1
+	m.own["a"], m.own["b"] = stay{7, 3, true, true}, stay{8, 4, true, true}
+	if !r.disown(m, Member{ID: "b", Epoch: 8}, ReasonLeave) {
+		t.Fatal("it is none of the node's")
+	}
+	v, news := r.update("n2", change{Room: "r", Version: 20, Founded: 20, Members: []entry{other}})
+	if _, there := v.Find("b"); !news || len(v.Members) != 2 || there {
+		t.Errorf("the room has %v", v.Members)
+	}
+	v, news = r.update("n2", change{Room: "r", Version: 21, Founded: 20, Members: []entry{here, leaves, other}})
+	if _, there := v.Find("b"); news && there {
+		t.Errorf("who leaves is shown again: %v", v.Members)
+	}
+}
+
 // TestEntersAgainInOutage has one leave and enter again while Redis is away, which comes back empty, and the others restore
 // the stay that they knew: it is there all along.
 func TestEntersAgainInOutage(t *testing.T) {

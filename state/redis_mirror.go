@@ -158,7 +158,7 @@ func (r *Redis) update(from string, c change) (View, bool) {
 		r.conflictLocked(c.Room)
 		return View{}, false
 	}
-	c.Members = slices.DeleteFunc(slices.Clone(c.Members), m.isOver)
+	c.Members = slices.DeleteFunc(slices.Clone(c.Members), func(e entry) bool { return m.isOver(e) || r.isHidden(m, e) })
 	r.explainLocked(m, &c)
 	m.take(c)
 	r.tidyLocked(c.Room, m)

@@ -299,11 +299,7 @@ func (r *Redis) conclude(room string, m *mirror, rep reply, why func(entry) Reas
 // be told, or was taken out since others took this node for dead, is not seen to come and go because of that. It
 // reports whether something was wrong; then the end of the change sees to it that the room is asserted.
 func (r *Redis) correctLocked(m *mirror, shown *change) bool {
-	members := slices.DeleteFunc(slices.Clone(shown.Members), func(e entry) bool {
-		_, own := m.own[e.ID]
-		_, shown := find(m.members, e.ID)
-		return m.isOver(e) || e.Node == r.id && !own && !shown && m.leaving[e.ID].Epoch >= e.Epoch
-	})
+	members := slices.DeleteFunc(slices.Clone(shown.Members), func(e entry) bool { return m.isOver(e) || r.isHidden(m, e) })
 	wrong := len(members) < len(shown.Members)
 	for _, e := range m.members {
 		s := m.own[e.ID]
@@ -317,6 +313,13 @@ func (r *Redis) correctLocked(m *mirror, shown *change) bool {
 		r.dirty[shown.Room] = struct{}{}
 	}
 	return wrong
+}
+
+// isHidden reports whether a member of this node leaves and is not shown any more: it is not shown again.
+func (r *Redis) isHidden(m *mirror, e entry) bool {
+	_, own := m.own[e.ID]
+	_, shown := find(m.members, e.ID)
+	return e.Node == r.id && !own && !shown && m.leaving[e.ID].Epoch >= e.Epoch
 }
 
 // tellLocked queues a change for all other nodes that it concerns.
