@@ -50,7 +50,8 @@ func TestLateDescriptions(t *testing.T) {
 			const offer = await rude.sent("offer"), over = await polite.sent("offer");
 			await take(polite, offer);
 			await take(rude, await polite.sent("answer"));
-			await take(rude, over);`,
+			await take(rude, over);
+			if (rude.pc.localDescription.type !== "offer") throw new Error("it was answered");`,
 		"an answer to the offer before": `
 			const offer = await rude.sent("offer");
 			await take(polite, offer);
