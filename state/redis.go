@@ -71,7 +71,9 @@ type Redis struct {
 	renewed atomic.Pointer[time.Time]
 	beats   atomic.Bool   // the lease was renewed once
 	begun   chan struct{} // closed when the wait for Redis at the start is over
-	covered atomic.Bool   // it is known what the Cluster does when a part of it is gone
+	// patience is startPatience but in tests.
+	patience time.Duration
+	covered  atomic.Bool // it is known what the Cluster does when a part of it is gone
 	// unrenewable says that no node can renew its lease.
 	unrenewable atomic.Bool
 	pulse       pulse
@@ -155,6 +157,7 @@ func NewRedis(cfg RedisConfig, id string) (*Redis, error) {
 	r.echoed.Store(&now)
 	r.renewed.Store(&now)
 	r.metrics = newRedisMetrics(r, cfg.Registerer)
+	r.patience = startPatience
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	maps.Copy(r.secrets, cfg.Secrets)
 	maps.Copy(r.given, cfg.Configured)
@@ -174,7 +177,8 @@ func (r *Redis) Subscribe(ev Events) {
 	r.wg.Go(r.repair)
 	r.wg.Go(r.watchData)
 	r.wg.Go(r.watch)
-	r.wg.Go(r.awaitFirst)
+	began := time.Now()
+	r.wg.Go(func() { r.awaitFirst(began) })
 	select {
 	case <-r.begun:
 	case <-time.After(usualStart):
@@ -182,15 +186,18 @@ func (r *Redis) Subscribe(ev Events) {
 }
 
 // awaitFirst waits for Redis, whose absence is no error: without it the node works as during any outage.
-func (r *Redis) awaitFirst() {
-	patience := time.NewTimer(startPatience)
-	defer patience.Stop()
+func (r *Redis) awaitFirst(began time.Time) {
+	defer close(r.begun)
+	ctx, cancel := context.WithTimeout(r.ctx, r.patience)
+	defer cancel()
 	select {
 	case <-r.reached:
-	case <-patience.C:
-	case <-r.ctx.Done():
+	case <-ctx.Done():
+		return
 	}
-	close(r.begun)
+	if time.Since(began) > usualStart {
+		r.awaitSecrets()
+	}
 }
 
 // Started is closed when a node that has subscribed knows whether Redis is there.

@@ -129,7 +129,7 @@ func (r *Redis) leaseArgs() []any {
 	}
 	args := []any{r.id, r.cfg.Lease.Milliseconds(), info, until, r.roomTTL().Milliseconds(), r.cfg.Grace.Milliseconds(), bury}
 	for name, value := range r.secrets {
-		args = append(args, name, value)
+		args = append(args, name, value, len(r.told[name]) > 0)
 	}
 	return args
 }

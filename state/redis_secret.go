@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -30,6 +31,33 @@ func (r *Redis) spreadSecrets(l lease) {
 			r.cfg.OnSecret(name, values)
 		}
 	}
+}
+
+// awaitSecrets waits a moment for another node when this one has set the secrets of a Redis that it did not find at once: that may have come
+// back empty, and who knows the cluster's secrets be as late. Whoever came meanwhile with what they signed would lose its session.
+func (r *Redis) awaitSecrets() {
+	ctx, cancel := context.WithTimeout(r.ctx, r.patience)
+	defer cancel()
+	for r.hasSetSecrets() && len(r.Nodes()) == 0 {
+		wake(r.poke)
+		select {
+		case <-time.After(usualStart):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// hasSetSecrets reports whether the cluster has a secret that this node has proposed.
+func (r *Redis) hasSetSecrets() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, own := range r.cfg.Secrets {
+		if slices.Contains(r.told[name], own) {
+			return true
+		}
+	}
+	return false
 }
 
 // validSecrets reads a value of rotate.lua at a time, in ms of Redis' clock: the one to mint with

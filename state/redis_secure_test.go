@@ -122,6 +122,76 @@ func TestSecretsAreShared(t *testing.T) {
 	eventually(t, "all use what was used", func() bool { return both(current...)() && slices.Equal(v3.turn(), current) })
 }
 
+// TestNewcomerReplacesNoSecret has a node start, when Redis has lost its data, before the one that knows the secret can say so.
+func TestNewcomerReplacesNoSecret(t *testing.T) {
+	for name, rotated := range map[string]bool{"as it was proposed": false, "rotated": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redis := redistest.Start(t)
+			cfg := single(redis)
+			way := newProxy(t, redis.Addr)
+			var v1, v2 vault
+			connect(t, v1.config(behind(cfg, way), "first"), "n1", new(ear).events())
+			if rotated {
+				if err := RotateSecret(t.Context(), cfg, "turn"); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the new one is used", func() bool { return len(v1.turn()) == 2 && v1.turn()[1] == "first" })
+			}
+			known := v1.turn()
+			way.frozen.Store(true)
+			way.cut()
+			redis.Do("FLUSHALL")
+			connect(t, v2.config(cfg, "second"), "n2", new(ear).events())
+			eventually(t, "the newcomer's stands", func() bool { return slices.Equal(v2.turn(), []string{"second"}) })
+			way.frozen.Store(false)
+			way.cut()
+			want := append(slices.Clone(known), "second")
+			eventually(t, "both use the former one and accept the newcomer's", func() bool {
+				return slices.Equal(v2.turn(), want) && slices.Equal(v1.turn()[:len(want)], want)
+			})
+			if err := RotateSecret(t.Context(), cfg, "turn"); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "a rotation stands", func() bool {
+				now := v2.turn()
+				return len(now) >= 2 && now[1] == known[0] && v1.turn()[0] == now[0]
+			})
+		})
+	}
+}
+
+// TestNewcomerWaitsForTheSecret has a node find no Redis, and then an empty one: it lets nobody come before a node that knows the secret has.
+func TestNewcomerWaitsForTheSecret(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	cfg := single(redis)
+	ways := []*proxy{newProxy(t, redis.Addr), newProxy(t, redis.Addr)}
+	var v1, v2 vault
+	connect(t, v1.config(behind(cfg, ways[0]), "first"), "n1", new(ear).events())
+	for _, way := range ways {
+		way.frozen.Store(true)
+		way.cut()
+	}
+	n2, err := NewRedis(v2.config(behind(cfg, ways[1]), "second"), "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n2.patience = patience
+	n2.Subscribe(new(ear).events())
+	defer func() { _ = n2.Close(t.Context()) }()
+	redis.Do("FLUSHALL")
+	ways[1].frozen.Store(false)
+	ways[1].cut()
+	eventually(t, "the newcomer's stands", func() bool { return len(v2.turn()) > 0 })
+	ways[0].frozen.Store(false)
+	ways[0].cut()
+	<-n2.Started()
+	if got := v2.turn(); len(got) == 0 || got[0] != "first" {
+		t.Errorf("clients come while the secrets are %q", got)
+	}
+}
+
 func TestValidSecrets(t *testing.T) {
 	for _, c := range []struct {
 		value string
