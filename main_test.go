@@ -6,31 +6,24 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha1"
-	"debug/elf"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/pion/turn/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/urfave/cli/v2"
 	"go.uber.org/goleak"
 
 	"cline-meet/signal/packaging/systemtest"
@@ -128,153 +121,6 @@ func end(t *testing.T, c *client.Client) error {
 	for {
 		if _, err := c.Next(ctx); err != nil {
 			return err
-		}
-	}
-}
-
-func TestExecutable(t *testing.T) {
-	binary := systemtest.Executable(t)
-	t.Run("IsStatic", func(t *testing.T) {
-		f, err := elf.Open(binary)
-		if err != nil {
-			systemtest.Unable(t, "not an ELF file on this system: "+err.Error())
-		}
-		defer func() { _ = f.Close() }()
-		if libs, err := f.ImportedLibraries(); err != nil || len(libs) != 0 || f.Section(".interp") != nil {
-			t.Errorf("links %v (%v)", libs, err)
-		}
-	})
-	t.Run("SIGTERM", func(t *testing.T) {
-		node := systemtest.StartNode(t)
-		c := dial(t, node.Serving)
-		ended := make(chan error, 1)
-		go func() { ended <- node.End(syscall.SIGTERM) }()
-		if err := end(t, c); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
-			t.Errorf("the client's connection ended with %v", err)
-		}
-		_ = c.Close()
-		if err := <-ended; err != nil {
-			t.Errorf("ended with %v", err)
-		}
-	})
-	t.Run("BenchWithFlood", func(t *testing.T) {
-		if runtime.GOOS != "linux" {
-			systemtest.Unable(t, "the generator needs Linux")
-		}
-		serve := strings.Join(append([]string{binary}, quiet[1:]...), " ") + " --turn-listen 127.0.0.1 --turn-relay-ip 127.0.0.1" +
-			" --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-port {port} --turn-secret {secret}"
-		out, err := exec.Command(binary, "bench", "turn", "--scenario", "F1", "--duration", "200ms", "--json", "--command", serve).Output()
-		var report struct {
-			Results []struct {
-				Delivered int     `json:"delivered"`
-				P99       float64 `json:"p99_us"`
-				Alone     float64 `json:"p99_alone_us"`
-			} `json:"results"`
-		}
-		err = errors.Join(err, json.Unmarshal(out, &report))
-		if err != nil || len(report.Results) != 1 || report.Results[0].Delivered == 0 || report.Results[0].P99 == 0 || report.Results[0].Alone == 0 {
-			t.Errorf("%v\n%s", err, out)
-		}
-	})
-	t.Run("BenchOfSignaling", func(t *testing.T) {
-		if runtime.GOOS != "linux" {
-			systemtest.Unable(t, "the generator needs Linux")
-		}
-		serve := strings.Join(append([]string{binary}, quiet[1:]...), " ") + " --turn-enabled=false --server-port {port}" +
-			" --message-rate 10000 --message-burst 10000"
-		out, err := exec.Command(binary, "bench", "ws", "--scenario", "paced,churn", "--clients", "20", "--rate", "400", "--floor",
-			"--duration", "200ms", "--json", "--command", serve).Output()
-		var report struct {
-			Results []struct {
-				Server    string `json:"server"`
-				Delivered int    `json:"delivered"`
-			} `json:"results"`
-		}
-		err = errors.Join(err, json.Unmarshal(out, &report))
-		if err != nil || len(report.Results) != 3 || report.Results[0].Delivered == 0 || report.Results[1].Delivered == 0 ||
-			report.Results[1].Server != "floor" {
-			t.Errorf("%v\n%s", err, out)
-		}
-	})
-	t.Run("PortInUse", func(t *testing.T) {
-		taken, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = taken.Close() }()
-		port := strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)
-		for _, name := range []string{"server-port", "turn-port"} {
-			out, err := exec.Command(binary, append(slices.Clone(quiet[1:]), "--"+name, port)...).CombinedOutput()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "--"+name) ||
-				!strings.Contains(string(out), "address already in use") {
-				t.Errorf("--%s %s: %v\n%s", name, port, err, out)
-			}
-		}
-	})
-	t.Run("Version", func(t *testing.T) {
-		for _, arg := range []string{"version", "--version"} {
-			out, err := exec.Command(binary, arg).Output()
-			if err != nil || !regexp.MustCompile(`^signal \S+ \(go\S+ \w+/\w+\)\n$`).Match(out) {
-				t.Errorf("%s: %q, %v", arg, out, err)
-			}
-		}
-	})
-}
-
-func TestEveryWrongSettingIsNamed(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "signal.yaml")
-	if err := os.WriteFile(file, []byte("max-room-users: -1\nno-such-key: 1\nturn-realm: \"\"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("TURN_MIN_PORT", "many")
-	t.Setenv("READ_TIMEOUT", "soon")
-	for _, test := range []struct {
-		args  []string
-		named []string
-	}{
-		{nil, []string{"turn-min-port", "read-timeout", "max-room-users", "no-such-key"}},
-		{[]string{"--server-port", "abc", "--max-frame-bytes", "1", "--nonsense", "7", "--turn-max-port=99999", "--log-level", "loud"},
-			[]string{"server-port", "max-frame-bytes", "nonsense", "turn-max-port", "log-level", "turn-min-port", "read-timeout", "max-room-users", "no-such-key"}},
-	} {
-		var stderr bytes.Buffer
-		status := run(t.Context(), append([]string{"signal", "serve", "--config", file}, test.args...), io.Discard, &stderr)
-		if status != 1 {
-			t.Errorf("%v: exit status %d", test.args, status)
-		}
-		for _, name := range test.named {
-			if !strings.Contains(stderr.String(), name) {
-				t.Errorf("%v: %s is not named in:\n%s", test.args, name, &stderr)
-			}
-		}
-	}
-}
-
-func TestWrongValuesAreNamed(t *testing.T) {
-	for _, args := range [][]string{
-		{"--server-port", "70000", "--turn-min-port", "70000", "--drain-timeout", "0", "--log-format", "xml"},
-		{"stray"},
-		{"--config", "/does/not/exist"},
-	} {
-		var stderr bytes.Buffer
-		if status := run(t.Context(), append([]string{"signal", "serve"}, args...), io.Discard, &stderr); status != 1 {
-			t.Errorf("%v: exit status %d", args, status)
-		}
-		for _, a := range args {
-			if (strings.HasPrefix(a, "--") || a == "stray") && !strings.Contains(stderr.String(), a) {
-				t.Errorf("%s is not named in:\n%s", a, &stderr)
-			}
-		}
-	}
-}
-
-// TestUnknownCommandIsNamed types a command wrong.
-func TestUnknownCommandIsNamed(t *testing.T) {
-	for typed, meant := range map[string]string{"sevre": "signal serve", "heal": "signal health", "credential": "signal credentials", "nonsense": "signal --help"} {
-		var stderr bytes.Buffer
-		if status := run(t.Context(), []string{"signal", typed}, io.Discard, &stderr); status != 1 || !strings.Contains(stderr.String(), `"`+typed+`"`) ||
-			!strings.Contains(stderr.String(), meant) {
-			t.Errorf("%s: exit status %d, %s", typed, status, &stderr)
 		}
 	}
 }
@@ -431,103 +277,6 @@ func TestMetricsOfBothParts(t *testing.T) {
 	}
 	_ = c.Close()
 	at.stop()
-}
-
-func TestHealth(t *testing.T) {
-	at := running(t)
-	_, port, _ := net.SplitHostPort(at.HTTP)
-	var stderr bytes.Buffer
-	if s := run(t.Context(), []string{"signal", "health", "--server-port", port}, io.Discard, &stderr); s != 0 {
-		t.Errorf("exit status %d, %s", s, &stderr)
-	}
-	at.stop()
-	if s := run(t.Context(), []string{"signal", "health", "--server-port", port}, io.Discard, &stderr); s != 1 ||
-		!strings.Contains(stderr.String(), "/ready") {
-		t.Errorf("without a node: exit status %d, %s", s, &stderr)
-	}
-}
-
-// TestPagesAndCompletionsNameEverySetting holds what the packages install against the flags.
-func TestPagesAndCompletionsNameEverySetting(t *testing.T) {
-	for _, args := range [][]string{{"man"}, {"completion", "fish"}} {
-		var out bytes.Buffer
-		if status := run(t.Context(), append([]string{"signal"}, args...), &out, io.Discard); status != 0 {
-			t.Fatalf("%v: exit status %d", args, status)
-		}
-		text := strings.ReplaceAll(out.String(), `\-`, "-")
-		for _, f := range service.NewSettings().Table.Flags() {
-			if !strings.Contains(text, f.Names()[0]) {
-				t.Errorf("%v lacks %s", args, f.Names()[0])
-			}
-		}
-	}
-	var page bytes.Buffer
-	run(t.Context(), []string{"signal", "man"}, &page, io.Discard)
-	for _, part := range []string{".SH ENVIRONMENT", `\fBTURN_SECRET\fP`, `\fBSIGNAL_CONFIG\fP`, ".SH FILES", "/etc/signal/signal.yaml", ".SH SIGNALS", "SIGHUP", ".SH EXIT STATUS"} {
-		if !strings.Contains(page.String(), part) {
-			t.Errorf("the manual lacks %s", part)
-		}
-	}
-	var stderr bytes.Buffer
-	if status := run(t.Context(), []string{"signal", "completion", "dos"}, io.Discard, &stderr); status != 1 {
-		t.Errorf("completion dos: exit status %d, %s", status, &stderr)
-	}
-}
-
-// TestBashCompletion has bash itself complete.
-func TestBashCompletion(t *testing.T) {
-	binary := systemtest.Executable(t)
-	for words, want := range map[string]string{"hea": "health", "serve --turn-r": "--turn-realm --turn-relay-ip"} {
-		script := `source <(signal completion bash); COMP_WORDS=(signal ` + words + `)
-			COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _signal; echo "${COMPREPLY[@]}"`
-		cmd := exec.Command("bash", "-c", script)
-		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
-		out, err := cmd.CombinedOutput()
-		if err != nil || strings.TrimSpace(string(out)) != want {
-			t.Errorf("%q completes to %q (%v), want %q", words, out, err, want)
-		}
-	}
-}
-
-// TestREADMENamesEverySetting holds the settings table of the README against the flags and --help.
-func TestREADMENamesEverySetting(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	type setting struct{ flag, env string }
-	var told, real []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `--([a-z-]+)` \\| `([A-Z_]+)` \\|").FindAllStringSubmatch(string(readme), -1) {
-		told = append(told, fmt.Sprint(setting{row[1], row[2]}))
-	}
-	var help bytes.Buffer
-	if status := run(t.Context(), []string{"signal", "serve", "--help"}, &help, io.Discard); status != 0 {
-		t.Fatalf("--help: exit status %d", status)
-	}
-	for _, f := range service.NewSettings().Table.Flags() {
-		name, env := f.Names()[0], f.(cli.DocGenerationFlag).GetEnvVars()
-		want := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-		if name == "config" {
-			want = "SIGNAL_CONFIG"
-		}
-		if !slices.Equal(env, []string{want}) {
-			t.Errorf("--%s has the variables %v, want %s", name, env, want)
-			continue
-		}
-		real = append(real, fmt.Sprint(setting{name, env[0]}))
-		if !regexp.MustCompile(`(?m)--` + name + `\b.*\[\$` + env[0] + `\]`).Match(help.Bytes()) {
-			t.Errorf("--help lacks --%s with $%s", name, env[0])
-		}
-		if f.(cli.CategorizableFlag).GetCategory() == "" {
-			t.Errorf("--%s has no category", name)
-		}
-	}
-	slices.Sort(told)
-	slices.Sort(real)
-	real = slices.Compact(real) // One with fixed labels has a description for each of their values.
-	if !slices.Equal(told, real) {
-		t.Errorf("the settings differ:\nREADME %v\nflags  %v", told, real)
-	}
 }
 
 // TestREADMEsNameEveryMetric compares the tables of the parts' READMEs with what a node registers.

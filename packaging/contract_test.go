@@ -52,6 +52,17 @@ func (p *person) next() client.Message {
 	return m
 }
 
+// end waits for the end of the connection.
+func (p *person) end() error {
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	defer cancel()
+	for {
+		if _, err := p.Next(ctx); err != nil {
+			return err
+		}
+	}
+}
+
 func (p *person) say(format string, args ...any) {
 	p.t.Helper()
 	var m client.Message

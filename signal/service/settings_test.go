@@ -218,6 +218,52 @@ func TestEveryWrongSettingHasOneMessage(t *testing.T) {
 	}
 }
 
+func TestEveryWrongSettingIsNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "signal.yaml")
+	if err := os.WriteFile(file, []byte("max-room-users: -1\nno-such-key: 1\nturn-realm: \"\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TURN_MIN_PORT", "many")
+	t.Setenv("READ_TIMEOUT", "soon")
+	for _, test := range []struct {
+		args  []string
+		named []string
+	}{
+		{nil, []string{"turn-min-port", "read-timeout", "max-room-users", "no-such-key"}},
+		{[]string{"--server-port", "abc", "--max-frame-bytes", "1", "--nonsense", "7", "--turn-max-port=99999", "--log-level", "loud"},
+			[]string{"server-port", "max-frame-bytes", "nonsense", "turn-max-port", "log-level", "turn-min-port", "read-timeout", "max-room-users", "no-such-key"}},
+	} {
+		var said bytes.Buffer
+		status := signal(t.Context(), t, &said, append([]string{"serve", "--config", file}, test.args...)...)
+		if status != 1 {
+			t.Errorf("%v: exit status %d", test.args, status)
+		}
+		for _, name := range test.named {
+			if !strings.Contains(said.String(), name) {
+				t.Errorf("%v: %s is not named in:\n%s", test.args, name, &said)
+			}
+		}
+	}
+}
+
+func TestWrongValuesAreNamed(t *testing.T) {
+	for _, args := range [][]string{
+		{"--server-port", "70000", "--turn-min-port", "70000", "--drain-timeout", "0", "--log-format", "xml"},
+		{"stray"},
+		{"--config", "/does/not/exist"},
+	} {
+		var said bytes.Buffer
+		if status := signal(t.Context(), t, &said, append([]string{"serve"}, args...)...); status != 1 {
+			t.Errorf("%v: exit status %d", args, status)
+		}
+		for _, a := range args {
+			if (strings.HasPrefix(a, "--") || a == "stray") && !strings.Contains(said.String(), a) {
+				t.Errorf("%s is not named in:\n%s", a, &said)
+			}
+		}
+	}
+}
+
 // signal runs the program until ctx ends, which asks it to stop, and returns its exit status.
 func signal(ctx context.Context, t *testing.T, out io.Writer, args ...string) int {
 	t.Helper()
