@@ -97,6 +97,28 @@ func TestDepartureDoesNotWaitForLong(t *testing.T) {
 	})
 }
 
+// TestStayIsNamedAnewOnTheWay has Redis lose the room while x is on its way to B, where it does not arrive, but at C: what y says then is for the
+// stay as the others call it by then.
+func TestStayIsNamedAnewOnTheWay(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		a, old := g.nodes["A"].srv, g.x
+		g.hop(g.x, "B")
+		anew := old.at(7)
+		a.onView(view(8, g.c.at(1), g.y.at(3), g.z.at(4), anew))
+		say(g.y, "1", "x", "1")
+		g.answered(g.y, "ack 1")
+		snap := g.asks("C", old.epoch)
+		if !slices.Contains(snap.Stays, 7) {
+			t.Errorf("its stays are %v", snap.Stays)
+		}
+		anew.Node, anew.Epoch = "C", old.epoch+1
+		a.onView(view(9, g.c.at(1), g.y.at(3), g.z.at(4), anew))
+		if what := g.arrive("A", "C"); !slices.ContainsFunc(what, func(m string) bool { return strings.Contains(m, `"data":"1"`) }) {
+			t.Errorf("what follows is %q", what)
+		}
+	})
+}
+
 // TestAllFollowsBeforeTheRoomIsKnown has D, where nobody else is, hear that all has followed x before it knows whom the room has.
 func TestAllFollowsBeforeTheRoomIsKnown(t *testing.T) {
 	bubble(t, func(t *testing.T, g *gathering) {

@@ -18,12 +18,12 @@ import (
 // Its goroutine forwards them, in order.
 type outgoingMove struct {
 	user, room string // room is empty when it is in none
-	stays      []uint64
 	epoch      uint64
 	former     uint64 // the oldest epoch that the client may still ask with, 0 for none
 	proved     uint64 // bearer tokens of the epoch from before that greeting are used up
 
 	mu    sync.Mutex
+	stays []uint64     // what others call its stay
 	there state.Member // where the room has it
 	to    string
 	plain bool      // that node speaks protocol 1
@@ -63,7 +63,9 @@ func (move *outgoingMove) again(to string, plain bool) (snapshot, bool) {
 		return snapshot{}, false
 	}
 	move.to, move.plain = to, plain
-	return *move.snap, true
+	snap := *move.snap
+	snap.Stays = slices.Clone(move.stays)
+	return snap, true
 }
 
 func (move *outgoingMove) forget() {
@@ -195,17 +197,35 @@ func (ms *outgoingMoves) begin(v state.View) {
 		if move.room != v.Room {
 			continue
 		}
-		if m, ok := v.Find(move.user); ok && m.Epoch > move.epoch {
+		switch m, ok := v.Find(move.user); {
+		case ok && m.Epoch > move.epoch:
 			move.arrived(m)
+		case ok && m.Epoch == move.epoch:
+			move.named(m.Joined)
 		}
 	}
+}
+
+// named notes what others call its stay: something else when the shared state has lost the room while it is on its way.
+func (move *outgoingMove) named(joined uint64) {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	if !slices.Contains(move.stays, joined) {
+		move.stays = append(slices.Clip(move.stays), joined)
+	}
+}
+
+func (move *outgoingMove) isStay(joined uint64) bool {
+	move.mu.Lock()
+	defer move.mu.Unlock()
+	return slices.Contains(move.stays, joined)
 }
 
 // forward gives a message for one stay to the participant if it has left this node. It goes as it came: its To says
 // which node has sent it.
 func (ms *outgoingMoves) forward(m state.Message, to state.Receiver) {
 	move := ms.of(to.ID)
-	if move == nil || move.room != m.Room || !slices.Contains(move.stays, to.Joined) {
+	if move == nil || move.room != m.Room || !move.isStay(to.Joined) {
 		return
 	}
 	if _, plain := move.target(); plain {
