@@ -1,6 +1,7 @@
 package packaging_test
 
 import (
+	"bytes"
 	"debug/elf"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,10 @@ func TestExecutable(t *testing.T) {
 		}
 		serve := strings.Join(append([]string{binary}, systemtest.Serve...), " ") + " --turn-listen 127.0.0.1 --turn-relay-ip 127.0.0.1" +
 			" --turn-allow-peer 127.0.0.1 --turn-user-quota 0 --turn-port {port} --turn-secret {secret}"
-		out, err := exec.Command(binary, "bench", "turn", "--scenario", "F1", "--duration", "200ms", "--json", "--command", serve).Output()
+		bench := exec.Command(binary, "bench", "turn", "--scenario", "F1", "--duration", "200ms", "--json", "--command", serve)
+		var said bytes.Buffer
+		bench.Stderr = &said
+		out, err := bench.Output()
 		var report struct {
 			Results []struct {
 				Delivered int     `json:"delivered"`
@@ -60,7 +64,7 @@ func TestExecutable(t *testing.T) {
 		}
 		err = errors.Join(err, json.Unmarshal(out, &report))
 		if err != nil || len(report.Results) != 1 || report.Results[0].Delivered == 0 || report.Results[0].P99 == 0 || report.Results[0].Alone == 0 {
-			t.Errorf("%v\n%s", err, out)
+			t.Errorf("%v\n%s%s", err, out, &said)
 		}
 	})
 	t.Run("BenchOfSignaling", func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,5 +98,21 @@ func TestServerIsStartedWeighedAndStopped(t *testing.T) {
 	s.Stop()
 	if s.CPU() != 0 || s.Memory() != 0 {
 		t.Errorf("after its end %v, %d bytes", s.CPU(), s.Memory())
+	}
+}
+
+func TestServerThatEndsIsNotWaitedFor(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		systemtest.Unable(t, "starting servers needs Linux")
+	}
+	file := t.TempDir() + "/tries"
+	s := &Server{Name: "none"}
+	defer s.Stop()
+	err := s.Launch(t.Context(), "udp4", "sh -c 'echo {port} >> "+file+"; exit 1'", -1, func(string) bool { return false })
+	if !errors.Is(err, errEnded) {
+		t.Errorf("a command that fails: %v", err)
+	}
+	if tries, _ := os.ReadFile(file); strings.Count(string(tries), "\n") != startTries {
+		t.Errorf("it was tried with %q", tries)
 	}
 }
