@@ -73,7 +73,7 @@ func (h *hook) ask(ctx context.Context, q question) (*Claims, error) {
 		h.warn(err)
 	}
 	reason := ReasonUnavailable
-	if errors.Is(err, errCrowded) {
+	if errors.Is(err, errCrowded) && ctx.Err() == nil {
 		reason = ReasonCrowded
 	}
 	return nil, &Error{reason, "who you are cannot be asked now: try again"}
