@@ -218,16 +218,18 @@ func TestStrangersWait(t *testing.T) {
 
 // TestEarlyMessagesAreBounded lets a stranger send more than may wait: the oldest are heard.
 func TestEarlyMessagesAreBounded(t *testing.T) {
-	s := socketless(t, &slowState{})
-	s.cfg.MaxQueue = 10
-	a := s.place("r", member("a", "near", 1))
-	for i := range 100 {
-		s.onMessage(state.Message{Node: "far", Room: "r", From: "x", Frame: fmt.Appendf(nil, "%05d", i)})
-	}
-	l := a.room.local["a"]
-	if len(l.early) != 2 || l.earlyBytes != 10 || string(l.early[0].Frame) != "00098" {
-		t.Errorf("%d messages of %d bytes wait, first %s", len(l.early), l.earlyBytes, l.early[0].Frame)
-	}
+	synctest.Test(t, func(t *testing.T) { // They do not wait for ever.
+		s := socketless(t, &slowState{})
+		s.cfg.MaxQueue = 10
+		a := s.place("r", member("a", "near", 1))
+		for i := range 100 {
+			s.onMessage(state.Message{Node: "far", Room: "r", From: "x", Frame: fmt.Appendf(nil, "%05d", i)})
+		}
+		l := a.room.local["a"]
+		if len(l.early) != 2 || l.earlyBytes != 10 || string(l.early[0].Frame) != "00098" {
+			t.Errorf("%d messages of %d bytes wait, first %s", len(l.early), l.earlyBytes, l.early[0].Frame)
+		}
+	})
 }
 
 // TestJoinIsToldWhenItIsDone lets a view name a member whose join has not returned: its client hears of it
