@@ -92,8 +92,8 @@ func (r *Redis) beat() (due time.Time, err error) {
 		r.doubtLocked() // The others need time to renew theirs.
 		r.mu.Unlock()
 	}
+	r.spreadSecrets(l) // Before the other nodes are: who has heard of one has heard of the secrets that it shares.
 	due = r.learn(l, masters, began)
-	r.spreadSecrets(l)
 	r.tend()
 	wake(r.work)
 	return due, r.sendProbe(r.ctx)
