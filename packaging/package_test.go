@@ -15,7 +15,8 @@ type chroot struct {
 	dir string
 }
 
-// newChroot unpacks a Debian with the named packages, which ends with the test.
+// newChroot unpacks a Debian with the named packages, which ends with the test. A test that runs beside others calls it before: two that
+// make an archive would download to the same place.
 func newChroot(t *testing.T, include ...string) *chroot {
 	t.Helper()
 	systemtest.NeedRoot(t, "debootstrap", "chroot")
@@ -108,8 +109,8 @@ func makePackages(t *testing.T, version string) (files packageFiles) {
 func TestDeb(t *testing.T) {
 	old, _ := packages(t, "1.0.0")
 	next, _ := packages(t, "1.1.0")
-	t.Parallel()
 	c := newChroot(t)
+	t.Parallel()
 	c.bring(old)
 	c.run("dpkg --install /" + filepath.Base(old))
 	if got := c.run("signal version"); !strings.HasPrefix(got, "signal ") {

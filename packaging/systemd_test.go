@@ -26,8 +26,8 @@ type booted struct {
 func TestUnderSystemd(t *testing.T) {
 	old, _ := packages(t, "1.0.0")
 	next, _ := packages(t, "1.1.0")
-	t.Parallel()
 	c := newChroot(t, "systemd", "systemd-sysv", "dbus")
+	t.Parallel()
 	c.bring(old, next)
 	s := c.boot()
 	s.run("apt-get install --yes --quiet /" + filepath.Base(old))
