@@ -71,12 +71,23 @@ func TestTokenIsRenewedInPlace(t *testing.T) {
 	open.expectError(400)
 }
 
+// expire has the claims of a client end.
+func (s *testServer) expire(p *peer) {
+	who := s.participant(p.user)
+	who.mu.Lock()
+	claims := *who.claims
+	who.mu.Unlock()
+	claims.Expires = time.Now()
+	who.trust(&claims)
+}
+
 // TestTokenExpires lets the token of one of two in a room expire.
 func TestTokenExpires(t *testing.T) {
 	s := start(t, withTokens)
-	p, q := s.dial(bearer(token(t, jwt.MapClaims{"exp": float64(time.Now().Add(1500*time.Millisecond).UnixMilli()) / 1000}))), s.dial(bearer(token(t, nil)))
+	p, q := s.dial(bearer(token(t, nil))), s.dial(bearer(token(t, nil)))
 	p.join("r")
 	q.join("r")
+	s.expire(p)
 	var closed *websocket.CloseError
 	if err := p.ended(); !errors.As(err, &closed) || closed.Code != int(closeExpired) || !errors.Is(err, client.ErrTokenExpired) {
 		t.Errorf("ended with %v", err)

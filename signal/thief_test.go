@@ -102,9 +102,10 @@ func TestWhoWasThrownOutDoesNotResume(t *testing.T) {
 	}
 
 	guarded := start(t, withTokens, func(c *Config) { c.ResumeGrace = time.Hour })
-	p := guarded.dial(bearer(token(t, jwt.MapClaims{"exp": time.Now().Add(3 * time.Second).Unix()})))
+	p := guarded.dial(bearer(token(t, nil)))
 	p.join("r")
 	old := p.token()
+	guarded.expire(p)
 	if err := p.ended(); !errors.Is(err, client.ErrTokenExpired) {
 		t.Errorf("ended with %v", err)
 	}
