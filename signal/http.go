@@ -189,7 +189,7 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 
 // serveReady tells a load balancer whether to send new users, and everybody what is impaired.
 func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
-	reasons, problems := s.readiness()
+	reasons, problems := s.Readiness()
 	if len(reasons) > 0 {
 		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": reasons})
 		return
@@ -201,9 +201,9 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, answer)
 }
 
-// readiness returns why no new users should come, and what does not work for those who do. A Redis that all nodes share and
+// Readiness returns why no new users should come, by part, and what does not work for those who do. A Redis that all nodes share and
 // miss is no reason while they let users in without it: a balancer would have nobody left.
-func (s *Server) readiness() (reasons map[string]string, problems []string) {
+func (s *Server) Readiness() (reasons map[string]string, problems []string) {
 	reasons, problems = map[string]string{}, append(s.state.Problems(), s.door.Problems()...)
 	if s.cfg.Impaired != nil {
 		problems = append(problems, s.cfg.Impaired()...)

@@ -95,6 +95,3 @@ func (p *participant) info() ParticipantInfo {
 
 // Leaving reports whether the node asks its clients to go to others.
 func (s *Server) Leaving() bool { return s.leaving.Load() || s.draining.Load() }
-
-// Readiness returns why no new users should come, by part, and what does not work for those who do.
-func (s *Server) Readiness() (reasons map[string]string, problems []string) { return s.readiness() }

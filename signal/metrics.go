@@ -32,13 +32,13 @@ func newMetrics(s *Server, reg prometheus.Registerer) *metrics {
 	}
 	gauge("signal_connections", "WebSockets that are open on this node.", s.Connections)
 	gauge("signal_ready", "1 while /ready says yes.", func() int {
-		if reasons, _ := s.readiness(); len(reasons) > 0 {
+		if reasons, _ := s.Readiness(); len(reasons) > 0 {
 			return 0
 		}
 		return 1
 	})
 	gauge("signal_problems", "What does not work although the node may be ready, as /ready lists it.", func() int {
-		_, problems := s.readiness()
+		_, problems := s.Readiness()
 		return len(problems)
 	})
 	gauge("signal_rooms", "Rooms in which this node has members.", s.roomCount)
