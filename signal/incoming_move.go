@@ -11,18 +11,6 @@ import (
 	"cline-meet/signal/state"
 )
 
-// request is one that waits for the answer of a node.
-type request struct {
-	node   string
-	answer chan handover
-}
-
-// handover is what a node says, or why it will not.
-type handover struct {
-	frame []byte
-	err   error
-}
-
 // moveHere gets the participant of a token from the node that has it. It is the caller's then. It fails with
 // state.ErrNoNode when the node is dead.
 func (s *Server) moveHere(ctx context.Context, t, at resumeToken, got *uint64) (*participant, error) {
@@ -85,28 +73,6 @@ func (s *Server) ask(ctx context.Context, node, user string, r moveRequest) (sna
 		return snap, elsewhere{state.Member{ID: user, Node: snap.Node, Epoch: snap.Epoch}}
 	}
 	return snap, errGone
-}
-
-// onAnswer gives the answer to a request to who waits for it.
-func (s *Server) onAnswer(m state.Message) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r, ok := s.requests[m.To]; ok {
-		delete(s.requests, m.To)
-		r.answer <- handover{frame: m.Frame}
-	}
-}
-
-// giveUpRequests answers the requests to a node that will not, for that reason.
-func (s *Server) giveUpRequests(node string, why error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, r := range s.requests {
-		if r.node == node {
-			delete(s.requests, id)
-			r.answer <- handover{err: why}
-		}
-	}
 }
 
 func (s *Server) allRooms() []*room {

@@ -2,9 +2,7 @@ package signal
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
-	"fmt"
 
 	"cline-meet/signal/state"
 )
@@ -54,31 +52,5 @@ func (s *Server) onQuestion(m state.Message) {
 	reply := state.Message{Op: opReply, To: q.Ask, Frame: s.reply(ctx, q.Topic, q.Text)}
 	if err := s.sendTo(ctx, m.Node, reply); err != nil {
 		s.cfg.Logger.Debug("answering a question", "node", m.Node, "topic", q.Topic, "error", err)
-	}
-}
-
-// request sends a message, which must carry the id that it is made with, to another node and waits for the answer, which names
-// that id.
-func (s *Server) request(ctx context.Context, node string, message func(id string) state.Message) ([]byte, error) {
-	id, answers := rand.Text(), make(chan handover, 1)
-	s.mu.Lock()
-	s.requests[id] = request{node, answers}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.requests, id)
-	}()
-	if err := s.sendTo(ctx, node, message(id)); err != nil {
-		return nil, err
-	}
-	select {
-	case a := <-answers:
-		if a.err != nil {
-			return nil, fmt.Errorf("waiting for node %s: %w", node, a.err)
-		}
-		return a.frame, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for node %s: %w", node, state.ErrUnavailable)
 	}
 }
