@@ -57,7 +57,7 @@ func (s *Server) onControl(m state.Message) {
 	case opHandover, opReply:
 		s.onAnswer(m)
 	case opQuestion:
-		s.tasks.run(func() { s.onQuestion(m) })
+		s.onQuestion(m)
 	case opRelay:
 		s.onRelay(m)
 	case opFollowed:

@@ -40,8 +40,25 @@ func (s *Server) Ask(ctx context.Context, node, topic string, text []byte) ([]by
 	})
 }
 
-// onQuestion answers another node.
+// maxAnswers is how many questions of other nodes are answered at a time. With more they are dropped, and who asks names the node as one that
+// has not answered.
+const maxAnswers = 64
+
+// onQuestion has another node answered. It does not block.
 func (s *Server) onQuestion(m state.Message) {
+	if s.answering.Add(1) > maxAnswers {
+		s.answering.Add(-1)
+		s.cfg.Logger.Debug("too many questions", "node", m.Node)
+		return
+	}
+	s.tasks.run(func() {
+		defer s.answering.Add(-1)
+		s.answerNode(m)
+	})
+}
+
+// answerNode answers another node.
+func (s *Server) answerNode(m state.Message) {
 	var q question
 	if err := json.Unmarshal(m.Frame, &q); err != nil || s.reply == nil {
 		s.cfg.Logger.Warn("reading a question", "node", m.Node, "error", err)

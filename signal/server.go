@@ -90,6 +90,8 @@ type Server struct {
 	tasks    tasks
 	reply    func(ctx context.Context, topic string, text []byte) []byte // answers other nodes, see Answer
 
+	answering atomic.Int64 // questions of other nodes
+
 	moves  outgoingMoves
 	kicked removed
 
