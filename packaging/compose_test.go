@@ -53,7 +53,7 @@ func TestCompose(t *testing.T) {
 	})
 	talk(t, a, b)
 	t.Run("Browser", func(t *testing.T) { callAcross(t, m) })
-	must(t, m.env, "bash", "-c", `grep -q -m 1 'node1.*"msg":"serving"' <(exec timeout 60 make docker-compose-logs 2>/dev/null)`)
+	must(t, m.env, "bash", "-c", `grep -q -m 1 'node1.*"msg":"serving"' <(exec timeout 120 make docker-compose-logs 2>/dev/null)`)
 	must(t, m.env, "make", "stop")
 	if left := m.docker("ps", "--all", "--quiet") + m.docker("volume", "ls", "--quiet"); left != "" {
 		t.Errorf("make stop leaves %s", left)

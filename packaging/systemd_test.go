@@ -62,6 +62,7 @@ func (s *booted) isHardened() {
 
 func (s *booted) warns() {
 	s.t.Helper()
+	s.logs(`"msg":"serving"`) // The journal may be behind.
 	if out := s.run("journalctl --unit signal --priority warning --output cat"); !strings.Contains(out, `"code":"no_tls"`) || strings.Contains(out, `"level":"INFO"`) {
 		s.t.Errorf("warnings are\n%s", out)
 	}
@@ -95,7 +96,7 @@ func (s *booted) refusesTakenPort() {
 // isWatched stops the process, which is then ended and started again.
 func (s *booted) isWatched() {
 	s.t.Helper()
-	s.run("mkdir -p /run/systemd/system/signal.service.d && printf '[Service]\\nWatchdogSec=3\\n' >/run/systemd/system/signal.service.d/test.conf && systemctl daemon-reload && systemctl restart signal")
+	s.run("mkdir -p /run/systemd/system/signal.service.d && printf '[Service]\\nWatchdogSec=10\\n' >/run/systemd/system/signal.service.d/test.conf && systemctl daemon-reload && systemctl restart signal")
 	before := s.property("MainPID")
 	s.run("kill -STOP " + before)
 	s.logs("Watchdog timeout")
