@@ -13,8 +13,8 @@ const (
 	maxEarlyBytes = 4 << 20
 )
 
-// position is what a node knows of the stream from another. It is kept for as long as the process
-// lives, since a node that comes back must not be heard twice. Redis' mu guards it.
+// position is what a node knows of the stream from another. It is kept until that has said that it ends,
+// since a node that comes back must not be heard twice. Redis' mu guards it.
 type position struct {
 	seen uint64 // the number of the last record that was delivered, or is void or lost
 	// early are batches before which something is missing, by their first number.

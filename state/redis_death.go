@@ -144,13 +144,26 @@ func (r *Redis) reviewDeadLocked(now time.Time, named map[string]bool) (due time
 		case !d.listed && !d.reaped && (named[node] || !d.ended), !d.listed && named[node] && late > r.cfg.Lease:
 			r.undeclared[node] = true
 		case late > 10*r.cfg.Lease:
-			delete(r.dead, node)
-			delete(r.estates, node)
+			r.forgetLocked(node, d.ended)
 		case late < 0:
 			due = minTime(due, d.until)
 		}
 	}
 	return due
+}
+
+// forgetLocked forgets a dead node. One that has not said that it ends may come back, and finds its streams as they were.
+func (r *Redis) forgetLocked(node string, ended bool) {
+	delete(r.dead, node)
+	delete(r.estates, node)
+	if !ended {
+		return
+	}
+	delete(r.streams, node)
+	delete(r.positions, node)
+	delete(r.strangers, node)
+	delete(r.mismatched, node)
+	r.tags.Delete(node)
 }
 
 // declareMissing tells Redis of dead nodes that it does not know as such.

@@ -349,6 +349,30 @@ func TestDeadAreReviewed(t *testing.T) {
 	})
 }
 
+// TestOnlyWhoEndedIsForgottenWhole has two nodes die, one of which has said that it ends: of that one nothing is left, and the other finds
+// its streams as they were.
+func TestOnlyWhoEndedIsForgottenWhole(t *testing.T) {
+	r := offline(t)
+	r.farewell("ended")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dieLocked("silent", time.Now())
+	r.dead["silent"].reaped = true
+	for _, node := range []string{"ended", "silent"} {
+		r.streamLocked(node)
+		r.positionLocked(node).seen = 7
+		r.tags.Store(node, "0")
+		r.strangers[node], r.mismatched[node] = true, true
+	}
+	r.reviewDeadLocked(time.Now().Add(r.cfg.Grace+11*r.cfg.Lease), nil)
+	if len(r.dead) != 0 || len(r.streams) != 1 || len(r.positions) != 1 || len(r.strangers) != 1 || len(r.mismatched) != 1 || r.tag("ended") != "" {
+		t.Errorf("dead %v, streams %v, positions %v", r.dead, r.streams, r.positions)
+	}
+	if r.positionLocked("silent").seen != 7 || r.tag("silent") == "" {
+		t.Error("who may come back is forgotten")
+	}
+}
+
 // TestRingOfNeighbours has every one of many nodes watched by others.
 func TestRingOfNeighbours(t *testing.T) {
 	peers := map[string]*peer{}
