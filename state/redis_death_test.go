@@ -223,7 +223,7 @@ func TestNodeWithoutIndex(t *testing.T) {
 	t.Parallel()
 	redis := redistest.Start(t)
 	cfg := graceful(single(redis))
-	cfg.Grace = 5 * time.Second
+	cfg.Grace = 10 * time.Second
 	one, old := newSite(t, cfg, "n1"), newSite(t, cfg, "n2")
 	old.Announce(NodeInfo{Protocol: 1, MinProtocol: 1, Draining: true})
 	one.must(one.enter("r", "a"))

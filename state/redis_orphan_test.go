@@ -212,7 +212,7 @@ func (s *site) suspects() bool {
 func TestNodeLeavesOrphans(t *testing.T) {
 	t.Parallel()
 	cfg := graceful(single(redistest.Start(t)))
-	cfg.Grace = 5 * time.Second
+	cfg.Grace = 10 * time.Second
 	one, two, last := three(t, cfg)
 	one.must(one.enter("r", "a"))
 	two.must(two.enter("r", "b"))
