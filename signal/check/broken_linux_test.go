@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -39,40 +40,47 @@ func TestDeployments(t *testing.T) {
 			t.Run(d.name, func(t *testing.T) {
 				o := Options{Timeout: 9 * time.Second, Secret: secret, lookup: lookup}
 				targets := d.build(t, &o)
-				began := time.Now()
-				results, err := Run(t.Context(), o, targets...)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if took := time.Since(began); took > deploymentTime*time.Duration(slowdown()) {
-					t.Errorf("took %v", took)
-				}
-				d.judge(t, results)
+				// A check gives up what takes longer than it would over a good network, as it may on a machine that is busy with other things.
+				systemtest.Until(t, "it finds what is wrong, and nothing else", func() error {
+					began := time.Now()
+					results, err := Run(t.Context(), o, targets...)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if took := time.Since(began); took > deploymentTime*time.Duration(slowdown()) {
+						t.Errorf("took %v", took)
+					}
+					if err = d.judge(results); err != nil && slowdown() == 1 {
+						t.Fatal(err)
+					}
+					return err
+				})
 			})
 		}
 	})
 }
 
 // judge looks for the one mark.
-func (d deployment) judge(t *testing.T, results []Result) {
-	t.Helper()
+func (d deployment) judge(results []Result) error {
+	var problems []error
 	found := 0
 	for _, r := range results {
 		if r.Mark != Wrong {
 			continue
 		}
 		if found++; r.Name != d.wrong || !regexp.MustCompile(d.says).MatchString(r.Detail) || r.Remedy == "" {
-			t.Errorf("%s is said to be wrong: %s → %s; want %s: %s", r.Name, r.Detail, r.Remedy, d.wrong, d.says)
+			problems = append(problems, fmt.Errorf("%s is said to be wrong: %s → %s; want %s: %s", r.Name, r.Detail, r.Remedy, d.wrong, d.says))
 		}
 	}
 	if want := min(len(d.wrong), 1); found != want {
-		t.Errorf("%d marks, want %d", found, want)
+		problems = append(problems, fmt.Errorf("%d marks, want %d", found, want))
 	}
-	if t.Failed() {
+	if len(problems) > 0 {
 		var table bytes.Buffer
 		_ = Print(&table, results)
-		t.Log(table.String())
+		problems = append(problems, errors.New(table.String()))
 	}
+	return errors.Join(problems...)
 }
 
 // lookup is the name service of the network.
