@@ -232,15 +232,10 @@ func (r *Redis) Ready() error {
 
 // Admits is nil while a join is let in, by the policy for outages.
 func (r *Redis) Admits() error {
-	if r.cfg.Outage == OutageReject {
-		return r.Ready()
-	}
-	select {
-	case <-r.begun:
+	if r.cfg.Outage == OutageLocal {
 		return nil
-	default:
-		return r.Ready()
 	}
+	return r.Ready()
 }
 
 // away says why the state is of no use, or nil.
