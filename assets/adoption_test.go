@@ -18,7 +18,7 @@ var callCount = flag.Int("calls", 2, "how many calls go on while their node is k
 // watch has a page keep book of what happens to its call from now on.
 const watch = `(() => {
 	const Connection = window.RTCPeerConnection;
-	const book = window.book = { made: 0, restarts: 0, leavers: 0, resumes: 0, gaps: 0, pause: 0 };
+	const book = window.book = { made: 0, restarts: 0, leavers: 0, resumes: 0, gaps: 0, lapsed: false, pause: 0 };
 	const ufrag = (description) => description?.sdp.match(/a=ice-ufrag:(.*)/)?.[1];
 	for (const side of ["Local", "Remote"]) {
 		const set = Connection.prototype["set" + side + "Description"];
@@ -36,7 +36,8 @@ const watch = `(() => {
 	client.addEventListener("resumed", ({ detail }) => { book.resumes++; book.gaps += detail.gap; });
 	let last = performance.now(), frames = 0;
 	setInterval(async () => {
-		const [{ framesDecoded = 0 } = {}] = await peers();
+		const [{ framesDecoded = 0, connectionState = "none" } = {}] = await peers();
+		book.lapsed ||= connectionState !== "connected";
 		if (framesDecoded === frames) return;
 		const now = performance.now();
 		if (frames) book.pause = Math.max(book.pause, now - last);
@@ -49,6 +50,7 @@ const watch = `(() => {
 type book struct {
 	Made, Restarts         int // peer connections, and ICE credentials of those that there were
 	Leavers, Resumes, Gaps int
+	Lapsed                 bool    // the connection was something else than connected
 	Pause                  float64 // the longest time without a frame, in ms
 }
 
@@ -144,10 +146,11 @@ func (c pair) watch(that func(pagetest.Connection) bool) {
 }
 
 // callsGoOn makes calls of pages that come to the first node, by way of a line, with others there and at the second one, and
-// loses the first. A call at a node that nobody touches tells how long frames stay away because this machine is busy.
+// loses the first. The calls stay connected on the paths that they have, unless this machine is so busy that a call at a node that nobody
+// touches does not.
 func callsGoOn(t *testing.T, first, second *systemtest.Node, more string, that func(pagetest.Connection) bool, lose func(l *line)) {
 	t.Helper()
-	slowdown, browser := systemtest.Slowdown(t), pagetest.Start(t)
+	browser := pagetest.Start(t)
 	l, untouched := startLine(t, first.HTTP), systemtest.StartNode(t)
 	t.Cleanup(untouched.Kill)
 	way := l.listener.Addr().String()
@@ -178,20 +181,20 @@ func callsGoOn(t *testing.T, first, second *systemtest.Node, more string, that f
 		pagetest.Talk(c[0], c[1], "still the same call")
 		pagetest.Talk(c[1], c[0], "indeed")
 	}
-	idle := max(pagetest.Evaluate[book](control[0], "window.book").Pause, pagetest.Evaluate[book](control[1], "window.book").Pause)
-	most := max(float64(slowdown())*1000, idle+1000)
-	t.Logf("in an untouched call there was no frame for %.0f ms at most", idle)
+	busy := false
+	for _, p := range control {
+		got := pagetest.Evaluate[book](p, "window.book")
+		busy = busy || got.Lapsed
+		t.Logf("an untouched call saw no frame for %.0f ms at most", got.Pause)
+	}
 	for p, id := range ids {
 		got := pagetest.Evaluate[book](p, "window.book")
-		want := book{Pause: got.Pause}
+		want := book{Pause: got.Pause, Lapsed: got.Lapsed && busy}
 		if affected[p] {
 			want.Resumes, want.Gaps = 1, 1
 		}
 		if got != want || p.User() != id {
 			t.Errorf("%s is %s and has seen %+v", id, p.User(), got)
-		}
-		if got.Pause > most {
-			t.Errorf("%s saw no frame for %.0f ms, more than %.0f", id, got.Pause, most)
 		}
 		t.Logf("%s saw no frame for %.0f ms at most", id, got.Pause)
 	}
