@@ -58,6 +58,16 @@ func (m mortal) Send(message state.Message, copies []state.Copy, done func([]err
 	m.MemoryNode.Send(message, copies, done)
 }
 
+// Nodes are those that are not known as dead.
+func (m mortal) Nodes() []state.NodeInfo {
+	m.dead.mu.Lock()
+	defer m.dead.mu.Unlock()
+	return slices.DeleteFunc(m.MemoryNode.Nodes(), func(n state.NodeInfo) bool {
+		left, dying := m.dead.dying[n.ID]
+		return dying && left == 0
+	})
+}
+
 func (m mortal) Adopt(ctx context.Context, _, user string, old, epoch uint64) (state.View, error) {
 	view, err := m.Move(ctx, "r", state.Member{ID: user, Epoch: old}, epoch)
 	m.dead.mu.Lock()

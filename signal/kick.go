@@ -1,6 +1,8 @@
 package signal
 
 import (
+	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,14 +31,29 @@ func (r *removed) has(user string) bool {
 }
 
 // Kick ends a user for good: its socket, its place in the room, which the others see it leave, and its resume token, also if it is about
-// to come to this node. It reports whether the user was here.
-func (s *Server) Kick(user string) bool {
+// to come to this node. It reports whether the user was here, or in a room of this node as one whom a dead node has left there.
+func (s *Server) Kick(ctx context.Context, user string) bool {
 	s.kicked.add(user, 2*s.cfg.ResumeGrace+resumeTimeout)
-	p := s.participant(user)
-	if p == nil {
+	if p := s.participant(user); p != nil {
+		p.kick()
+		return true
+	}
+	return slices.ContainsFunc(s.allRooms(), func(r *room) bool { return r.kickOrphan(ctx, user) })
+}
+
+// kickOrphan takes a user out of the room whose node is dead, so that no node can adopt it, not even one that starts later. Of all nodes
+// that try one succeeds.
+func (r *room) kickOrphan(ctx context.Context, user string) bool {
+	m, there := state.View{Members: r.info().Members}.Find(user)
+	if !there || m.Node == r.node || slices.ContainsFunc(r.srv.state.Nodes(), func(n state.NodeInfo) bool { return n.ID == m.Node }) {
 		return false
 	}
-	p.kick()
+	view, err := r.srv.state.Leave(ctx, r.id, user, m.Epoch, state.ReasonKick)
+	if err != nil {
+		r.srv.cfg.Logger.Debug("taking out a user whose node is dead", "error", err)
+		return false
+	}
+	r.apply(view)
 	return true
 }
 

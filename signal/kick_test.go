@@ -16,7 +16,7 @@ func TestKickEndsWhoeverHasTheUser(t *testing.T) {
 	stays := s.enter("r")
 	for name, kick := range map[string]func(*peer, *participant){
 		"there": func(u *peer, _ *participant) {
-			s.Kick(u.user)
+			s.Kick(t.Context(), u.user)
 			if err := u.ended(); !websocket.IsCloseError(err, int(closeKicked)) {
 				t.Errorf("the socket ended with %v", err)
 			}
@@ -24,13 +24,13 @@ func TestKickEndsWhoeverHasTheUser(t *testing.T) {
 		"away": func(u *peer, p *participant) {
 			u.Cut()
 			eventually(t, "the user is away", p.isDetached)
-			s.Kick(u.user)
+			s.Kick(t.Context(), u.user)
 		},
 		"being taken over": func(u *peer, p *participant) {
 			if _, err := s.takeOver(t.Context(), u.user, p.epoch); err != nil {
 				t.Fatal(err)
 			}
-			s.Kick(u.user)
+			s.Kick(t.Context(), u.user)
 			p.letGo()
 		},
 	} {
@@ -43,6 +43,27 @@ func TestKickEndsWhoeverHasTheUser(t *testing.T) {
 				t.Errorf("the room is told %s", left.Raw)
 			}
 		})
+	}
+}
+
+// TestKickedOrphanIsAdoptedByNobody kicks a user whose node has died: the room is told at once, and a node that has not heard of the kick does
+// not let it back.
+func TestKickedOrphanIsAdoptedByNobody(t *testing.T) {
+	nodes, dead := startMortals(t, 3)
+	stays, orphan := together(nodes[0], nodes[1])
+	if nodes[0].Kick(t.Context(), orphan.user) {
+		t.Error("it is kicked where it is not, while its node lives")
+	}
+	dead.kill("n1", 0)
+	if !nodes[0].Kick(t.Context(), orphan.user) || nodes[0].Kick(t.Context(), orphan.user) {
+		t.Error("it is not kicked, or twice")
+	}
+	var why struct{ Reason string }
+	if left := stays.expect("user_left"); left.Document(&why) != nil || why.Reason != "kick" || left.UserID != orphan.user {
+		t.Errorf("the room is told %s", left.Raw)
+	}
+	if _, back, g := orphan.back(nodes[2]); g.Resumed || back.user == orphan.user {
+		t.Errorf("it is back: %s", back.hub.Raw)
 	}
 }
 

@@ -121,7 +121,7 @@ func (s *Server) kick(ctx context.Context, users ...string) (gone kickTold, miss
 // kickOwn ends what this node has of users, and what may be about to come to it.
 func (s *Server) kickOwn(ctx context.Context, users []string) (told kickTold) {
 	for _, user := range users {
-		if s.parts.Signal.Kick(user) {
+		if s.parts.Signal.Kick(ctx, user) {
 			told.Users++
 		}
 		told.Relays += s.revokeOwn(ctx, user)
