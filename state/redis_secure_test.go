@@ -165,6 +165,44 @@ func TestNewcomerReplacesNoSecret(t *testing.T) {
 	}
 }
 
+// TestSecretsInRedis has a node that knows a secret, or proposes one, meet what Redis has.
+func TestSecretsInRedis(t *testing.T) {
+	redis := redistest.Start(t)
+	r := connect(t, single(redis), "n1", new(ear).events())
+	keys := directoryKeys("other:")
+	for _, c := range []struct {
+		has, value string
+		knows      bool
+		want       string
+	}{
+		{"", "first", false, "first"},
+		{"", "new@5,first", true, "new@5,first"},
+		{"second", "first", false, "second"},
+		{"second", "first", true, "first,second"},
+		{"first", "first", true, "first"},
+		{"first,second", "second", true, "first,second"},
+		{"second", "first,second", true, "first,second"},
+		{"second", "new@5,first", true, "new@5,first,second"},
+		{"first", "new@5,first", true, "new@5,first"}, // Its node has missed the rotation.
+		{"third", "new@5,first,second", true, "new@5,first,third"},
+		{"new@5,first", "first", true, "new@5,first"},
+		{"new@5,second", "first", true, "new@5,second"},
+	} {
+		redis.Do("DEL", keys[3])
+		if c.has != "" {
+			redis.Do("HSET", keys[3], "turn", c.has)
+		}
+		for range 2 { // The second time changes nothing.
+			if err := leaseScript.Run(t.Context(), r.client, keys, "n2", 1000, "{}", 0, 1000, 0, 0, "turn", c.value, c.knows).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := redis.Do("HGET", keys[3], "turn"); got != c.want {
+			t.Errorf("%q meets %q: %q, want %q", c.value, c.has, got, c.want)
+		}
+	}
+}
+
 // TestNewcomerWaitsForTheSecret has a node find no Redis, and then an empty one: it lets nobody come before a node that knows the secret has.
 func TestNewcomerWaitsForTheSecret(t *testing.T) {
 	t.Parallel()

@@ -34,9 +34,9 @@ for i = 8, #ARGV, 3 do
     -- proposed stays valid behind that. A secret that was rotated is no proposal.
     local has = redis.call('HGET', KEYS[4], name)
     local newest, rest = string.match(value, '^([^,]*)(,?[^,]*)')
-    local known = ',' .. string.match(newest, '^[^@]*') .. ','
+    local known, proposed = ',' .. string.match(newest, '^[^@]*') .. ',', ',' .. string.match(has, '^[^,]*')
     if not string.find(has, '@', 1, true) and not string.find(',' .. has .. ',', known, 1, true) then
-      redis.call('HSET', KEYS[4], name, newest .. rest .. ',' .. string.match(has, '^[^,]*'))
+      redis.call('HSET', KEYS[4], name, newest .. rest .. (proposed == rest and '' or proposed))
     end
   end
 end
