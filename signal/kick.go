@@ -41,8 +41,8 @@ func (s *Server) Kick(ctx context.Context, user string) bool {
 	return slices.ContainsFunc(s.allRooms(), func(r *room) bool { return r.kickOrphan(ctx, user) })
 }
 
-// kickOrphan takes a user out of the room whose node is dead, so that no node can adopt it, not even one that starts later. Of all nodes
-// that try one succeeds.
+// kickOrphan takes a user out of the room whose node is dead, so that no node can let it back into the room, not even one that starts later
+// and knows of no kick: that gives it its id alone. Of all nodes that try one succeeds.
 func (r *room) kickOrphan(ctx context.Context, user string) bool {
 	m, there := state.View{Members: r.info().Members}.Find(user)
 	if !there || m.Node == r.node || slices.ContainsFunc(r.srv.state.Nodes(), func(n state.NodeInfo) bool { return n.ID == m.Node }) {
