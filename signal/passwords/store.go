@@ -104,20 +104,21 @@ func (of *session) surplus(from string) int {
 	case of.senders[from] >= maxOfSender:
 		return of.oldest(from)
 	case len(of.told) >= maxOfSession:
-		return of.oldest(of.loudest(from))
+		return of.loudest(from)
 	}
 	return -1
 }
 
-// loudest returns a sender with most, which is that one if it is among them.
-func (of *session) loudest(from string) string {
-	most := of.senders[from]
-	for sender, count := range of.senders {
-		if count > most {
-			from, most = sender, count
-		}
+// loudest returns the oldest password of the senders with most, of that one alone if it is among them.
+func (of *session) loudest(from string) int {
+	most := 0
+	for _, count := range of.senders {
+		most = max(most, count)
 	}
-	return from
+	if of.senders[from] == most {
+		return of.oldest(from)
+	}
+	return slices.IndexFunc(of.told, func(k kept) bool { return of.senders[k.From] == most })
 }
 
 func (of *session) oldest(from string) int {
