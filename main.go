@@ -438,7 +438,7 @@ func report(s *service.Settings, w io.Writer) error {
 // notes tell what about the node is open, unsafe or most likely not meant. It need not be wholly built.
 func (n *node) notes() setting.Notes {
 	s := n.settings
-	notes := slices.Concat(s.Table.Strangers(os.Environ()), s.Table.Quoted(os.Environ()), s.Table.Spaced(), s.Edge.Notes(), s.Signal.Notes(s.Edge.Proxied()), s.Signal.RelayNotes(s.TURN.Enabled), s.TURN.Notes(), s.Redis.Notes(), s.Admin.Notes(), n.turn.Notes())
+	notes := slices.Concat(s.Table.Strangers(os.Environ()), s.Table.Quoted(os.Environ()), s.Table.Spaced(), s.Edge.Notes(), s.Signal.Notes(s.Edge.Proxied()), s.Signal.RelayNotes(s.TURN.Enabled, s.Edge.Proxied()), s.TURN.Notes(), s.Redis.Notes(), s.Admin.Notes(), n.turn.Notes())
 	notes = append(notes, n.certs.Notes(time.Now())...)
 	if host, ok := s.TURN.TLSHost(n.turn.RelayIP()); ok {
 		notes = append(notes, n.certs.TURNNotes(host)...)

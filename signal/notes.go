@@ -23,9 +23,11 @@ func (c *Config) Notes(named bool) setting.Notes {
 }
 
 // RelayNotes warn, if the node relays, that strangers may use that.
-func (c *Config) RelayNotes(relays bool) setting.Notes {
+// Named is as for Notes: behind a proxy others than this machine reach a server on loopback.
+func (c *Config) RelayNotes(relays, named bool) setting.Notes {
 	var n setting.Notes
-	if relays && !c.Auth.Enabled() && !c.onLoopback() {
+	alone := c.onLoopback() && len(c.TrustedProxies) == 0 && !named
+	if relays && !c.Auth.Enabled() && !alone {
 		n.Warnf("open_relay", "no authentication: anybody who reaches this node may relay through it; set --auth-secret, --auth-jwks or --auth-url")
 	}
 	return n

@@ -239,18 +239,28 @@ func (s *site) refusal(err error) error {
 	switch {
 	case errors.Is(err, client.ErrUnauthorized) && s.o.Token == "":
 		return untried("the server wants a token: give --token, or --cookie")
-	case errors.Is(err, client.ErrUnauthorized):
-		return faultf("give a token that your backend has just signed, with the secret or key that the server knows", "the token is refused (401)")
 	case !errors.As(err, &status):
 		return errors.New(explain(err))
 	}
+	said := ""
+	if line, _, _ := strings.Cut(status.Text, "\n"); line != "" && !strings.HasPrefix(line, "<") {
+		said = ": " + line
+	}
 	switch status.Code {
+	case http.StatusUnauthorized:
+		return faultf("give a token that your backend has just signed, with the secret or key that the server knows", "the token is refused (401)%s", said)
 	case http.StatusForbidden:
+		if said != "" && !strings.Contains(said, "origin") {
+			return faultf("look at what the backend in --auth-url answers", "the server does not let this client in (403)%s", said)
+		}
 		return faultf("add it to --allowed-origins; behind a TLS proxy name that in --trusted-proxies, so that https is believed",
 			"the origin %s is refused (403)", s.header().Get("Origin"))
 	case http.StatusTooManyRequests:
 		return faultf("name the proxy in --trusted-proxies, or raise --address-connections", "too many WebSockets of one address (429)")
 	case http.StatusServiceUnavailable:
+		if said != "" && !strings.Contains(said, "can hold") && !strings.Contains(said, "memory") {
+			return faultf("see what /ready names; with --auth-url, whether the backend answers", "the server takes nobody now (503)%s", said)
+		}
 		return faultf("raise --max-connections or --max-memory, or add a node", "the server is full (503)")
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return faultf("the proxy must pass requests on to --server-port of a node that runs", "the proxy has no server behind it (%s)", status.Status)

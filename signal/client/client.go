@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -139,11 +140,12 @@ func (d Dialer) dial(ctx context.Context, address string, query url.Values, head
 	u.RawQuery = values.Encode()
 	ws, response, err := d.open(ctx, u.String(), header)
 	if err != nil {
-		if response != nil && response.StatusCode == http.StatusUnauthorized {
-			return nil, fmt.Errorf("dialing %s: %w", address, ErrUnauthorized)
-		}
 		if response != nil {
-			err = &StatusError{response.StatusCode, response.Status, err}
+			if response.StatusCode == http.StatusUnauthorized {
+				err = ErrUnauthorized
+			}
+			text, _ := io.ReadAll(response.Body) // It has 1 KB at most.
+			err = &StatusError{response.StatusCode, response.Status, strings.TrimSpace(string(text)), err}
 		}
 		return nil, fmt.Errorf("dialing %s: %w", address, err)
 	}
@@ -165,6 +167,7 @@ func (d Dialer) dial(ctx context.Context, address string, query url.Values, head
 type StatusError struct {
 	Code   int
 	Status string // Status is the code with its name.
+	Text   string // Text is what the server says of it, 1 KB at most.
 	err    error
 }
 

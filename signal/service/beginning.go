@@ -150,11 +150,17 @@ func (b *beginning) write(text string) error {
 
 // publicAddresses returns the addresses of this machine that the internet may know it by.
 func publicAddresses() (found []netip.Addr) {
-	addrs, _ := net.InterfaceAddrs() // Without them the guide says what they are.
-	for _, a := range addrs {
-		prefix, err := netip.ParsePrefix(a.String())
-		if addr := prefix.Addr(); err == nil && addr.IsGlobalUnicast() && !addr.IsPrivate() {
-			found = append(found, addr)
+	links, _ := net.Interfaces() // Without them the guide says what they are.
+	for _, link := range links {
+		if link.Flags&net.FlagRunning == 0 {
+			continue
+		}
+		addrs, _ := link.Addrs()
+		for _, a := range addrs {
+			prefix, err := netip.ParsePrefix(a.String())
+			if addr := prefix.Addr(); err == nil && addr.IsGlobalUnicast() && !addr.IsPrivate() {
+				found = append(found, addr)
+			}
 		}
 	}
 	return found
