@@ -62,7 +62,7 @@ export class Call extends Emitter {
     client.addEventListener("resumed", ({ detail: { gap } }) => gap && this.#resync());
     client.addEventListener("ice", () => this.#configure());
     client.addEventListener("offer", ({ detail: { from, data } }) => this.#offered(from, { type: "offer", sdp: data.sdp }));
-    client.addEventListener("answer", ({ detail: { from, data } }) => this.#answered(from, { type: "answer", sdp: data.sdp }, data.offer));
+    client.addEventListener("answer", ({ detail: { from, data } }) => this.#answered(from, { type: "answer", sdp: data.sdp }));
     client.addEventListener("candidate", ({ detail: { from, data } }) => this.peers.get(from)?.candidate(data));
   }
 
@@ -141,16 +141,15 @@ export class Call extends Emitter {
    *
    * @param {string} from
    * @param {RTCSessionDescriptionInit} description
-   * @param {string} [offer] The version of the offer that it is for.
    */
-  #answered(from, description, offer) {
+  #answered(from, description) {
     const peer = this.peers.get(from);
     if (peer?.pc.signalingState === "have-local-offer" && peer.isFromAnother(description)) {
       this.#remove(from);
       this.#connect(from, false);
       return;
     }
-    peer?.describe(description, offer);
+    peer?.describe(description);
   }
 
   /** @param {string} id @param {string[]} users In join order. */

@@ -180,11 +180,10 @@ export class SignalClient extends Emitter {
    *
    * @param {string} target The id of the member.
    * @param {RTCSessionDescription} description
-   * @param {string} [offer] The version of the offer that an answer is for.
    * @returns {Promise<string[]>} As {@link SignalClient.request}.
    */
-  sendDescription(target, { type, sdp }, offer) {
-    return this.request(type, { target_id: target, data: JSON.stringify({ sdp, type, offer }) }, { keep: true });
+  sendDescription(target, { type, sdp }) {
+    return this.request(type, { target_id: target, data: JSON.stringify({ sdp, type }) }, { keep: true });
   }
 
   /**

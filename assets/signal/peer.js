@@ -29,15 +29,6 @@ function sessionOf({ sdp }) {
 }
 
 /**
- * Returns the version of a description among those of its session, which rises from one to the next (RFC 8829, section 5.2.2).
- *
- * @param {RTCSessionDescriptionInit|null} description
- */
-function versionOf(description) {
-  return /^o=\S+ \S+ (\d+)/m.exec(description?.sdp ?? "")?.[1] ?? "";
-}
-
-/**
  * Returns the name of the ICE credentials of a description (RFC 8839, section 5.4), which are others after a restart.
  *
  * @param {RTCSessionDescriptionInit|null} description
@@ -51,11 +42,6 @@ function ufragOf(description) {
  *
  * It negotiates by the perfect negotiation pattern of the WebRTC specification: either side may
  * offer at any time, and when two offers meet, the polite side takes its own back.
- *
- * The pattern relies on every message coming once and in order. Here a description is sent again while nobody knows whether it
- * has come, so one may come late or twice: an offer that its sender has taken back, or an answer to the offer before. Taken for
- * new they would leave both sides with ICE credentials that the other one does not have, and nobody to notice. So a description
- * older than the last one is left alone, and an answer says which offer it is for.
  */
 export class Peer {
   /** The user id of the member. */
@@ -80,7 +66,6 @@ export class Peer {
   #offeredAt = 0; // when the last offer was sent, in ms since the epoch
   /** @type {RTCConfiguration|null} What is to be used from the next ICE restart on. */
   #fresh = null;
-  #version = 0; // that of the member's last description
   #session = ""; // that of the member's connection, as its descriptions name it
   /** @type {Map<string, RTCRtpSender>} By the kind of what is sent. */
   #senders = new Map();
@@ -243,43 +228,30 @@ export class Peer {
   }
 
   /**
-   * Says whether a description is over: older than the last one, or an answer to no offer that waits for one.
-   *
-   * @param {RTCSessionDescriptionInit} description
-   * @param {string} [offer] The version of the offer that an answer is for.
-   */
-  #isLate(description, offer = versionOf(this.pc.localDescription)) {
-    if (Number(versionOf(description)) < this.#version) return true;
-    if (description.type !== "answer") return false;
-    return this.pc.signalingState === "stable" || this.#settingAnswer || offer !== versionOf(this.pc.localDescription);
-  }
-
-  /**
    * Takes an offer or an answer of the member.
    *
    * @param {RTCSessionDescriptionInit} description
-   * @param {string} [offer] The version of the offer that an answer is for; clients of earlier versions do not say.
    */
-  async describe(description, offer) {
-    if (this.#isLate(description, offer)) return;
+  async describe(description) {
     try {
       const ready =
         !this.#makingOffer && (this.pc.signalingState === "stable" || this.#settingAnswer);
       const collision = description.type === "offer" && !ready;
       this.#ignoreOffer = !this.#polite && collision;
+      // An answer without an offer is one that came twice, because its sender resumed its session.
+      const stale = description.type === "answer" && this.pc.signalingState === "stable";
       if (this.#ignoreOffer && Date.now() - this.#offeredAt > OVERDUE_MS) this.#sendDescription();
-      if (this.#ignoreOffer) return;
+      if (this.#ignoreOffer || stale) return;
       clearTimeout(this.#firstOffer);
       this.#settingAnswer = description.type === "answer";
       if (ufragOf(description) !== ufragOf(this.pc.remoteDescription)) this.#freshen();
       await this.pc.setRemoteDescription(description);
       this.#session = sessionOf(description);
-      this.#version = Number(versionOf(description));
       this.#settingAnswer = this.#tooLarge = false;
       await this.#addEarly();
       if (description.type === "offer") {
         await this.pc.setLocalDescription();
-        this.#sendDescription(versionOf(description));
+        this.#sendDescription();
       }
     } catch (error) {
       this.#settingAnswer = false;
@@ -309,11 +281,10 @@ export class Peer {
     for (const candidate of this.#early.splice(0)) await this.candidate(candidate);
   }
 
-  /** @param {string} [offer] The version of the offer that an answer is for. */
-  #sendDescription(offer) {
+  #sendDescription() {
     const description = this.pc.localDescription;
     if (description?.type === "offer") this.#offeredAt = Date.now();
-    if (description) this.#client.sendDescription(this.id, description, offer).catch((error) => this.#refused(description, error));
+    if (description) this.#client.sendDescription(this.id, description).catch((error) => this.#refused(description, error));
   }
 
   /**
