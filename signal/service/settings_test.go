@@ -74,7 +74,7 @@ func wrongSettings(dir string) map[string]wrongSetting {
 		"origin with a pattern":            flag("--allowed-origins|https://*.example.org|list every origin", "--allowed-origins", "https://*.example.org"),
 		"origin of a WebSocket":            flag("--allowed-origins|wss://app.example.org|is https://app.example.org", "--allowed-origins", "wss://app.example.org"),
 		"origin without a scheme":          flag("--allowed-origins|app.example.org|scheme://host", "--allowed-origins", "app.example.org"),
-		"proxies everywhere":               flag("--trusted-proxies|0.0.0.0/0|name the proxies alone", "--trusted-proxies", "0.0.0.0/0"),
+		"proxies everywhere":               flag("--trusted-proxies|0.0.0.0/0|name the proxies alone", "--trusted-proxies", "0.0.0.0/0", "--auth-secret", authSecret),
 		"Redis password without Redis":     silent(env("--redis-password|set --redis-host", "REDIS_PASSWORD=xyzzy"), "xyzzy"),
 		"Redis database without Redis":     env("--redis-db|2|set --redis-host", "REDIS_DB=2"),
 		"Redis port without Redis":         env("--redis-port|6380|set --redis-host", "REDIS_PORT=6380"),
@@ -123,7 +123,7 @@ func wrongSettings(dir string) map[string]wrongSetting {
 		"one port without TURN":           flag("--one-port|443|use --server-port", "--turn-listen", "127.0.0.1", "--one-port", "443", "--turn-enabled=false"),
 		"one port at an address of HTTP":  flag("--server-host|192.0.2.1|--turn-listen 0.0.0.0", "--one-port", "443", "--server-host", "192.0.2.1"),
 		"PROXY header of no address":      flag("--proxy-protocol|lb.example.org|CIDR", "--proxy-protocol", "lb.example.org"),
-		"PROXY headers from everywhere":   flag("--proxy-protocol|0.0.0.0/0|name the proxies alone", "--proxy-protocol", "0.0.0.0/0"),
+		"PROXY headers from everywhere":   flag("--proxy-protocol|0.0.0.0/0|name the proxies alone", "--proxy-protocol", "0.0.0.0/0", "--auth-secret", authSecret),
 		"HTTP on the port of TURN":        flag("--server-port|3478|--turn-port", "--server-port", "3478"),
 		"metrics on the port of HTTP":     flag("--server-port|9090|--admin-addr", "--server-port", "9090"),
 		"metrics for everybody":           flag("--admin-token|required|0.0.0.0:9090", "--admin-addr", "0.0.0.0:9090"),
@@ -144,8 +144,8 @@ func wrongSettings(dir string) map[string]wrongSetting {
 		"the one port among the relays":   flag("--one-port 50000|choose --turn-min-port", "--turn-listen", "127.0.0.1", "--one-port", "50000"),
 		"TURN and its TLS on one port":    flag("--turn-tls-port|3478|--one-port", "--turn-tls-port", "3478"),
 		"the one port and metrics":        flag("--one-port|9090|--admin-addr", "--turn-listen", "127.0.0.1", "--one-port", "9090"),
-		"proxies with bits beyond":        flag("--trusted-proxies|10.1.2.3/8|10.0.0.0/8", "--trusted-proxies", "10.1.2.3/8"),
-		"PROXY sources with bits beyond":  flag("--proxy-protocol|10.1.2.3/8|10.0.0.0/8", "--proxy-protocol", "10.1.2.3/8"),
+		"proxies with bits beyond":        flag("--trusted-proxies|10.1.2.3/8|10.0.0.0/8", "--trusted-proxies", "10.1.2.3/8", "--auth-secret", authSecret),
+		"PROXY sources with bits beyond":  flag("--proxy-protocol|10.1.2.3/8|10.0.0.0/8", "--proxy-protocol", "10.1.2.3/8", "--auth-secret", authSecret),
 		"fewer keys than certificates":    flag("--tls-cert|2, and 1 in --tls-key|same order", "--tls-cert", "a.pem,b.pem", "--tls-key", "a.key"),
 		"certificate is a directory":      flag("--tls-cert|good: is a directory|name the file", "--tls-cert", filepath.Join(dir, "good"), "--tls-key", filepath.Join(dir, "good/key.pem")),
 		"certificate and key swapped":     flag("--tls-cert|good/key.pem|fullchain.pem", "--tls-cert", filepath.Join(dir, "good/key.pem"), "--tls-key", filepath.Join(dir, "good/cert.pem")),
@@ -172,6 +172,9 @@ func wrongSettings(dir string) map[string]wrongSetting {
 		"name to bind to":                 flag("--server-host|www.example.org|IP address", "--server-host", "www.example.org"),
 	}
 }
+
+// authSecret closes a server behind proxies, which else is an open relay, too.
+const authSecret = "a secret with which tokens are signed"
 
 // TestEveryWrongSettingHasOneMessage makes each mistake alone.
 func TestEveryWrongSettingHasOneMessage(t *testing.T) {
