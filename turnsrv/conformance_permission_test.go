@@ -120,21 +120,28 @@ func checkSendDontFragment(b *testbed) error {
 // checkPeerWithoutPermission lets a peer without permission and then one with
 // it send to the relay, whose socket keeps their order.
 func checkPeerWithoutPermission(a *wireAllocation) error {
-	stranger, err := a.bed.peer(otherLoopback)
+	stranger, friend, err := a.permittingLast(otherLoopback, loopbackIPv4)
 	if err != nil {
-		return err
-	}
-	friend, err := a.bed.peer(loopbackIPv4)
-	if err != nil {
-		return err
-	}
-	if _, err := a.accepts(stun.MethodCreatePermission, attrPeer(friend.addr())); err != nil {
 		return err
 	}
 	if err := errors.Join(stranger.send(a.relay, []byte("stranger")), friend.send(a.relay, []byte("friend"))); err != nil {
 		return err
 	}
 	return a.wants(wirePayload{peer: friend.addr(), data: []byte("friend")})
+}
+
+// permittingLast returns two peers, of which the last one has a permission.
+func (a *wireAllocation) permittingLast(one, last netip.Addr) (*wirePeer, *wirePeer, error) {
+	first, err := a.bed.peer(one)
+	if err != nil {
+		return nil, nil, err
+	}
+	second, err := a.bed.peer(last)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, err = a.accepts(stun.MethodCreatePermission, attrPeer(second.addr()))
+	return first, second, err
 }
 
 // wants makes sure that the next packet from the relay is this one.
@@ -156,15 +163,8 @@ func checkSendAndData(a *wireAllocation) error { return a.bothWays(loopbackIPv4)
 // bothWays relays between the client and a peer at addr. The permission names
 // another port of the peer, since it is one for the address.
 func (a *wireAllocation) bothWays(addr netip.Addr) error {
-	p, err := a.bed.peer(addr)
+	p, _, err := a.permittingLast(addr, addr)
 	if err != nil {
-		return err
-	}
-	neighbour, err := a.bed.peer(addr)
-	if err != nil {
-		return err
-	}
-	if _, err := a.accepts(stun.MethodCreatePermission, attrPeer(neighbour.addr())); err != nil {
 		return err
 	}
 	if err := a.sendTo(p.addr(), []byte("there")); err != nil {
