@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -113,12 +114,17 @@ func (s *Server) onSaid(v state.View) {
 	}
 }
 
-// noteLocked notes who says what a view says.
+// noteLocked notes who says what a view says. When another node begins to speak, those are forgotten that never will again, or a room that
+// lives on would remember all that there ever were.
 func (r *room) noteLocked(v state.View) {
 	r.streams = v.From != ""
-	if r.streams && v.From != r.node && v.Version > r.said[v.From].Version {
-		r.said[v.From] = v
+	if !r.streams || v.From == r.node || v.Version <= r.said[v.From].Version {
+		return
 	}
+	if _, known := r.said[v.From]; !known {
+		maps.DeleteFunc(r.said, func(node string, _ state.View) bool { return !r.srv.speaks(node) })
+	}
+	r.said[v.From] = v
 }
 
 // maySpeakLocked reports whether messages of a member that has left may still come: its node lives and has not said itself that its stay is over.
@@ -157,7 +163,6 @@ func (s *Server) giveUpFollowing(node string) {
 func (r *room) owed(node string) (out []*participant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.said, node)
 	for _, l := range r.local {
 		i := slices.IndexFunc(l.owing, func(d debtor) bool { return d.node == node && time.Since(d.since) < lineRetention })
 		if i >= 0 {

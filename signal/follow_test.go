@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -194,4 +195,25 @@ func TestDepartureWaitsForWhatWasSaidBefore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFormerNodesAreForgotten has one node after another speak of a room and end.
+func TestFormerNodesAreForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, g *gathering) {
+		r := g.z.room
+		for i := range uint64(20) {
+			node := fmt.Sprint("N", i)
+			g.nodes[node] = g.nodes["A"]
+			v := g.view(10 + i)
+			v.From = node
+			r.apply(v)
+			if said := r.said[node]; said.Version != v.Version {
+				t.Errorf("what %s says is not noted", node)
+			}
+			delete(g.nodes, node)
+		}
+		if len(r.said) > 1 {
+			t.Errorf("%d nodes are remembered", len(r.said))
+		}
+	})
 }

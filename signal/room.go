@@ -227,7 +227,7 @@ func (r *room) welcome(p *participant) {
 	for _, m := range r.members {
 		users = append(users, m.ID)
 	}
-	l.joining, l.told, l.left = false, r.members, nil
+	l.joining, l.told, l.left, l.waits = false, r.members, nil, time.Time{}
 	p.send(userJoinedFrame(r.id, p.user, users))
 	l.releaseEarly()
 	if i := slices.IndexFunc(r.members, p.member().Is); i >= 0 {
